@@ -1,0 +1,30 @@
+//! The deterministic heart of Shoal: every decision of the distributed runtime, and no I/O.
+//!
+//! Three roles implement [`Machine`]: [`head::Head`], [`node::Node`] and [`owner::Owner`]. Everything
+//! else is plain data and functions that they use. See `docs/architecture.md`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod actor;
+pub mod head;
+pub mod ids;
+pub mod machine;
+pub mod message;
+pub mod node;
+pub mod resources;
+pub mod task;
+pub mod value;
+pub mod wire;
+
+pub use machine::{Effects, Machine, Span, Time, Wakeup};
+
+/// A map with a fast, seedless hash. Never iterated where order could reach an effect.
+pub type Map<K, V> = hashbrown::HashMap<K, V, core::hash::BuildHasherDefault<rustc_hash::FxHasher>>;
+/// A map that is iterated in insertion order.
+pub type OrderedMap<K, V> =
+    indexmap::IndexMap<K, V, core::hash::BuildHasherDefault<rustc_hash::FxHasher>>;

@@ -1,0 +1,554 @@
+//! Everything that one machine says to another.
+//!
+//! Between two live processes a message arrives once; two messages that took different ways may
+//! change places, and whatever was on its way to or from a process that died is lost.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::actor::{ActorSpec, ActorState, ActorSummary};
+use crate::ids::{ActorId, JobId, LeaseId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
+use crate::resources::{Demand, Devices, Resources};
+use crate::task::{Assignment, Completion};
+use crate::value::{ActorDeath, Death, Failure, Outcome};
+
+/// See the module's text. Grouped by subject; the comment of each group says who talks to whom.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    // --- Leases: owner to node -------------------------------------------------------------
+    /// Grant me a worker that can run work of this demand. Answered once, maybe much later.
+    RequestLease {
+        /// Numbers the request for the answer and for cancelling it.
+        request: RequestId,
+        /// The job that the worker must belong to.
+        job: JobId,
+        /// What the work needs.
+        demand: Arc<Demand>,
+    },
+    /// I do not need that lease any more. If it was granted meanwhile it is returned as usual.
+    CancelLeaseRequest {
+        /// The request.
+        request: RequestId,
+    },
+    /// The lease is over.
+    ReturnLease {
+        /// The lease.
+        lease: LeaseId,
+        /// The worker may serve others; otherwise it must be stopped.
+        reusable: bool,
+    },
+    // --- Leases: node to owner -------------------------------------------------------------
+    /// Here is your worker.
+    LeaseGranted {
+        /// Which request this answers.
+        request: RequestId,
+        /// The lease.
+        lease: LeaseId,
+        /// The process to push tasks to.
+        worker: ProcessId,
+        /// Devices that the lease holds.
+        devices: Devices,
+    },
+    /// There will be no lease.
+    LeaseRefused {
+        /// Which request this answers.
+        request: RequestId,
+        /// Why.
+        failure: Failure,
+    },
+    /// Others wait for what you hold: return leases as their running tasks end.
+    LeaseWanted,
+    /// The worker of your lease died. Tasks that it had not started did not run.
+    LeaseEnded {
+        /// The lease.
+        lease: LeaseId,
+        /// How the worker died.
+        death: Death,
+        /// The task that the worker started last, if it started any.
+        last_started: Option<TaskId>,
+    },
+
+    // --- Tasks: owner to executing process -------------------------------------------------
+    /// Run this.
+    PushTask(Box<Assignment>),
+    /// Do not run it, or stop it.
+    CancelTask {
+        /// The task.
+        task: TaskId,
+        /// Exit the process if it runs.
+        force: bool,
+        /// Cancel what it submitted, too.
+        recursive: bool,
+    },
+    /// Give back those of these tasks that have not started.
+    TakeBack {
+        /// The tasks.
+        tasks: Vec<TaskId>,
+    },
+    /// The consumer of this generator has taken this many items.
+    GeneratorConsumed {
+        /// The generator's task.
+        task: TaskId,
+        /// How many items, counted from the start.
+        consumed: u32,
+    },
+    // --- Tasks: executing process to owner -------------------------------------------------
+    /// An attempt ended.
+    TaskFinished(Box<Completion>),
+    /// These have not started and will not: push them elsewhere.
+    TasksReturned {
+        /// The tasks with the attempt that was pushed.
+        tasks: Vec<(TaskId, u32)>,
+    },
+    /// The next item of a generator.
+    GeneratorItem {
+        /// The generator's task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: u32,
+        /// Which item, from 0.
+        index: u32,
+        /// The item.
+        outcome: Outcome,
+    },
+
+    // --- References: between owners, borrowers and lenders ---------------------------------
+    /// Borrower to owner: I hold a reference that somebody else gave me. Acknowledged.
+    Borrow {
+        /// The object.
+        object: ObjectId,
+    },
+    /// Owner to borrower: you are registered, with one grant.
+    Borrowed {
+        /// The object.
+        object: ObjectId,
+    },
+    /// To owner or lender: this many of the grants that I have from you are over.
+    ReturnGrants {
+        /// The object.
+        object: ObjectId,
+        /// How many.
+        grants: u32,
+    },
+    /// Borrower to owner: tell me the outcome when there is one.
+    FetchObject {
+        /// The object.
+        object: ObjectId,
+        /// This node's store does not have the copy that you told me of.
+        missing_at: Option<NodeId>,
+    },
+    /// Owner to borrower: the outcome. References inside come with one grant each.
+    ObjectContent {
+        /// The object.
+        object: ObjectId,
+        /// Its outcome.
+        outcome: Outcome,
+    },
+
+    // --- Store: process to its node --------------------------------------------------------
+    /// Give me room for at least this many bytes.
+    RequestExtent {
+        /// Numbers the request for the answer.
+        request: RequestId,
+        /// Bytes.
+        size: u64,
+    },
+    /// I do not use this room any more.
+    ReturnExtent {
+        /// Where it starts.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// An object is complete at this place, inside one of my extents.
+    Seal {
+        /// The object.
+        object: ObjectId,
+        /// Where it starts.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// I am about to read this object: keep it in memory, restoring or fetching it first if need be.
+    Pin {
+        /// The object.
+        object: ObjectId,
+        /// Where copies were last known to be.
+        locations: Vec<NodeId>,
+    },
+    /// I do not read it any more.
+    Unpin {
+        /// The object.
+        object: ObjectId,
+    },
+    /// Owner to every node with a copy: nobody can reach this object any more.
+    FreeObject {
+        /// The object.
+        object: ObjectId,
+    },
+    // --- Store: node to process ------------------------------------------------------------
+    /// Room for you.
+    ExtentGranted {
+        /// Which request this answers.
+        request: RequestId,
+        /// Where it starts.
+        offset: u64,
+        /// Bytes, at least as many as you asked for.
+        size: u64,
+    },
+    /// No room.
+    ExtentRefused {
+        /// Which request this answers.
+        request: RequestId,
+        /// Why.
+        failure: Failure,
+    },
+    /// An object in your extent is gone: its room is yours again.
+    Freed {
+        /// Where it starts.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// Room is scarce: return the free parts of your extents.
+    ReturnRoom,
+    /// The object is in memory at this place until you unpin it.
+    Pinned {
+        /// The object.
+        object: ObjectId,
+        /// Where it starts.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// The object cannot be had here.
+    PinFailed {
+        /// The object.
+        object: ObjectId,
+        /// Why.
+        failure: Failure,
+    },
+
+    // --- Processes: process to its node ----------------------------------------------------
+    /// A worker is up.
+    WorkerReady,
+    /// The running task waits: its lease's CPUs can serve others meanwhile.
+    Blocked,
+    /// The running task goes on.
+    Unblocked,
+    /// Tell me when this process dies, or now if it is dead.
+    WatchProcess {
+        /// The process.
+        process: ProcessId,
+    },
+    // --- Processes: node to process --------------------------------------------------------
+    /// The authority has recorded this death.
+    ProcessDied {
+        /// The process.
+        process: ProcessId,
+        /// How.
+        death: Death,
+    },
+    /// End now, running exit handlers, and finishing what runs if `graceful`.
+    Exit {
+        /// Let running tasks end first.
+        graceful: bool,
+        /// Why, for the log.
+        reason: String,
+    },
+
+    // --- Actors: process to head -----------------------------------------------------------
+    /// Make this actor. With a request the answer says whether the name was free.
+    CreateActor {
+        /// Everything about it.
+        spec: Box<ActorSpec>,
+        /// Set when the creator waits for an answer.
+        request: Option<RequestId>,
+    },
+    /// Tell me of every change of this actor, and of its present state now.
+    SubscribeActor {
+        /// The actor.
+        actor: ActorId,
+    },
+    /// Kill it.
+    KillActor {
+        /// The actor.
+        actor: ActorId,
+        /// Do not start it again.
+        no_restart: bool,
+    },
+    /// Creator to head: the last handle went.
+    ActorOutOfScope {
+        /// The actor.
+        actor: ActorId,
+    },
+    // --- Actors: head to process -----------------------------------------------------------
+    /// The actor's state changed.
+    ActorUpdate {
+        /// The actor.
+        actor: ActorId,
+        /// Which start of it, from 0.
+        incarnation: u32,
+        /// Its state.
+        state: ActorState,
+        /// Restarts that are left, -1 for no limit.
+        restarts_left: i32,
+    },
+    // --- Actors: between head and node -----------------------------------------------------
+    /// Head to node: place it, start a process, construct it.
+    StartActor {
+        /// Everything about it.
+        spec: Box<ActorSpec>,
+        /// Which start.
+        incarnation: u32,
+    },
+    /// Head to node: end its process.
+    StopActor {
+        /// The actor.
+        actor: ActorId,
+        /// Which start.
+        incarnation: u32,
+        /// Let queued and running calls end first.
+        graceful: bool,
+    },
+    /// Node to head: what became of it.
+    ActorReport {
+        /// The actor.
+        actor: ActorId,
+        /// Which start.
+        incarnation: u32,
+        /// What.
+        event: ActorEvent,
+    },
+    // --- Actors: between node and the actor's process --------------------------------------
+    /// Node to process: you are this actor.
+    BecomeActor {
+        /// Everything about it.
+        spec: Box<ActorSpec>,
+        /// Which start.
+        incarnation: u32,
+        /// Devices that it holds.
+        devices: Devices,
+    },
+    /// Process to node: the constructor returned, or why not.
+    ActorConstructed {
+        /// The actor.
+        actor: ActorId,
+        /// Which start.
+        incarnation: u32,
+        /// Why not.
+        failed: Option<ActorDeath>,
+    },
+    /// Process to node: it exits by its own will and must not be started again.
+    ActorExits {
+        /// The actor.
+        actor: ActorId,
+        /// Which start.
+        incarnation: u32,
+    },
+
+    // --- Jobs: between node and head -------------------------------------------------------
+    /// Node to head: a driver came.
+    RegisterJob {
+        /// The driver.
+        driver: ProcessId,
+        /// The default namespace of its actors; empty for one of its own.
+        namespace: String,
+    },
+    /// Head to node: its job.
+    JobRegistered {
+        /// The driver.
+        driver: ProcessId,
+        /// The job.
+        job: JobId,
+        /// The namespace that its actors' names live in.
+        namespace: String,
+    },
+    /// Node to head: the process is dead; a driver's death ends its job, a creator's its actors.
+    ProcessEnded {
+        /// The process.
+        process: ProcessId,
+        /// How.
+        death: Death,
+    },
+    /// Head to nodes: stop what is left of this job.
+    JobEnded {
+        /// The job.
+        job: JobId,
+    },
+    /// Node to head: I am here, or what I have changed.
+    NodeReport {
+        /// The node.
+        report: Box<NodeSummary>,
+    },
+
+    // --- Questions -------------------------------------------------------------------------
+    /// Process to head or node.
+    Ask {
+        /// Numbers the question for the answer.
+        request: RequestId,
+        /// The question.
+        query: Query,
+    },
+    /// The answer.
+    Answer {
+        /// Which question.
+        request: RequestId,
+        /// The answer.
+        answer: Answer,
+    },
+}
+
+/// What a node reports of an actor's process.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum ActorEvent {
+    /// Constructed and serving.
+    Alive {
+        /// Its process.
+        process: ProcessId,
+        /// For people.
+        pid: u32,
+    },
+    /// The constructor failed: dead for good.
+    ConstructorFailed(ActorDeath),
+    /// Its process ended.
+    Died {
+        /// How.
+        death: Death,
+        /// By its own will or by `StopActor`.
+        intended: bool,
+    },
+    /// This node can never place it.
+    Unplaceable {
+        /// What is missing.
+        detail: String,
+    },
+}
+
+/// A question to the head or to a node.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Query {
+    /// Head: the actor of that name.
+    ActorByName {
+        /// Its name.
+        name: String,
+        /// Its namespace.
+        namespace: String,
+    },
+    /// Head: all actors that are not dead, or all that are remembered.
+    Actors {
+        /// Dead ones, too.
+        dead: bool,
+    },
+    /// Head: all nodes.
+    Nodes,
+    /// Head: set a key.
+    Put {
+        /// Key.
+        key: String,
+        /// Value.
+        value: Bytes,
+        /// Replace an existing value.
+        overwrite: bool,
+    },
+    /// Head: get a key.
+    Get {
+        /// Key.
+        key: String,
+    },
+    /// Head: delete a key.
+    Delete {
+        /// Key.
+        key: String,
+    },
+    /// Node: its workers.
+    Workers,
+    /// Node: what the store holds.
+    Store,
+}
+
+/// An answer to a [`Query`] or to [`Message::CreateActor`].
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The actor was made.
+    ActorCreated,
+    /// A live actor has that name.
+    ActorExists {
+        /// That actor.
+        actor: ActorId,
+    },
+    /// The actor of that name: its id, the job that made it, and its handle's description.
+    Actor {
+        /// Its id.
+        actor: ActorId,
+        /// See [`ActorSpec::handle`].
+        handle: Bytes,
+    },
+    /// There is no such thing.
+    NotFound,
+    /// All actors.
+    Actors(Vec<ActorSummary>),
+    /// All nodes.
+    Nodes(Vec<NodeSummary>),
+    /// The key's value.
+    Value(Bytes),
+    /// Whether something changed.
+    Changed(bool),
+    /// A node's workers.
+    Workers(Vec<WorkerSummary>),
+    /// What the store holds.
+    Store(StoreSummary),
+}
+
+/// A node, for lists and for scheduling.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// The node.
+    pub node: NodeId,
+    /// Whether the head counts it alive.
+    pub alive: bool,
+    /// Its address or host name.
+    pub host: String,
+    /// Everything it has.
+    pub total: Resources,
+    /// What is free now.
+    pub free: Resources,
+    /// Its labels.
+    pub labels: Vec<(String, String)>,
+}
+
+/// A worker, for lists.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct WorkerSummary {
+    /// The process.
+    pub process: ProcessId,
+    /// Its pid.
+    pub pid: u32,
+    /// Its job.
+    pub job: JobId,
+    /// `idle`, `leased`, `blocked`, `actor`, …
+    pub state: String,
+}
+
+/// The store, for lists.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct StoreSummary {
+    /// Bytes it may hold.
+    pub capacity: u64,
+    /// Bytes of objects in memory.
+    pub used: u64,
+    /// Bytes of objects that are pinned.
+    pub pinned: u64,
+    /// Objects in memory.
+    pub objects: u64,
+    /// Bytes on disk.
+    pub spilled: u64,
+    /// Bytes ever written to disk.
+    pub spilled_total: u64,
+    /// Bytes ever read back.
+    pub restored_total: u64,
+}

@@ -1,0 +1,126 @@
+//! Resources: what nodes have and what work asks for.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::NodeId;
+
+/// An amount of a resource in ten-thousandths, the finest grain a program can ask for.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
+pub struct Quantity(pub i64);
+
+impl Quantity {
+    /// One whole unit.
+    pub const ONE: Quantity = Quantity(10_000);
+
+    /// From a floating-point amount, rounded to the grain.
+    pub fn from_f64(amount: f64) -> Quantity {
+        let scaled = amount * 10_000.0;
+        // `f64::round` is not in `core`; amounts are never negative.
+        Quantity((scaled + 0.5) as i64)
+    }
+    /// As a floating-point amount.
+    pub fn as_f64(self) -> f64 {
+        self.0 as f64 / 10_000.0
+    }
+}
+
+/// Amounts by resource name; names with amount zero are left out.
+#[derive(
+    Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
+pub struct Resources(pub BTreeMap<Arc<str>, Quantity>);
+
+impl Resources {
+    /// The CPU resource's name.
+    pub const CPU: &'static str = "CPU";
+    /// The GPU resource's name.
+    pub const GPU: &'static str = "GPU";
+    /// The memory resource's name (bytes).
+    pub const MEMORY: &'static str = "memory";
+
+    /// How much of `name` there is.
+    pub fn get(&self, name: &str) -> Quantity {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+    /// Set the amount of `name`.
+    pub fn set(&mut self, name: &str, amount: Quantity) {
+        if amount.0 == 0 {
+            self.0.remove(name);
+        } else {
+            self.0.insert(Arc::from(name), amount);
+        }
+    }
+    /// Whether everything in `other` fits into these.
+    pub fn covers(&self, other: &Resources) -> bool {
+        other.0.iter().all(|(name, amount)| self.get(name) >= *amount)
+    }
+    /// Add all of `other`.
+    pub fn add(&mut self, other: &Resources) {
+        for (name, amount) in &other.0 {
+            let sum = Quantity(self.get(name).0 + amount.0);
+            self.set(name, sum);
+        }
+    }
+    /// Take all of `other` away; amounts may become negative (a resumed worker oversubscribes).
+    pub fn subtract(&mut self, other: &Resources) {
+        for (name, amount) in &other.0 {
+            let rest = Quantity(self.get(name).0 - amount.0);
+            self.set(name, rest);
+        }
+    }
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Where work may run.
+#[derive(
+    Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
+pub enum Strategy {
+    /// Pack until half full, then spread.
+    #[default]
+    Hybrid,
+    /// One after the other.
+    Spread,
+    /// On this node; if `soft`, elsewhere when the node is gone.
+    Node {
+        /// The wanted node.
+        node: NodeId,
+        /// Whether another node will do.
+        soft: bool,
+    },
+}
+
+/// The surroundings a worker process is started with. Workers are only shared within one.
+#[derive(
+    Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
+pub struct Environment {
+    /// Environment variables set on top of the job's.
+    pub variables: Vec<(String, String)>,
+}
+
+/// What a piece of work needs in order to run. Equal demands share leases.
+#[derive(
+    Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
+pub struct Demand {
+    /// Amounts held while it runs.
+    pub resources: Resources,
+    /// Where.
+    pub strategy: Strategy,
+    /// In which surroundings.
+    pub environment: Environment,
+}
+
+/// Whole or shared devices given to a lease, by resource name: (device index, amount).
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Devices(pub Vec<(Arc<str>, Vec<(u32, Quantity)>)>);
