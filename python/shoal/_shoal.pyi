@@ -1,0 +1,188 @@
+"""The extension module: it only converts and forwards. Private; the public API is in ``shoal``."""
+
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar, final
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+def version() -> str: ...
+def main(program: list[str], arguments: list[str]) -> int:
+    """Run the ``shoal`` command; returns its exit code."""
+
+# --- session ----------------------------------------------------------------------------------
+
+def connect(
+    socket: str,
+    namespace: str,
+    launch: dict[str, Any],
+    on_output: Callable[[int, int, bool, list[str]], None] | None,
+) -> dict[str, Any]:
+    """Join the node behind ``socket`` as a driver.
+
+    ``launch``: python, module_path, working_directory, variables (list of pairs), preload.
+    ``on_output(process, pid, is_stderr, lines)`` is called on a background thread.
+    Returns process, node, job, namespace, session, cpus, segment. Raises ConnectionError.
+    """
+
+def disconnect() -> None:
+    """Leave. Every blocked call of this process ends with an error. Idempotent."""
+
+def is_connected() -> bool: ...
+def ask(query: str, arguments: dict[str, Any]) -> Any:
+    """Ask head or node: 'nodes', 'actors' (dead: bool), 'actor_by_name' (name, namespace),
+    'put' (key, value: bytes, overwrite), 'get' (key), 'delete' (key), 'workers', 'store'.
+
+    Returns plain dicts, lists, bytes, bools, or None for not found.
+    'actor_by_name' returns (actor: Actor (weak), handle: bytes) or None.
+    """
+
+# --- objects ----------------------------------------------------------------------------------
+
+@final
+class ObjectRef(Generic[T_co]):
+    """A reference to a value that exists now or later. Counted: the value lives while one is left."""
+
+    def hex(self) -> str: ...
+    def binary(self) -> bytes: ...
+    def task_id_binary(self) -> bytes: ...
+    def owner_process(self) -> int: ...
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        """Call back once the outcome is here (maybe at once, maybe on another thread)."""
+    def future(self) -> Future[T_co]: ...
+    def as_future(self) -> Awaitable[T_co]: ...
+    def __await__(self) -> Generator[Any, None, T_co]: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class Stream:
+    """The consumer's end of a streaming generator."""
+
+    def next(self, timeout: float | None = None) -> ObjectRef[Any] | None:
+        """The next item's reference, or None after the last. Raises GetTimeoutError."""
+    def is_next_ready(self) -> bool: ...
+    def on_next_ready(self, callback: Callable[[], None]) -> None: ...
+    def is_finished(self) -> bool: ...
+    def completed(self) -> ObjectRef[Any]:
+        """Ready when the generator's task has ended."""
+    def close(self) -> None: ...
+
+def put(value: Any) -> ObjectRef[Any]: ...
+def get(refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+    """All values in order; raises the first error."""
+
+def get_one(ref: ObjectRef[T], timeout: float | None) -> T: ...
+def wait(
+    refs: Sequence[ObjectRef[Any] | Stream], num_returns: int, timeout: float | None, fetch: bool
+) -> tuple[list[int], list[int]]:
+    """Indices of ready ones (at most ``num_returns``) and of the others, both in input order."""
+
+def cancel(ref: ObjectRef[Any] | Stream, force: bool, recursive: bool) -> None: ...
+
+# --- tasks ------------------------------------------------------------------------------------
+
+@final
+class Function:
+    """A remote function with all options fixed. Build one per set of options and keep it."""
+
+    def __init__(
+        self,
+        *,
+        code: bytes,
+        name: str,
+        resources: dict[str, float],
+        strategy: str | tuple[int, bool],
+        variables: list[tuple[str, str]],
+        returns: int,
+        backpressure: int,
+        retries_max: int,
+        retry_exceptions: bool | bytes,
+        calls_max: int,
+    ) -> None:
+        """``returns`` -1 is a stream; ``strategy`` is 'hybrid', 'spread' or (node, soft);
+        ``retry_exceptions`` bytes is a pickled tuple of classes."""
+    def submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """ObjectRef, list of them, None for no returns, or Stream."""
+
+# --- actors -----------------------------------------------------------------------------------
+
+@final
+class Method:
+    """A method of an actor class with all options fixed."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        label: str,
+        returns: int,
+        backpressure: int,
+        retries_max: int,
+        retry_exceptions: bool | bytes,
+        group: str,
+    ) -> None: ...
+
+@final
+class Actor:
+    """A counted reference to an actor (or a weak one). Hash and equality by id."""
+
+    def binary(self) -> bytes: ...
+    def hex(self) -> str: ...
+    def is_weak(self) -> bool: ...
+    def submit(
+        self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], pending_max: int
+    ) -> Any:
+        """Like Function.submit. ``pending_max`` -1 is no limit, else PendingCallsLimitExceeded."""
+    def kill(self, no_restart: bool) -> None: ...
+    def ready(self) -> ObjectRef[None]:
+        """Ready when the constructor has returned."""
+
+def create_actor(
+    *,
+    code: bytes,
+    label: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    placement: dict[str, float],
+    running: dict[str, float],
+    strategy: str | tuple[int, bool],
+    variables: list[tuple[str, str]],
+    restarts_max: int,
+    name: str,
+    namespace: str,
+    detached: bool,
+    asynchronous: bool,
+    groups: list[tuple[str, int]],
+    out_of_order: bool,
+    handle: bytes,
+) -> Actor:
+    """Ask the head to make an actor. ``groups``: default group ('', limit) first.
+
+    Waits for the head only if ``name`` is set; raises ActorAlreadyExistsError then.
+    ``handle`` is what 'actor_by_name' gives back.
+    """
+
+# --- serialization hooks ------------------------------------------------------------------------
+
+def rebuild_reference(binary: bytes) -> ObjectRef[Any]:
+    """What a pickled ObjectRef calls. Inside a value or arguments this registers a borrow."""
+
+def rebuild_actor(binary: bytes, weak: bool) -> Actor: ...
+
+# --- inside a worker ----------------------------------------------------------------------------
+
+def run_template(link: int) -> dict[str, Any] | None:
+    """Serve fork requests. Returns in each forked worker with what it needs, in the template None."""
+
+def current_task() -> dict[str, Any] | None:
+    """What this thread or coroutine runs: task (bytes), attempt, label, actor (bytes or None),
+    actor_label, function, devices (dict name -> list of indices), resources; None in a driver."""
+
+def process_info() -> dict[str, Any]:
+    """process, node, job, namespace, session, is_worker, actor (bytes|None), incarnation."""
+
+def is_canceled() -> bool: ...
+def exit_actor_requested() -> None:
+    """Tell the node that this actor's end is intended."""
