@@ -90,16 +90,7 @@ def objects(api: ModuleType, record: Recorder) -> None:
         10 * 100,
     )
 
-    # Never written, so that every page of the source is the one zero page, as in Ray's benchmark;
-    # the line with a written source shows the same put when the bytes come from memory.
-    zeros = np.zeros(100 * 1024 * 1024, dtype=np.int64)
-    record.rate("single client put gigabytes", lambda: api.put(zeros), zeros.nbytes / GIGABYTE)
-    if record.wants("single client put gigabytes, written source"):
-        zeros.fill(1)
-        record.rate(
-            "single client put gigabytes, written source", lambda: api.put(zeros), zeros.nbytes / GIGABYTE
-        )
-    del zeros
+    _large_puts(api, record)
 
     elements = 10 * 1024 * 1024
 
@@ -122,6 +113,16 @@ def objects(api: ModuleType, record: Recorder) -> None:
     record.rate("single client get object containing 10k refs", lambda: api.get(containing_refs))
 
 
+def _large_puts(api: ModuleType, record: Recorder) -> None:
+    # Never written, so that every page of the source is the one zero page, as in Ray's benchmark;
+    # the line with a written source shows the same put when the bytes come from memory.
+    array = np.zeros(100 * 1024 * 1024, dtype=np.int64)
+    record.rate("single client put gigabytes", lambda: api.put(array), array.nbytes / GIGABYTE)
+    if record.wants("single client put gigabytes, written source"):
+        array.fill(1)
+        record.rate("single client put gigabytes, written source", lambda: api.put(array), array.nbytes / GIGABYTE)
+
+
 def first_puts(api: ModuleType, record: Recorder) -> None:
     """Bandwidth of the first ten puts that a process ever does: nothing is warm but the cluster."""
 
@@ -132,14 +133,15 @@ def first_puts(api: ModuleType, record: Recorder) -> None:
             api.put(value)
         return sum(value.nbytes for value in values) / GIGABYTE / (time.perf_counter() - begin)
 
-    @api.remote(num_cpus=0)
     class Putter:
         def put_ten(self):
             return put_ten()
 
+    putter_class: Any = api.remote(num_cpus=0)(Putter)
+
     record.sample("first puts of a driver", put_ten())
     for _ in range(record.effort.runs):
-        record.sample("first puts of a worker", api.get(Putter.remote().put_ten.remote()))
+        record.sample("first puts of a worker", api.get(putter_class.remote().put_ten.remote()))
 
 
 def tasks(api: ModuleType, record: Recorder) -> None:

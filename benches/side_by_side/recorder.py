@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+LOAD = "load average at the start"
+
 
 @dataclass(frozen=True)
 class Effort:

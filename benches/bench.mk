@@ -1,0 +1,30 @@
+# Side-by-side benchmarks of Shoal and Ray; included by the Makefile at the root.
+#
+#   make bench-ray      the whole comparison (about 25 minutes)
+#   make bench-quick    the most telling lines (a few minutes)
+#
+# Options of benches/side_by_side/run.py go into BENCH_OPTIONS, for example
+#   make bench-ray BENCH_OPTIONS="--scale --rounds 5"
+
+# The target that installs Shoal with numpy into .venv.
+BENCH_SHOAL ?= build
+BENCH_OPTIONS ?=
+BENCH_PYTHON ?= python3
+
+RAY_ENVIRONMENT := .venv-ray
+RAY_REQUIREMENTS := benches/side_by_side/requirements.txt
+RAY_INSTALLED := $(RAY_ENVIRONMENT)/.installed
+
+.PHONY: bench-ray bench-quick
+
+bench-ray: $(RAY_INSTALLED) $(BENCH_SHOAL)
+	$(RAY_ENVIRONMENT)/bin/python benches/side_by_side/run.py $(BENCH_OPTIONS)
+
+bench-quick: $(RAY_INSTALLED) $(BENCH_SHOAL)
+	$(RAY_ENVIRONMENT)/bin/python benches/side_by_side/run.py --quick $(BENCH_OPTIONS)
+
+$(RAY_INSTALLED): $(RAY_REQUIREMENTS)
+	$(BENCH_PYTHON) -m venv --clear $(RAY_ENVIRONMENT)
+	echo '*' > $(RAY_ENVIRONMENT)/.gitignore
+	$(RAY_ENVIRONMENT)/bin/pip install --quiet --requirement $(RAY_REQUIREMENTS)
+	touch $@
