@@ -11,6 +11,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod actor;
+mod deadlines;
 pub mod head;
 pub mod ids;
 pub mod machine;

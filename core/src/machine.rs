@@ -65,6 +65,24 @@ pub enum Wakeup {
     Resend,
     /// An actor restart is due.
     RestartActor,
+    /// After failed starts, another worker may be started.
+    StartWorker,
+    /// Leases have been held for a time slice while others wait.
+    ShareLeases,
+    /// One more small task may run than the cap allows, for those that run may wait for it.
+    RaiseCap,
+    /// A demand that cannot be met here has had its grace period.
+    Unschedulable,
+    /// A change of what is free is reported.
+    Report,
+    /// Holders of store room were asked for it; objects are spilled instead.
+    MakeRoom,
+    /// Store memory has been free for long enough to go back to the operating system.
+    ReleasePages,
+    /// An object that somebody wants to read should have been sealed by now.
+    Unsealed,
+    /// An actor that somebody asked for should have been made by now.
+    UnknownActor,
 }
 
 /// Where a machine appends what must happen. The driver owns and reuses the buffer.

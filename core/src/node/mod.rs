@@ -33,10 +33,36 @@ pub struct Config {
     pub idle_worker_keep: Span,
     /// How long a process that was asked to exit may take before it is killed.
     pub exit_grace: Span,
+    /// How long an actor without handles may take to end its calls and exit.
+    pub actor_exit_grace: Span,
+    /// How long a demand that this node can never meet waits for the cluster to change.
+    pub infeasible_grace: Span,
     /// How long a full store waits for room before it refuses.
     pub store_full_grace: Span,
     /// Seed of the node's random choices.
     pub seed: u64,
+}
+
+impl Config {
+    /// The usual settings of a node that has nothing yet; a driver fills in what it has.
+    pub fn new(node: NodeId) -> Config {
+        Config {
+            node,
+            epoch: 1,
+            host: String::new(),
+            resources: Resources::default(),
+            labels: Vec::new(),
+            store_start: 0,
+            store_capacity: 0,
+            starting_max: 4,
+            idle_worker_keep: Span::from_secs(1),
+            exit_grace: Span::from_secs(5),
+            actor_exit_grace: Span::from_secs(30),
+            infeasible_grace: Span::from_secs(10),
+            store_full_grace: Span::from_secs(2),
+            seed: 0,
+        }
+    }
 }
 
 /// What can happen to a node.
@@ -119,6 +145,12 @@ pub enum Effect {
         process: ProcessId,
         /// The death to report, whatever the operating system says.
         death: Death,
+    },
+    /// The job's driver is gone and none of its processes is left here: its template may be stopped.
+    /// How to start it is kept, for a detached actor of the job may be started here again.
+    StopTemplate {
+        /// The job.
+        job: JobId,
     },
 }
 
