@@ -17,6 +17,7 @@ pub mod ids;
 pub mod machine;
 pub mod message;
 pub mod node;
+pub mod owner;
 pub mod resources;
 pub mod task;
 pub mod value;

@@ -31,9 +31,7 @@ impl Quantity {
 }
 
 /// Amounts by resource name; names with amount zero are left out.
-#[derive(
-    Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Resources(pub BTreeMap<Arc<str>, Quantity>);
 
 impl Resources {
@@ -58,7 +56,10 @@ impl Resources {
     }
     /// Whether everything in `other` fits into these.
     pub fn covers(&self, other: &Resources) -> bool {
-        other.0.iter().all(|(name, amount)| self.get(name) >= *amount)
+        other
+            .0
+            .iter()
+            .all(|(name, amount)| self.get(name) >= *amount)
     }
     /// Add all of `other`.
     pub fn add(&mut self, other: &Resources) {
@@ -81,9 +82,7 @@ impl Resources {
 }
 
 /// Where work may run.
-#[derive(
-    Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum Strategy {
     /// Pack until half full, then spread.
     #[default]
@@ -100,18 +99,14 @@ pub enum Strategy {
 }
 
 /// The surroundings a worker process is started with. Workers are only shared within one.
-#[derive(
-    Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Environment {
     /// Environment variables set on top of the job's.
     pub variables: Vec<(String, String)>,
 }
 
 /// What a piece of work needs in order to run. Equal demands share leases.
-#[derive(
-    Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Demand {
     /// Amounts held while it runs.
     pub resources: Resources,

@@ -1,7 +1,7 @@
 //! The one place that turns messages into bytes and back.
 
 use alloc::vec::Vec;
-use bincode::config::{self, Configuration, LittleEndian, Limit, Varint};
+use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -41,7 +41,11 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
 /// Decode one value that fills `bytes`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     let (value, read) = bincode::serde::decode_from_slice(bytes, CONFIG)?;
-    if read == bytes.len() { Ok(value) } else { Err(WireError::TrailingBytes(bytes.len() - read)) }
+    if read == bytes.len() {
+        Ok(value)
+    } else {
+        Err(WireError::TrailingBytes(bytes.len() - read))
+    }
 }
 
 struct VecWriter<'a>(&'a mut Vec<u8>);

@@ -1,0 +1,201 @@
+//! References that travel between processes.
+//!
+//! Whoever passes a reference on gives the receiver one *grant* and keeps the object alive until the
+//! grant comes back. A receiver that keeps the reference asks the owner to register it; the owner's
+//! answer is a grant too, and the lender's grants are returned then. When the receiver's last
+//! reference goes, it returns every grant it has. Counts make the order of messages irrelevant: a
+//! return may overtake the grant that it returns. The scheme is indirect reference counting (Piquer,
+//! 1991) with a short-cut to the owner, so that no lender has to outlive its borrowers.
+
+use alloc::vec::Vec;
+
+use super::objects::State;
+use super::{Out, Owner};
+use crate::ids::{ObjectId, ProcessId};
+use crate::message::Message;
+use crate::value::Outcome;
+
+impl Owner {
+    /// `to` gets a reference to `object` from this process.
+    pub(super) fn grant(&mut self, object: ObjectId, to: ProcessId, out: Out<'_>) {
+        if self.is_dead(to) {
+            return;
+        }
+        self.count_held(object, to, 1);
+        self.watch(to, out);
+    }
+
+    /// `to` gets a copy of a value: it holds what the value contains.
+    pub(super) fn grant_contained(&mut self, outcome: &Outcome, to: ProcessId, out: Out<'_>) {
+        for object in contained(outcome) {
+            self.grant(*object, to, out);
+        }
+    }
+
+    /// A value came from `from` with one grant for each reference inside. Each is counted as used.
+    pub(super) fn receive_contained(&mut self, outcome: &Outcome, from: ProcessId, out: Out<'_>) {
+        for object in contained(outcome) {
+            self.record(*object).uses += 1;
+            self.receive_grant(*object, from, out);
+        }
+    }
+
+    /// `from` keeps `object` alive for this process until the grant is returned.
+    pub(super) fn receive_grant(&mut self, object: ObjectId, from: ProcessId, out: Out<'_>) {
+        let owner = object.owner();
+        if owner == self.config.process {
+            self.send(from, Message::ReturnGrants { object, grants: 1 }, out);
+            return;
+        }
+        let sharing = self.record(object).sharing();
+        let registered = sharing.grants.iter().any(|(lender, _)| *lender == owner);
+        if registered && from != owner {
+            self.send(from, Message::ReturnGrants { object, grants: 1 }, out);
+            return;
+        }
+        match sharing
+            .grants
+            .iter_mut()
+            .find(|(lender, _)| *lender == from)
+        {
+            Some((_, grants)) => *grants += 1,
+            None => sharing.grants.push((from, 1)),
+        }
+        if from != owner && !sharing.registering {
+            sharing.registering = true;
+            self.watch(owner, out);
+            self.send(owner, Message::Borrow { object }, out);
+        }
+    }
+
+    /// A process got a reference from somebody else and wants to be registered here.
+    pub(super) fn borrow_received(&mut self, from: ProcessId, object: ObjectId, out: Out<'_>) {
+        if object.owner() != self.config.process {
+            return;
+        }
+        if self.objects.contains_key(&object) {
+            self.grant(object, from, out);
+        }
+        // Also when the object is gone: the borrower's fetch says so, and it must not wait.
+        self.send(from, Message::Borrowed { object }, out);
+    }
+
+    /// The owner has registered this process.
+    pub(super) fn borrowed(&mut self, object: ObjectId, out: Out<'_>) {
+        let Some(record) = self.objects.get_mut(&object) else {
+            return;
+        };
+        let sharing = record.sharing();
+        sharing.registering = false;
+        let owner = object.owner();
+        let lenders: Vec<_> = sharing
+            .grants
+            .extract_if(.., |(from, _)| *from != owner)
+            .collect();
+        match sharing.grants.first_mut() {
+            Some((_, grants)) => *grants += 1,
+            None => sharing.grants.push((owner, 1)),
+        }
+        for (lender, grants) in lenders {
+            self.send(lender, Message::ReturnGrants { object, grants }, out);
+        }
+        self.dropped.push(object);
+    }
+
+    /// `from` does not need this many grants any more.
+    pub(super) fn grants_returned(&mut self, from: ProcessId, object: ObjectId, grants: u32) {
+        if self.objects.contains_key(&object) && !self.is_dead(from) {
+            self.count_held(object, from, -i64::from(grants));
+            self.dropped.push(object);
+        }
+    }
+
+    fn count_held(&mut self, object: ObjectId, holder: ProcessId, change: i64) {
+        let held_for = &mut self.record(object).sharing().held_for;
+        match held_for.iter_mut().find(|(process, _)| *process == holder) {
+            Some((_, grants)) => *grants += change,
+            None => held_for.push((holder, change)),
+        }
+        held_for.retain(|(_, grants)| *grants != 0);
+    }
+
+    /// Nobody here holds a borrowed object any more: return its grants, unless the owner's answer
+    /// to a registration is still to come; then that answer brings us back here.
+    pub(super) fn forget_borrowed(&mut self, object: ObjectId, out: Out<'_>) {
+        let Some(record) = self.objects.get(&object) else {
+            return;
+        };
+        if record
+            .sharing
+            .as_ref()
+            .is_some_and(|sharing| sharing.registering)
+        {
+            return;
+        }
+        let Some(record) = self.objects.remove(&object) else {
+            return;
+        };
+        for (lender, grants) in record.sharing.map(|s| s.grants).unwrap_or_default() {
+            self.send(lender, Message::ReturnGrants { object, grants }, out);
+        }
+        if let State::Ready(outcome) = record.state {
+            self.release_outcome(object, outcome, out);
+        }
+    }
+
+    /// Register with the owner of a borrowed reference that is held here without any grant.
+    pub(super) fn register(&mut self, object: ObjectId, out: Out<'_>) {
+        let owner = object.owner();
+        if owner == self.config.process {
+            return;
+        }
+        let Some(record) = self.objects.get_mut(&object) else {
+            return;
+        };
+        if record.local == 0 && record.uses == 0 {
+            return;
+        }
+        let sharing = record.sharing();
+        if sharing.grants.is_empty() && !sharing.registering {
+            sharing.registering = true;
+            self.watch(owner, out);
+            self.send(owner, Message::Borrow { object }, out);
+        }
+    }
+
+    /// Of these references, which came with a task's arguments, the ones that are still held when
+    /// the task ends and that only the task's owner has kept alive so far. The owner will give one
+    /// grant for each, which counts as received now.
+    pub(super) fn keep(
+        &mut self,
+        objects: &[ObjectId],
+        lender: ProcessId,
+        out: Out<'_>,
+    ) -> Vec<ObjectId> {
+        let mut kept = Vec::new();
+        for object in objects {
+            let owner = object.owner();
+            let Some(record) = self.objects.get(object) else {
+                continue;
+            };
+            let registered = record
+                .sharing
+                .as_ref()
+                .is_some_and(|s| s.grants.iter().any(|(from, _)| *from == owner));
+            let held = record.local > 0 || record.uses > 0;
+            if held && !registered && owner != self.config.process && !kept.contains(object) {
+                kept.push(*object);
+                self.receive_grant(*object, lender, out);
+            }
+        }
+        kept
+    }
+}
+
+/// The references inside an outcome.
+pub(super) fn contained(outcome: &Outcome) -> &[ObjectId] {
+    match outcome {
+        Outcome::Value(value) | Outcome::Exception(value) => &value.contains,
+        Outcome::Failure(_) => &[],
+    }
+}

@@ -1,0 +1,463 @@
+//! Calls of actors, at the caller: one queue per actor keeps the order in which they were made.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::vec::Vec;
+
+use super::objects::{Object, State};
+use super::tasks::Stage;
+use super::{Out, Owner};
+use crate::OrderedMap;
+use crate::actor::{ActorSpec, ActorState};
+use crate::ids::{ActorId, ObjectId, ProcessId, RequestId};
+use crate::machine::Time;
+use crate::message::Message;
+use crate::task::{Callee, Dependency, Target};
+use crate::value::{ActorDeath, Failure, Outcome, Value};
+
+/// At most this many calls are on their way to one actor.
+const IN_FLIGHT_MAX: usize = 100_000;
+
+/// What a process knows of an actor that it calls or created.
+#[derive(Debug)]
+pub(super) struct Calls {
+    state: ActorState,
+    incarnation: u32,
+    restarts_left: i32,
+    /// Numbers of calls that were not pushed, in order.
+    queue: VecDeque<u64>,
+    /// Numbers of calls that were pushed and have not ended, in order.
+    in_flight: OrderedMap<u64, ()>,
+    /// The process that `in_flight` went to.
+    process: Option<ProcessId>,
+    /// The link to `process` is closed.
+    closed: bool,
+    /// Set at the creator: what the constructor's arguments hold while the actor may restart.
+    creation: Option<Box<Creation>>,
+}
+
+/// A creator's part.
+#[derive(Debug)]
+struct Creation {
+    /// Sent once the dependencies have outcomes.
+    unsent: Option<(Box<ActorSpec>, Option<RequestId>)>,
+    dependencies: Vec<ObjectId>,
+    borrows: Vec<ObjectId>,
+    detached: bool,
+}
+
+impl Calls {
+    fn new(state: ActorState) -> Calls {
+        Calls {
+            state,
+            incarnation: 0,
+            restarts_left: 0,
+            queue: VecDeque::new(),
+            in_flight: OrderedMap::default(),
+            process: None,
+            closed: false,
+            creation: None,
+        }
+    }
+
+    pub(super) fn created_here(&self) -> bool {
+        self.creation
+            .as_ref()
+            .is_some_and(|creation| !creation.detached)
+    }
+}
+
+impl Owner {
+    pub(super) fn create_actor(
+        &mut self,
+        now: Time,
+        spec: Box<ActorSpec>,
+        dependencies: Vec<ObjectId>,
+        request: Option<RequestId>,
+        out: Out<'_>,
+    ) {
+        let actor = spec.id;
+        self.use_all(&dependencies);
+        self.use_all(&spec.borrows);
+        let record = Object {
+            state: State::Pending,
+            local: 1,
+            ..Object::default()
+        };
+        self.objects.insert(actor.handle_object(), record);
+        for object in &dependencies {
+            self.need(now, *object, out);
+        }
+        let mut calls = Calls::new(ActorState::Starting);
+        calls.creation = Some(Box::new(Creation {
+            borrows: spec.borrows.clone(),
+            detached: spec.detached,
+            unsent: Some((spec, request)),
+            dependencies,
+        }));
+        self.actors.insert(actor, calls);
+        self.send_creation(now, actor, out);
+    }
+
+    /// Send the actor's description to the head once every dependency has an outcome.
+    fn send_creation(&mut self, now: Time, actor: ActorId, out: Out<'_>) {
+        let Some(creation) = self
+            .actors
+            .get(&actor)
+            .and_then(|calls| calls.creation.as_ref())
+        else {
+            return;
+        };
+        if creation.unsent.is_none() {
+            return;
+        }
+        let waiting: Vec<ObjectId> = creation
+            .dependencies
+            .iter()
+            .copied()
+            .filter(|o| !self.has_outcome(*o))
+            .collect();
+        if !waiting.is_empty() {
+            // The creation's number never is a task's, so it can stand for the creation here.
+            for object in waiting {
+                let record = self.record(object);
+                if !record.waiting.contains(&actor.0.number) {
+                    record.waiting.push(actor.0.number);
+                }
+            }
+            return;
+        }
+        let outcome = |object: &ObjectId| {
+            self.outcome(*object).cloned().map(|outcome| Dependency {
+                object: *object,
+                outcome,
+            })
+        };
+        let dependencies: Vec<Dependency> =
+            creation.dependencies.iter().filter_map(outcome).collect();
+        let broken = dependencies
+            .iter()
+            .find_map(|dependency| match &dependency.outcome {
+                Outcome::Value(_) => None,
+                Outcome::Exception(value) => Some(ActorDeath::Constructor(value.clone())),
+                Outcome::Failure(failure) => Some(ActorDeath::ConstructorFailed(failure.clone())),
+            });
+        let Some(creation) = self
+            .actors
+            .get_mut(&actor)
+            .and_then(|c| c.creation.as_mut())
+        else {
+            return;
+        };
+        let Some((mut spec, request)) = creation.unsent.take() else {
+            return;
+        };
+        match broken {
+            Some(cause) => self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out),
+            None => {
+                spec.dependencies = dependencies;
+                self.send(ProcessId::HEAD, Message::CreateActor { spec, request }, out);
+                self.send(ProcessId::HEAD, Message::SubscribeActor { actor }, out);
+            }
+        }
+    }
+
+    /// A dependency of something with this number has an outcome; it may be an actor's creation.
+    pub(super) fn creation_dependency_ready(&mut self, now: Time, number: u64, out: Out<'_>) {
+        let actor = ActorId(crate::ids::TaskId {
+            owner: self.me(),
+            number,
+        });
+        self.send_creation(now, actor, out);
+    }
+
+    /// The program got a handle from somewhere.
+    pub(super) fn watch_actor(&mut self, actor: ActorId, out: Out<'_>) {
+        if !self.actors.contains_key(&actor) {
+            self.actors.insert(actor, Calls::new(ActorState::Starting));
+            self.send(ProcessId::HEAD, Message::SubscribeActor { actor }, out);
+        }
+    }
+
+    /// How many calls of the actor this process has made that have not ended.
+    pub fn pending_calls(&self, actor: ActorId) -> usize {
+        self.actors
+            .get(&actor)
+            .map_or(0, |calls| calls.queue.len() + calls.in_flight.len())
+    }
+
+    pub(super) fn queue_call(&mut self, actor: ActorId, number: u64, out: Out<'_>) {
+        self.watch_actor(actor, out);
+        // The call holds the actor: its handle may go while the call is under way.
+        self.record(actor.handle_object()).uses += 1;
+        self.actors[&actor].queue.push_back(number);
+    }
+
+    pub(super) fn queue_call_again(&mut self, actor: ActorId, number: u64) {
+        let Some(calls) = self.actors.get_mut(&actor) else {
+            return;
+        };
+        calls.in_flight.shift_remove(&number);
+        let at = calls
+            .queue
+            .iter()
+            .position(|queued| *queued > number)
+            .unwrap_or(calls.queue.len());
+        calls.queue.insert(at, number);
+    }
+
+    pub(super) fn unqueue_call(&mut self, actor: ActorId, number: u64) {
+        if let Some(calls) = self.actors.get_mut(&actor) {
+            calls.queue.retain(|queued| *queued != number);
+        }
+    }
+
+    /// The call has its outcome.
+    pub(super) fn call_ended(&mut self, actor: ActorId, number: u64) {
+        if let Some(calls) = self.actors.get_mut(&actor) {
+            calls.in_flight.shift_remove(&number);
+        }
+        self.unuse(actor.handle_object());
+    }
+
+    /// Push calls, in order, until one is not ready.
+    pub(super) fn push_calls(&mut self, now: Time, actor: ActorId, out: Out<'_>) {
+        if let Some(calls) = self.actors.get(&actor)
+            && let ActorState::Dead { cause } = &calls.state
+        {
+            let cause = cause.clone();
+            self.fail_queued(now, actor, &cause, out);
+            return;
+        }
+        loop {
+            let Some(calls) = self.actors.get_mut(&actor) else {
+                return;
+            };
+            let ActorState::Alive { process } = calls.state else {
+                return;
+            };
+            let Some(&number) = calls.queue.front() else {
+                return;
+            };
+            if calls.closed || calls.in_flight.len() >= IN_FLIGHT_MAX {
+                return;
+            }
+            if self
+                .tasks
+                .get(&number)
+                .is_none_or(|task| task.stage != Stage::Queued)
+            {
+                return;
+            }
+            calls.queue.pop_front();
+            calls.in_flight.insert(number, ());
+            calls.process = Some(process);
+            let incarnation = calls.incarnation;
+            self.push_call(actor, incarnation, process, number, out);
+        }
+    }
+
+    fn push_call(
+        &mut self,
+        actor: ActorId,
+        incarnation: u32,
+        process: ProcessId,
+        number: u64,
+        out: Out<'_>,
+    ) {
+        let Some(task) = self.tasks.get(&number) else {
+            return;
+        };
+        let Target::Method { method, .. } = &task.submission.target else {
+            return;
+        };
+        let callee = Callee::Method {
+            actor,
+            incarnation,
+            name: method.name.clone(),
+            group: method.group.clone(),
+        };
+        if let Some(assignment) = self.assignment(number, callee) {
+            self.pushed(number, process, assignment, out);
+        }
+    }
+
+    /// The head says where the actor is in its life.
+    pub(super) fn actor_update(
+        &mut self,
+        now: Time,
+        actor: ActorId,
+        incarnation: u32,
+        state: ActorState,
+        restarts_left: i32,
+        out: Out<'_>,
+    ) {
+        let Some(calls) = self.actors.get_mut(&actor) else {
+            return;
+        };
+        let dead = matches!(calls.state, ActorState::Dead { .. });
+        if dead || incarnation < calls.incarnation {
+            return;
+        }
+        calls.incarnation = incarnation;
+        calls.restarts_left = restarts_left;
+        calls.state = state;
+        self.settle_actor(now, actor, out);
+    }
+
+    /// The link to a process is closed; was it an actor's?
+    pub(super) fn actor_closed(&mut self, now: Time, peer: ProcessId, out: Out<'_>) {
+        let of_peer =
+            |(actor, calls): (&ActorId, &Calls)| (calls.process == Some(peer)).then_some(*actor);
+        let actors: Vec<ActorId> = self.actors.iter().filter_map(of_peer).collect();
+        for actor in actors {
+            self.actors[&actor].closed = true;
+            self.settle_actor(now, actor, out);
+        }
+    }
+
+    /// Act on the actor's state; what was in flight to an earlier process is settled first, once
+    /// everything that process had said is here.
+    fn settle_actor(&mut self, now: Time, actor: ActorId, out: Out<'_>) {
+        let Some(calls) = self.actors.get_mut(&actor) else {
+            return;
+        };
+        let moved = match (&calls.state, calls.process) {
+            (ActorState::Alive { process }, Some(earlier)) => *process != earlier,
+            (_, Some(_)) => true,
+            (_, None) => false,
+        };
+        if moved {
+            if !calls.closed && !calls.in_flight.is_empty() {
+                return;
+            }
+            calls.process = None;
+            calls.closed = false;
+            let lost: Vec<u64> = calls.in_flight.keys().copied().collect();
+            calls.in_flight.clear();
+            for number in lost {
+                self.call_lost(now, actor, number, out);
+            }
+        }
+        let Some(calls) = self.actors.get(&actor) else {
+            return;
+        };
+        match calls.state.clone() {
+            ActorState::Alive { .. } => {
+                self.actor_ready(
+                    now,
+                    actor,
+                    Outcome::Value(Value::inline(b"".as_slice())),
+                    out,
+                );
+                self.push_calls(now, actor, out);
+            }
+            ActorState::Dead { cause } => {
+                let failure = Failure::ActorDied {
+                    actor,
+                    cause: cause.clone(),
+                };
+                self.actor_ready(now, actor, Outcome::Failure(Box::new(failure)), out);
+                self.release_creation(actor);
+                self.fail_queued(now, actor, &cause, out);
+            }
+            ActorState::Starting | ActorState::Restarting => {}
+        }
+    }
+
+    /// The handle object of an actor stands for "its constructor has returned".
+    fn actor_ready(&mut self, now: Time, actor: ActorId, outcome: Outcome, out: Out<'_>) {
+        let object = actor.handle_object();
+        if self.objects.contains_key(&object) && !self.has_outcome(object) {
+            self.resolve(now, object, outcome, out);
+        }
+    }
+
+    fn release_creation(&mut self, actor: ActorId) {
+        let Some(creation) = self
+            .actors
+            .get_mut(&actor)
+            .and_then(|calls| calls.creation.as_mut())
+        else {
+            return;
+        };
+        let held: Vec<ObjectId> = creation
+            .dependencies
+            .drain(..)
+            .chain(creation.borrows.drain(..))
+            .collect();
+        for object in held {
+            self.unuse(object);
+        }
+    }
+
+    /// A call was on its way or running when the actor's process died.
+    fn call_lost(&mut self, now: Time, actor: ActorId, number: u64, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
+        let failure = match &self.actors[&actor].state {
+            ActorState::Dead { cause } => Failure::ActorDied {
+                actor,
+                cause: cause.clone(),
+            },
+            _ if task.cancelled => Failure::Cancelled,
+            _ if task.retries_left != 0 => {
+                if task.retries_left > 0 {
+                    task.retries_left -= 1;
+                }
+                task.attempt += 1;
+                task.stage = Stage::Queued;
+                self.queue_call_again(actor, number);
+                return;
+            }
+            _ => {
+                let detail = format!(
+                    "its process died while the call was under way; the actor restarts ({} restarts left)",
+                    self.actors[&actor].restarts_left
+                );
+                Failure::ActorUnavailable { actor, detail }
+            }
+        };
+        self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
+    }
+
+    fn fail_queued(&mut self, now: Time, actor: ActorId, cause: &ActorDeath, out: Out<'_>) {
+        let Some(calls) = self.actors.get_mut(&actor) else {
+            return;
+        };
+        for number in core::mem::take(&mut calls.queue) {
+            let failure = Failure::ActorDied {
+                actor,
+                cause: cause.clone(),
+            };
+            self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
+        }
+    }
+
+    /// The last handle of an actor that this process created is gone.
+    pub(super) fn actor_out_of_scope(&mut self, now: Time, actor: ActorId, out: Out<'_>) {
+        let Some(calls) = self.actors.get_mut(&actor) else {
+            return;
+        };
+        let unsent = calls
+            .creation
+            .as_mut()
+            .and_then(|creation| creation.unsent.take());
+        if unsent.is_none() {
+            self.send(ProcessId::HEAD, Message::ActorOutOfScope { actor }, out);
+        } else {
+            let cause = ActorDeath::OutOfScope;
+            self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out);
+        }
+    }
+
+    /// Whether the actor is known to be dead for good, and why.
+    pub fn actor_death(&self, actor: ActorId) -> Option<&ActorDeath> {
+        match &self.actors.get(&actor)?.state {
+            ActorState::Dead { cause } => Some(cause),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,590 @@
+//! Running what others assign to this process: in which order, how many at once, and what is told.
+//!
+//! A worker runs one task after the other. An actor has one queue per concurrency group; calls of a
+//! group start in the order in which they came, as many at once as the group allows. A call whose
+//! stored arguments are not pinned yet holds up the calls behind it.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::objects::{Object, State};
+use super::{Effect, Out, Owner, RunResult};
+use crate::OrderedMap;
+use crate::actor::ActorSpec;
+use crate::ids::{ActorId, ObjectId, ProcessId, TaskId};
+use crate::message::Message;
+use crate::resources::Devices;
+use crate::task::{Assignment, Callee, Completion};
+use crate::value::{ActorDeath, Failure, Outcome, Payload};
+
+/// What this process was assigned.
+#[derive(Debug, Default)]
+pub(super) struct Executor {
+    actor: Option<ActorRole>,
+    /// One queue per concurrency group; a worker has one.
+    lanes: Vec<Lane>,
+    running: OrderedMap<TaskId, Running>,
+    /// Threads of the program that wait for others.
+    blocked: u32,
+    /// The process takes nothing more and ends when nothing runs.
+    leaving: Option<String>,
+    /// Stored arguments that queued tasks wait for; almost always empty.
+    awaited: Vec<ObjectId>,
+}
+
+#[derive(Debug)]
+struct ActorRole {
+    id: ActorId,
+    incarnation: u32,
+    groups: Vec<alloc::sync::Arc<str>>,
+    constructed: bool,
+    /// References that the constructor's arguments brought.
+    borrows: Vec<ObjectId>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    limit: u32,
+    running: u32,
+    queue: VecDeque<Assigned>,
+}
+
+#[derive(Debug)]
+struct Assigned {
+    from: ProcessId,
+    assignment: Box<Assignment>,
+    /// Stored arguments that are not pinned yet.
+    unpinned: Vec<ObjectId>,
+    /// Stored arguments, each with a record of its own while the task is here.
+    stored: Vec<ObjectId>,
+}
+
+#[derive(Debug)]
+struct Running {
+    from: ProcessId,
+    attempt: u32,
+    lane: usize,
+    stored: Vec<ObjectId>,
+    /// References that came with the arguments.
+    borrows: Vec<ObjectId>,
+    cancelled: bool,
+    is_function: bool,
+}
+
+impl Owner {
+    pub(super) fn push_received(
+        &mut self,
+        from: ProcessId,
+        mut assignment: Box<Assignment>,
+        out: Out<'_>,
+    ) {
+        let Some(lane) = self.lane_for(&assignment.callee) else {
+            // Not the actor, or not the start of it, that the caller means: it learns of the change.
+            return;
+        };
+        if self.is_assigned(assignment.task) {
+            return;
+        }
+        if self.executor.leaving.is_some() && matches!(assignment.callee, Callee::Function { .. }) {
+            let tasks = vec![(assignment.task, assignment.attempt)];
+            self.send(from, Message::TasksReturned { tasks }, out);
+            return;
+        }
+        let mut stored = Vec::new();
+        for dependency in &mut assignment.dependencies {
+            if let Outcome::Value(value) = &dependency.outcome
+                && matches!(value.payload, Payload::Stored { .. })
+            {
+                stored.push(dependency.object);
+            }
+        }
+        for object in &stored {
+            self.hold_argument(*object, &assignment, out);
+        }
+        let unpinned: Vec<ObjectId> = stored
+            .iter()
+            .copied()
+            .filter(|object| !self.is_pinned(*object))
+            .collect();
+        self.executor.awaited.extend(&unpinned);
+        self.executor.lanes[lane].queue.push_back(Assigned {
+            from,
+            assignment,
+            unpinned,
+            stored,
+        });
+        self.run_next(lane, out);
+    }
+
+    /// An argument in the store: know where it is, and pin it.
+    fn hold_argument(&mut self, object: ObjectId, assignment: &Assignment, out: Out<'_>) {
+        if !self.has_outcome(object)
+            && let Some(given) = assignment.dependencies.iter().find(|d| d.object == object)
+            && let Outcome::Value(value) = &given.outcome
+        {
+            // The lender keeps what the value contains; only the bytes matter here.
+            let mut value = value.clone();
+            value.contains.clear();
+            self.record(object);
+            self.resolve(self.now, object, Outcome::Value(value), out);
+        }
+        self.record(object).uses += 1;
+        self.pin_argument(self.now, object, out);
+    }
+
+    fn release_arguments(&mut self, stored: &[ObjectId]) {
+        for object in stored {
+            self.remove_reader(self.now, *object);
+            self.unuse(*object);
+        }
+    }
+
+    fn lane_for(&mut self, callee: &Callee) -> Option<usize> {
+        match (callee, &self.executor.actor) {
+            (Callee::Function { .. }, None) => {
+                if self.executor.lanes.is_empty() {
+                    self.executor.lanes.push(Lane {
+                        limit: 1,
+                        running: 0,
+                        queue: VecDeque::new(),
+                    });
+                }
+                Some(0)
+            }
+            (
+                Callee::Method {
+                    actor,
+                    incarnation,
+                    group,
+                    ..
+                },
+                Some(role),
+            ) => {
+                if role.id != *actor || role.incarnation != *incarnation {
+                    return None;
+                }
+                Some(
+                    role.groups
+                        .iter()
+                        .position(|name| name == group)
+                        .unwrap_or(0),
+                )
+            }
+            _ => None,
+        }
+    }
+
+    fn is_assigned(&self, task: TaskId) -> bool {
+        let queued = |lane: &Lane| {
+            lane.queue
+                .iter()
+                .any(|assigned| assigned.assignment.task == task)
+        };
+        self.executor.running.contains_key(&task)
+            // Only a repeated message could be here twice; looking is cheap while queues are short.
+            || (self.executor.lanes.iter().any(|lane| !lane.queue.is_empty() && lane.queue.len() < 8)
+                && self.executor.lanes.iter().any(queued))
+    }
+
+    /// Start what the lane has room for.
+    fn run_next(&mut self, lane: usize, out: Out<'_>) {
+        let constructed = self
+            .executor
+            .actor
+            .as_ref()
+            .is_none_or(|role| role.constructed);
+        loop {
+            let Some(queue) = self.executor.lanes.get_mut(lane) else {
+                return;
+            };
+            let ready = queue
+                .queue
+                .front()
+                .is_some_and(|assigned| assigned.unpinned.is_empty());
+            if !constructed || !ready || queue.running >= queue.limit {
+                return;
+            }
+            let Some(Assigned {
+                from,
+                assignment,
+                stored,
+                ..
+            }) = queue.queue.pop_front()
+            else {
+                return;
+            };
+            queue.running += 1;
+            let contained = assignment.dependencies.iter().flat_map(|dependency| {
+                super::borrowing::contained(&dependency.outcome)
+                    .iter()
+                    .copied()
+            });
+            let borrows = assignment
+                .borrows
+                .iter()
+                .copied()
+                .chain(contained)
+                .collect();
+            let running = Running {
+                from,
+                attempt: assignment.attempt,
+                lane,
+                stored,
+                borrows,
+                cancelled: false,
+                is_function: matches!(assignment.callee, Callee::Function { .. }),
+            };
+            self.executor.running.insert(assignment.task, running);
+            out.push(Effect::Run {
+                assignment,
+                group: lane as u32,
+            });
+        }
+    }
+
+    /// The bytes of an argument are here.
+    pub(super) fn argument_pinned(&mut self, object: ObjectId, out: Out<'_>) {
+        if !self.executor.awaited.contains(&object) {
+            return;
+        }
+        self.executor.awaited.retain(|awaited| *awaited != object);
+        for lane in 0..self.executor.lanes.len() {
+            for assigned in &mut self.executor.lanes[lane].queue {
+                assigned.unpinned.retain(|awaited| *awaited != object);
+            }
+            self.run_next(lane, out);
+        }
+    }
+
+    /// The bytes of an argument were lost, and there is a new outcome: in the store again, or
+    /// small, or a failure that is the task's outcome too.
+    pub(super) fn argument_resolved(&mut self, object: ObjectId, out: Out<'_>) {
+        if !self.executor.awaited.contains(&object) {
+            return;
+        }
+        let Some(outcome) = self.outcome(object).cloned() else {
+            return;
+        };
+        if let Outcome::Value(value) = &outcome
+            && matches!(value.payload, Payload::Stored { .. })
+        {
+            self.pin_argument(self.now, object, out);
+            return;
+        }
+        for lane in &mut self.executor.lanes {
+            for assigned in &mut lane.queue {
+                for dependency in &mut assigned.assignment.dependencies {
+                    if dependency.object == object {
+                        dependency.outcome = outcome.clone();
+                    }
+                }
+            }
+        }
+        self.argument_pinned(object, out);
+    }
+
+    pub(super) fn ran(&mut self, task: TaskId, result: RunResult, out: Out<'_>) {
+        let Some(running) = self.executor.running.shift_remove(&task) else {
+            return;
+        };
+        self.release_arguments(&running.stored);
+        let mut outcomes = result.outcomes;
+        if running.cancelled && outcomes.iter().any(|o| matches!(o, Outcome::Exception(_))) {
+            outcomes = vec![Outcome::Failure(Box::new(Failure::Cancelled))];
+        }
+        for outcome in &outcomes {
+            self.grant_contained(outcome, running.from, out);
+        }
+        let kept = self.keep(&running.borrows, running.from, out);
+        let completion = Completion {
+            task,
+            attempt: running.attempt,
+            outcomes,
+            items: result.items,
+            retryable: result.retryable && !running.cancelled,
+            kept,
+            micros: result.micros,
+            exiting: result.exiting || (self.executor.leaving.is_some() && running.is_function),
+        };
+        self.send(
+            running.from,
+            Message::TaskFinished(Box::new(completion)),
+            out,
+        );
+        if let Some(lane) = self.executor.lanes.get_mut(running.lane) {
+            lane.running -= 1;
+        }
+        if result.exiting {
+            self.executor
+                .leaving
+                .get_or_insert_with(|| String::from("its last task has ended"));
+        }
+        self.run_next(running.lane, out);
+        self.leave_if_done(out);
+    }
+
+    pub(super) fn yielded(&mut self, task: TaskId, index: u32, outcome: Outcome, out: Out<'_>) {
+        let Some(running) = self.executor.running.get(&task) else {
+            return;
+        };
+        let (from, attempt) = (running.from, running.attempt);
+        self.grant_contained(&outcome, from, out);
+        self.send(
+            from,
+            Message::GeneratorItem {
+                task,
+                attempt,
+                index,
+                outcome,
+            },
+            out,
+        );
+    }
+
+    /// Whether a running task was asked to stop; for code that looks by itself.
+    pub fn is_cancelled(&self, task: TaskId) -> bool {
+        self.executor
+            .running
+            .get(&task)
+            .is_some_and(|running| running.cancelled)
+    }
+
+    pub(super) fn cancel_assigned(&mut self, task: TaskId, force: bool, out: Out<'_>) {
+        if let Some(running) = self.executor.running.get_mut(&task) {
+            running.cancelled = true;
+            if force && running.is_function {
+                let reason = String::from("its task was cancelled by force");
+                out.push(Effect::Exit {
+                    reason,
+                    force: true,
+                });
+            } else {
+                out.push(Effect::Interrupt { task });
+            }
+            return;
+        }
+        for lane in 0..self.executor.lanes.len() {
+            let queue = &mut self.executor.lanes[lane].queue;
+            let Some(at) = queue
+                .iter()
+                .position(|assigned| assigned.assignment.task == task)
+            else {
+                continue;
+            };
+            let Some(assigned) = queue.remove(at) else {
+                return;
+            };
+            self.release_arguments(&assigned.stored);
+            let completion = Completion {
+                task,
+                attempt: assigned.assignment.attempt,
+                outcomes: vec![Outcome::Failure(Box::new(Failure::Cancelled))],
+                items: 0,
+                retryable: false,
+                kept: Vec::new(),
+                micros: 0,
+                exiting: false,
+            };
+            self.send(
+                assigned.from,
+                Message::TaskFinished(Box::new(completion)),
+                out,
+            );
+            self.run_next(lane, out);
+            return;
+        }
+    }
+
+    pub(super) fn take_back_received(&mut self, from: ProcessId, tasks: &[TaskId], out: Out<'_>) {
+        self.give_back(
+            |assigned| assigned.from == from && tasks.contains(&assigned.assignment.task),
+            out,
+        );
+    }
+
+    /// Return queued tasks to their owners.
+    fn give_back(&mut self, which: impl Fn(&Assigned) -> bool, out: Out<'_>) {
+        if self.executor.actor.is_some() {
+            return;
+        }
+        let mut returned: OrderedMap<ProcessId, Vec<(TaskId, u32)>> = OrderedMap::default();
+        for lane in 0..self.executor.lanes.len() {
+            let queue = core::mem::take(&mut self.executor.lanes[lane].queue);
+            for assigned in queue {
+                if which(&assigned) {
+                    self.release_arguments(&assigned.stored);
+                    let task = (assigned.assignment.task, assigned.assignment.attempt);
+                    returned.entry(assigned.from).or_default().push(task);
+                } else {
+                    self.executor.lanes[lane].queue.push_back(assigned);
+                }
+            }
+        }
+        for (from, tasks) in returned {
+            self.send(from, Message::TasksReturned { tasks }, out);
+        }
+    }
+
+    /// A caller died: what it queued here is not wanted any more.
+    pub(super) fn forget_assigned(&mut self, process: ProcessId, out: Out<'_>) {
+        for lane in 0..self.executor.lanes.len() {
+            let queue = core::mem::take(&mut self.executor.lanes[lane].queue);
+            for assigned in queue {
+                if assigned.from == process {
+                    self.release_arguments(&assigned.stored);
+                } else {
+                    self.executor.lanes[lane].queue.push_back(assigned);
+                }
+            }
+            self.run_next(lane, out);
+        }
+    }
+
+    /// The program waits: its CPU can serve others, and so can the tasks queued behind it.
+    pub(super) fn blocked(&mut self, out: Out<'_>) {
+        self.executor.blocked += 1;
+        if self.executor.blocked == 1 {
+            self.give_back(|_| true, out);
+            self.send(self.daemon(), Message::Blocked, out);
+        }
+    }
+
+    pub(super) fn unblocked(&mut self, out: Out<'_>) {
+        if self.executor.blocked == 1 {
+            self.send(self.daemon(), Message::Unblocked, out);
+        }
+        self.executor.blocked = self.executor.blocked.saturating_sub(1);
+    }
+
+    pub(super) fn become_actor(
+        &mut self,
+        spec: Box<ActorSpec>,
+        incarnation: u32,
+        devices: Devices,
+        out: Out<'_>,
+    ) {
+        if self.executor.actor.is_some() {
+            return;
+        }
+        let contained = spec.dependencies.iter().flat_map(|dependency| {
+            super::borrowing::contained(&dependency.outcome)
+                .iter()
+                .copied()
+        });
+        let borrows = spec.borrows.iter().copied().chain(contained).collect();
+        self.executor.actor = Some(ActorRole {
+            id: spec.id,
+            incarnation,
+            groups: spec.groups.iter().map(|group| group.name.clone()).collect(),
+            constructed: false,
+            borrows,
+        });
+        let lane = |limit| Lane {
+            limit,
+            running: 0,
+            queue: VecDeque::new(),
+        };
+        self.executor.lanes = spec.groups.iter().map(|group| lane(group.limit)).collect();
+        for dependency in &spec.dependencies {
+            if let Outcome::Value(value) = &dependency.outcome
+                && matches!(value.payload, Payload::Stored { .. })
+            {
+                let state = State::Ready(dependency.outcome.clone());
+                let record = Object {
+                    state,
+                    uses: 1,
+                    ..Object::default()
+                };
+                self.objects.insert(dependency.object, record);
+                self.pin_argument(self.now, dependency.object, out);
+            }
+        }
+        out.push(Effect::Construct {
+            spec,
+            incarnation,
+            devices,
+        });
+    }
+
+    /// The constructor ended. References that it kept are registered with their owners; the creator
+    /// holds them for as long as the actor may restart, so there is no hurry.
+    pub(super) fn constructed(&mut self, failed: Option<ActorDeath>, out: Out<'_>) {
+        let Some(role) = self.executor.actor.as_mut() else {
+            return;
+        };
+        role.constructed = failed.is_none();
+        let (actor, incarnation) = (role.id, role.incarnation);
+        for object in core::mem::take(&mut role.borrows) {
+            self.register(object, out);
+        }
+        let report = Message::ActorConstructed {
+            actor,
+            incarnation,
+            failed,
+        };
+        self.send(self.daemon(), report, out);
+        for lane in 0..self.executor.lanes.len() {
+            self.run_next(lane, out);
+        }
+    }
+
+    /// The actor ends by its own will.
+    pub(super) fn exit_actor(&mut self, out: Out<'_>) {
+        let Some(role) = &self.executor.actor else {
+            return;
+        };
+        let (actor, incarnation) = (role.id, role.incarnation);
+        self.send(
+            self.daemon(),
+            Message::ActorExits { actor, incarnation },
+            out,
+        );
+        for lane in &mut self.executor.lanes {
+            // Callers learn of the actor's end from the head.
+            lane.queue.clear();
+            lane.limit = 0;
+        }
+        self.executor.leaving = Some(String::from("the actor exited"));
+        self.leave_if_done(out);
+    }
+
+    pub(super) fn exit_requested(&mut self, graceful: bool, reason: String, out: Out<'_>) {
+        if !graceful {
+            out.push(Effect::Exit {
+                reason,
+                force: false,
+            });
+            return;
+        }
+        self.executor.leaving = Some(reason);
+        if self.executor.actor.is_none() {
+            self.give_back(|_| true, out);
+        }
+        self.leave_if_done(out);
+    }
+
+    fn leave_if_done(&mut self, out: Out<'_>) {
+        let Some(reason) = &self.executor.leaving else {
+            return;
+        };
+        let queued = self
+            .executor
+            .lanes
+            .iter()
+            .any(|lane| lane.limit > 0 && !lane.queue.is_empty());
+        if self.executor.running.is_empty() && !queued {
+            out.push(Effect::Exit {
+                reason: reason.clone(),
+                force: false,
+            });
+        }
+    }
+
+    /// How many assigned tasks run now.
+    pub fn running_count(&self) -> usize {
+        self.executor.running.len()
+    }
+}

@@ -1,0 +1,188 @@
+//! Rebuilding lost objects: the tasks that made stored objects are kept, within a byte limit, while a
+//! result of theirs has a record, and run again when its bytes are lost.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+
+use super::objects::State;
+use super::tasks::Stage;
+use super::{Out, Owner};
+use crate::ids::{ObjectId, TaskId};
+use crate::machine::Time;
+use crate::value::{Failure, Outcome, Payload};
+
+impl Owner {
+    /// Whether a finished task may have to run again: it made something that can be lost.
+    pub(super) fn is_worth_keeping(&self, number: u64) -> bool {
+        let Some(task) = self.tasks.get(&number) else {
+            return false;
+        };
+        if task.stream.is_some() || task.actor().is_some() || task.retries_left == 0 {
+            return false;
+        }
+        let id = task.id();
+        let stored = (0..task.results_alive).any(|index| {
+            matches!(
+                self.outcome(id.object(index)),
+                Some(Outcome::Value(value)) if matches!(value.payload, Payload::Stored { .. })
+            )
+        });
+        stored && self.lineage_bytes + task.lineage_bytes() <= self.config.lineage_bytes_max
+    }
+
+    /// Keep the task, and of its arguments at least the way to make them again.
+    pub(super) fn keep_lineage(
+        &mut self,
+        number: u64,
+        dependencies: &[ObjectId],
+        borrows: &[ObjectId],
+    ) {
+        let Some(task) = self.tasks.get(&number) else {
+            return;
+        };
+        self.lineage_bytes += task.lineage_bytes();
+        for object in dependencies.iter().chain(borrows) {
+            self.record(*object).lineage += 1;
+        }
+    }
+
+    /// A result's record is gone: the task is forgotten with the last.
+    pub(super) fn forget_lineage(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id.number) else {
+            return;
+        };
+        task.results_alive = task.results_alive.saturating_sub(1);
+        if task.stage != Stage::Done || task.results_alive > 0 || task.stream.is_some() {
+            return;
+        }
+        let Some(task) = self.tasks.remove(&id.number) else {
+            return;
+        };
+        self.lineage_bytes = self.lineage_bytes.saturating_sub(task.lineage_bytes());
+        for object in task
+            .submission
+            .dependencies
+            .into_iter()
+            .chain(task.submission.borrows)
+        {
+            if let Some(record) = self.objects.get_mut(&object) {
+                record.lineage = record.lineage.saturating_sub(1);
+                self.dropped.push(object);
+            }
+        }
+    }
+
+    /// Nobody needs the value now, but a task that may run again needs it then: drop the bytes if
+    /// they can be made again.
+    pub(super) fn evict(&mut self, object: ObjectId, out: Out<'_>) {
+        let stored = matches!(
+            self.outcome(object),
+            Some(Outcome::Value(value)) if matches!(value.payload, Payload::Stored { .. })
+        );
+        let rebuildable = self.tasks.get(&object.task.number).is_some_and(|task| {
+            task.id() == object.task && task.stage == Stage::Done && task.stream.is_none()
+        });
+        if !stored || !rebuildable || object.owner() != self.config.process {
+            return;
+        }
+        let record = self.record(object);
+        if let State::Ready(outcome) = core::mem::replace(&mut record.state, State::Evicted) {
+            self.release_outcome(object, outcome, out);
+        }
+    }
+
+    /// The node does not have the bytes of this object of ours: make them again or say why not.
+    pub(super) fn lost(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
+        let record = self.record(object);
+        if let State::Ready(outcome) = core::mem::replace(&mut record.state, State::Evicted) {
+            self.release_outcome(object, outcome, out);
+        }
+        self.forget_mapping(object);
+        self.rebuild(now, object, out);
+    }
+
+    /// Run the task of an object without bytes again.
+    pub(super) fn rebuild(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
+        let number = object.task.number;
+        let refusal = match self.tasks.get_mut(&number) {
+            Some(task) if task.id() != object.task || task.stream.is_some() => {
+                Some("it cannot be made again")
+            }
+            Some(task) if task.stage != Stage::Done => None,
+            Some(task) if task.retries_left == 0 => Some("its task has no retry left"),
+            Some(task) => {
+                if task.retries_left > 0 {
+                    task.retries_left -= 1;
+                }
+                task.attempt += 1;
+                self.run_again(now, number, out);
+                None
+            }
+            None => Some(
+                "it was put, or its task's description was dropped, so nothing can make it again",
+            ),
+        };
+        match refusal {
+            Some(detail) => {
+                let failure = Failure::ObjectLost {
+                    object,
+                    detail: String::from(detail),
+                };
+                self.resolve(now, object, Outcome::Failure(Box::new(failure)), out);
+            }
+            None => {
+                let record = self.record(object);
+                if matches!(record.state, State::Evicted) {
+                    record.state = State::Pending;
+                }
+            }
+        }
+    }
+
+    fn run_again(&mut self, now: Time, number: u64, out: Out<'_>) {
+        let Some(task) = self.tasks.get(&number) else {
+            return;
+        };
+        self.lineage_bytes = self.lineage_bytes.saturating_sub(task.lineage_bytes());
+        let dependencies = task.submission.dependencies.clone();
+        let borrows = task.submission.borrows.clone();
+        self.use_all(&dependencies);
+        self.use_all(&borrows);
+        for object in dependencies.iter().chain(&borrows) {
+            let record = self.record(*object);
+            record.lineage = record.lineage.saturating_sub(1);
+        }
+        self.await_dependencies(now, number, out);
+    }
+
+    /// The node cannot give us the bytes.
+    pub(super) fn pin_failed(
+        &mut self,
+        now: Time,
+        object: ObjectId,
+        failure: Failure,
+        out: Out<'_>,
+    ) {
+        self.forget_mapping(object);
+        if !self.objects.contains_key(&object) {
+            return;
+        }
+        let lost = matches!(failure, Failure::ObjectLost { .. } | Failure::Freed { .. });
+        if !lost {
+            let record = self.record(object);
+            if let State::Ready(outcome) = core::mem::take(&mut record.state) {
+                self.release_outcome(object, outcome, out);
+            }
+            self.resolve(now, object, Outcome::Failure(Box::new(failure)), out);
+        } else if object.owner() == self.config.process {
+            self.lost(now, object, out);
+        } else {
+            let node = self.node();
+            let record = self.record(object);
+            if let State::Ready(outcome) = core::mem::take(&mut record.state) {
+                self.release_outcome(object, outcome, out);
+            }
+            self.fetch(object, Some(node), out);
+        }
+    }
+}

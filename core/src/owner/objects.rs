@@ -1,0 +1,365 @@
+//! What this process knows of objects, and for how long it must know it.
+//!
+//! A record lives while the program references the object (`local`), while unfinished tasks or other
+//! values of this process need it (`uses`), or while other processes hold it through this one
+//! (`held_for`). Lineage keeps the record of an object whose value may go (see [`super::lineage`]).
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::{Effect, Out, Owner};
+use crate::ids::{ActorId, NodeId, ObjectId, ProcessId};
+use crate::machine::Time;
+use crate::message::Message;
+use crate::value::{Failure, Outcome, Payload, Value};
+
+/// One object.
+#[derive(Debug, Default)]
+pub(super) struct Object {
+    pub(super) state: State,
+    /// References in the program of this process.
+    pub(super) local: u32,
+    /// Unfinished tasks, values and streams of this process that need it.
+    pub(super) uses: u32,
+    /// Tasks of this process that were finished but may have to run again to rebuild something.
+    pub(super) lineage: u32,
+    /// Tasks of this process that cannot start before it is ready.
+    pub(super) waiting: Vec<u64>,
+    pub(super) sharing: Option<Box<Sharing>>,
+}
+
+/// Whether there is an outcome.
+#[derive(Debug, Default)]
+pub(super) enum State {
+    /// Borrowed, and nobody here asked for it yet.
+    #[default]
+    Unknown,
+    /// Borrowed; the owner was asked.
+    Fetching,
+    /// Its task has not ended.
+    Pending,
+    /// Its task ended.
+    Ready(Outcome),
+    /// Nobody needed the value any more; its task can make it again.
+    Evicted,
+}
+
+/// What other processes have to do with it.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    /// Who holds it through this process, by the number of grants; negative while a return
+    /// overtook its grant.
+    pub(super) held_for: Vec<(ProcessId, i64)>,
+    /// Whose grants keep it alive for this process.
+    pub(super) grants: Vec<(ProcessId, u32)>,
+    /// The owner was asked to register this process and has not answered.
+    pub(super) registering: bool,
+    /// Who asked for the outcome.
+    pub(super) fetchers: Vec<ProcessId>,
+}
+
+/// What [`Owner::lookup`] finds.
+#[derive(Debug)]
+pub enum Lookup<'a> {
+    /// No outcome yet, or its bytes are not here yet.
+    NotReady,
+    /// A value or exception whose bytes are in the message.
+    Inline {
+        /// The bytes.
+        bytes: &'a bytes::Bytes,
+        /// It is an exception.
+        exception: bool,
+    },
+    /// A value or exception whose bytes are pinned in the store: [`Owner::open`] them.
+    Stored {
+        /// It is an exception.
+        exception: bool,
+    },
+    /// There will be no value.
+    Failed(&'a Failure),
+}
+
+impl Object {
+    pub(super) fn sharing(&mut self) -> &mut Sharing {
+        self.sharing.get_or_insert_with(Box::default)
+    }
+
+    /// Whether somebody may still want the value.
+    fn is_wanted(&self) -> bool {
+        self.local > 0
+            || self.uses > 0
+            || self
+                .sharing
+                .as_ref()
+                .is_some_and(|s| s.held_for.iter().any(|(_, n)| *n != 0))
+    }
+}
+
+impl Owner {
+    /// Whether, and where, the object's bytes are here.
+    pub fn lookup(&self, object: ObjectId) -> Lookup<'_> {
+        let Some(record) = self.objects.get(&object) else {
+            return Lookup::NotReady;
+        };
+        let State::Ready(outcome) = &record.state else {
+            return Lookup::NotReady;
+        };
+        let (value, exception) = match outcome {
+            Outcome::Value(value) => (value, false),
+            Outcome::Exception(value) => (value, true),
+            Outcome::Failure(failure) => return Lookup::Failed(failure),
+        };
+        match &value.payload {
+            Payload::Inline(bytes) => Lookup::Inline { bytes, exception },
+            Payload::Stored { .. } if self.is_pinned(object) => Lookup::Stored { exception },
+            Payload::Stored { .. } => Lookup::NotReady,
+        }
+    }
+
+    /// Whether the object's task has ended, wherever the bytes are.
+    pub fn has_outcome(&self, object: ObjectId) -> bool {
+        self.objects
+            .get(&object)
+            .is_some_and(|record| matches!(record.state, State::Ready(_)))
+    }
+
+    /// How many objects this process has a record of.
+    pub fn object_count(&self) -> usize {
+        self.objects.len()
+    }
+
+    pub(super) fn outcome(&self, object: ObjectId) -> Option<&Outcome> {
+        match &self.objects.get(&object)?.state {
+            State::Ready(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    pub(super) fn locations(&self, object: ObjectId) -> Vec<NodeId> {
+        match self.outcome(object) {
+            Some(Outcome::Value(value) | Outcome::Exception(value)) => match value.payload {
+                Payload::Stored { node, .. } => vec![node],
+                Payload::Inline(_) => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn put(&mut self, object: ObjectId, value: Value) {
+        self.use_all(&value.contains);
+        let state = State::Ready(Outcome::Value(value));
+        self.objects.insert(
+            object,
+            Object {
+                state,
+                local: 1,
+                ..Object::default()
+            },
+        );
+    }
+
+    pub(super) fn add_reference(&mut self, object: ObjectId) {
+        self.record(object).local += 1;
+    }
+
+    /// The record of `object`, made if there is none.
+    pub(super) fn record(&mut self, object: ObjectId) -> &mut Object {
+        let owned = object.owner() == self.config.process;
+        self.objects.entry(object).or_insert_with(|| {
+            // A reference to something of ours that is gone: nobody will ever make it.
+            let gone = Outcome::Failure(Box::new(Failure::Freed { object }));
+            let state = if owned {
+                State::Ready(gone)
+            } else {
+                State::Unknown
+            };
+            Object {
+                state,
+                ..Object::default()
+            }
+        })
+    }
+
+    pub(super) fn remove_reference(&mut self, object: ObjectId) {
+        if let Some(record) = self.objects.get_mut(&object) {
+            record.local = record.local.saturating_sub(1);
+            if record.local == 0 {
+                self.dropped.push(object);
+            }
+        }
+    }
+
+    pub(super) fn use_all(&mut self, objects: &[ObjectId]) {
+        for object in objects {
+            self.record(*object).uses += 1;
+        }
+    }
+
+    pub(super) fn unuse(&mut self, object: ObjectId) {
+        if let Some(record) = self.objects.get_mut(&object) {
+            record.uses = record.uses.saturating_sub(1);
+            if record.uses == 0 {
+                self.dropped.push(object);
+            }
+        }
+    }
+
+    /// Forget objects that nobody holds any more, and what only they held.
+    pub(super) fn settle_dropped(&mut self, now: Time, out: Out<'_>) {
+        while let Some(object) = self.dropped.pop() {
+            let Some(record) = self.objects.get(&object) else {
+                continue;
+            };
+            if record.is_wanted() {
+                continue;
+            }
+            if record.lineage > 0 {
+                self.evict(object, out);
+            } else if object.owner() == self.config.process {
+                self.forget_owned(now, object, out);
+            } else {
+                self.forget_borrowed(object, out);
+            }
+        }
+    }
+
+    fn forget_owned(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
+        let Some(record) = self.objects.remove(&object) else {
+            return;
+        };
+        if let State::Ready(outcome) = record.state {
+            self.release_outcome(object, outcome, out);
+        }
+        let actor = ActorId(object.task);
+        if object.index == 0
+            && self
+                .actors
+                .get(&actor)
+                .is_some_and(|calls| calls.created_here())
+        {
+            self.actor_out_of_scope(now, actor, out);
+        }
+        self.forget_lineage(object.task);
+    }
+
+    /// The value of `object` is not needed here any more: free its bytes, release what it contains.
+    pub(super) fn release_outcome(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
+        let (Outcome::Value(value) | Outcome::Exception(value)) = outcome else {
+            return;
+        };
+        for inner in value.contains {
+            self.unuse(inner);
+        }
+        if let Payload::Stored { node, .. } = value.payload {
+            self.unmap(object, out);
+            if object.owner() == self.config.process {
+                self.send(ProcessId::daemon(node), Message::FreeObject { object }, out);
+            }
+        }
+    }
+
+    /// Somebody here waits for the object.
+    pub(super) fn need(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
+        match &self.record(object).state {
+            State::Unknown => self.fetch(object, None, out),
+            State::Evicted => self.rebuild(now, object, out),
+            State::Ready(Outcome::Value(value) | Outcome::Exception(value)) => {
+                if matches!(value.payload, Payload::Stored { .. }) {
+                    self.pin(now, object, out);
+                }
+            }
+            State::Fetching | State::Pending | State::Ready(Outcome::Failure(_)) => {}
+        }
+    }
+
+    /// Ask the owner of a borrowed object for its outcome.
+    pub(super) fn fetch(&mut self, object: ObjectId, missing_at: Option<NodeId>, out: Out<'_>) {
+        self.record(object).state = State::Fetching;
+        let owner = object.owner();
+        self.watch(owner, out);
+        self.send(owner, Message::FetchObject { object, missing_at }, out);
+    }
+
+    /// A borrower asks for an outcome.
+    pub(super) fn fetch_received(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        object: ObjectId,
+        missing_at: Option<NodeId>,
+        out: Out<'_>,
+    ) {
+        if object.owner() != self.config.process || !self.objects.contains_key(&object) {
+            let outcome = Outcome::Failure(Box::new(Failure::Freed { object }));
+            self.send(from, Message::ObjectContent { object, outcome }, out);
+            return;
+        }
+        if let Some(node) = missing_at
+            && self.locations(object).contains(&node)
+        {
+            self.lost(now, object, out);
+        }
+        match &self.record(object).state {
+            State::Ready(outcome) => {
+                let outcome = outcome.clone();
+                self.grant_contained(&outcome, from, out);
+                self.send(from, Message::ObjectContent { object, outcome }, out);
+            }
+            State::Evicted => {
+                self.record(object).sharing().fetchers.push(from);
+                self.rebuild(now, object, out);
+            }
+            _ => self.record(object).sharing().fetchers.push(from),
+        }
+    }
+
+    /// The owner answers a fetch.
+    pub(super) fn content_received(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        object: ObjectId,
+        outcome: Outcome,
+        out: Out<'_>,
+    ) {
+        let wanted = self
+            .objects
+            .get(&object)
+            .is_some_and(|r| matches!(r.state, State::Fetching));
+        self.receive_contained(&outcome, from, out);
+        if wanted && object.owner() == from {
+            self.resolve(now, object, outcome, out);
+        } else {
+            self.release_outcome(object, outcome, out);
+        }
+    }
+
+    /// The outcome of an object is known: tell everyone who waits. What the outcome contains is
+    /// already counted as used.
+    pub(super) fn resolve(&mut self, now: Time, object: ObjectId, outcome: Outcome, out: Out<'_>) {
+        let Some(record) = self.objects.get_mut(&object) else {
+            self.release_outcome(object, outcome, out);
+            return;
+        };
+        let waiting = core::mem::take(&mut record.waiting);
+        let fetchers = record
+            .sharing
+            .as_mut()
+            .map(|s| core::mem::take(&mut s.fetchers))
+            .unwrap_or_default();
+        for from in fetchers {
+            self.grant_contained(&outcome, from, out);
+            let outcome = outcome.clone();
+            self.send(from, Message::ObjectContent { object, outcome }, out);
+        }
+        if let Some(record) = self.objects.get_mut(&object) {
+            record.state = State::Ready(outcome);
+        }
+        out.push(Effect::Changed { object });
+        self.argument_resolved(object, out);
+        for task in waiting {
+            self.dependency_ready(now, task, out);
+        }
+    }
+}

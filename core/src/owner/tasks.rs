@@ -1,0 +1,496 @@
+//! Tasks that this process submitted: from submission to the last attempt's outcome.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::objects::{Object, State};
+use super::streams::StreamState;
+use super::{Effect, Out, Owner};
+use crate::ids::{ActorId, ObjectId, ProcessId, TaskId};
+use crate::machine::Time;
+use crate::message::Message;
+use crate::task::{Assignment, Callee, Completion, Dependency, Returns, Submission, Target};
+use crate::value::{Death, Failure, Outcome};
+
+/// One task.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) submission: Submission,
+    pub(super) attempt: u32,
+    /// -1 is no limit.
+    pub(super) retries_left: i32,
+    pub(super) stage: Stage,
+    pub(super) cancelled: bool,
+    /// Results that still have a record.
+    pub(super) results_alive: u32,
+    pub(super) stream: Option<Box<StreamState>>,
+}
+
+/// Where a task is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stage {
+    /// So many of its dependencies have no outcome yet.
+    Waiting { missing: u32 },
+    /// Ready to be pushed: in its demand's queue, its actor's queue, or delayed.
+    Queued,
+    /// A process has it.
+    Pushed { to: ProcessId },
+    /// It ended; kept because it may have to run again to rebuild a result.
+    Done,
+}
+
+impl Task {
+    pub(super) fn id(&self) -> TaskId {
+        self.submission.id
+    }
+
+    pub(super) fn actor(&self) -> Option<ActorId> {
+        match &self.submission.target {
+            Target::Function(_) => None,
+            Target::Method { actor, .. } => Some(*actor),
+        }
+    }
+
+    pub(super) fn returns(&self) -> Returns {
+        match &self.submission.target {
+            Target::Function(definition) => definition.returns,
+            Target::Method { method, .. } => method.returns,
+        }
+    }
+
+    /// The results that have a record from the start.
+    fn results(&self) -> impl Iterator<Item = ObjectId> + use<> {
+        let id = self.id();
+        let count = match self.returns() {
+            Returns::Count(count) => count,
+            Returns::Stream { .. } => 1,
+        };
+        (0..count).map(move |index| id.object(index))
+    }
+
+    /// Bytes that keeping the task for lineage takes, roughly.
+    pub(super) fn lineage_bytes(&self) -> u64 {
+        256 + self.submission.arguments.len() as u64
+    }
+}
+
+impl Owner {
+    pub(super) fn submit(&mut self, now: Time, submission: Submission, out: Out<'_>) {
+        let retries_left = match &submission.target {
+            Target::Function(definition) => definition.retries_max,
+            Target::Method { method, .. } => method.retries_max,
+        };
+        let number = submission.id.number;
+        let mut task = Task {
+            submission,
+            attempt: 0,
+            retries_left,
+            stage: Stage::Queued,
+            cancelled: false,
+            results_alive: 0,
+            stream: None,
+        };
+        if let Returns::Stream { backpressure } = task.returns() {
+            task.stream = Some(Box::new(StreamState::new(backpressure)));
+        }
+        for object in task.results() {
+            task.results_alive += 1;
+            let record = Object {
+                state: State::Pending,
+                local: 1,
+                ..Object::default()
+            };
+            self.objects.insert(object, record);
+        }
+        self.use_all(&task.submission.dependencies);
+        self.use_all(&task.submission.borrows);
+        let actor = task.actor();
+        self.tasks.insert(number, task);
+        if let Some(actor) = actor {
+            self.queue_call(actor, number, out);
+        }
+        self.await_dependencies(now, number, out);
+    }
+
+    /// Start the task if it has what it needs, else wait for that.
+    pub(super) fn await_dependencies(&mut self, now: Time, number: u64, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
+        if task.submission.dependencies.is_empty() {
+            task.stage = Stage::Queued;
+            self.ready_to_push(now, number, out);
+            return;
+        }
+        let dependencies = task.submission.dependencies.clone();
+        let mut missing = 0;
+        for object in dependencies {
+            if !self.has_outcome(object) {
+                missing += 1;
+                self.record(object).waiting.push(number);
+                self.need(now, object, out);
+            }
+        }
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
+        if missing > 0 {
+            task.stage = Stage::Waiting { missing };
+        } else {
+            task.stage = Stage::Queued;
+            self.ready_to_push(now, number, out);
+        }
+    }
+
+    /// One of the task's dependencies has an outcome.
+    pub(super) fn dependency_ready(&mut self, now: Time, number: u64, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            self.creation_dependency_ready(now, number, out);
+            return;
+        };
+        let Stage::Waiting { missing } = &mut task.stage else {
+            return;
+        };
+        *missing -= 1;
+        if *missing == 0 {
+            task.stage = Stage::Queued;
+            self.ready_to_push(now, number, out);
+        }
+    }
+
+    fn ready_to_push(&mut self, now: Time, number: u64, out: Out<'_>) {
+        let Some(task) = self.tasks.get(&number) else {
+            return;
+        };
+        let broken = task
+            .submission
+            .dependencies
+            .iter()
+            .find_map(|object| self.broken(*object));
+        if let Some(outcome) = broken {
+            self.fail(now, number, outcome, out);
+            return;
+        }
+        match task.actor() {
+            Some(actor) => self.push_calls(now, actor, out),
+            None => self.queue_task(now, number, false, out),
+        }
+    }
+
+    /// A task whose argument has no value does not run: it ends as its argument did.
+    fn broken(&self, dependency: ObjectId) -> Option<Outcome> {
+        match self.outcome(dependency)? {
+            Outcome::Value(_) => None,
+            other => Some(other.clone()),
+        }
+    }
+
+    /// What the process that runs the task is told.
+    pub(super) fn assignment(&self, number: u64, callee: Callee) -> Option<Box<Assignment>> {
+        let task = self.tasks.get(&number)?;
+        let (label, returns, retry_exceptions) = match &task.submission.target {
+            Target::Function(d) => (&d.name, d.returns, &d.retry_exceptions),
+            Target::Method { method, .. } => {
+                (&method.label, method.returns, &method.retry_exceptions)
+            }
+        };
+        let mut dependencies = Vec::with_capacity(task.submission.dependencies.len());
+        for object in &task.submission.dependencies {
+            dependencies.push(Dependency {
+                object: *object,
+                outcome: self.outcome(*object)?.clone(),
+            });
+        }
+        Some(Box::new(Assignment {
+            task: task.id(),
+            attempt: task.attempt,
+            callee,
+            label: label.clone(),
+            arguments: task.submission.arguments.clone(),
+            dependencies,
+            borrows: task.submission.borrows.clone(),
+            returns,
+            retry_exceptions: retry_exceptions.clone(),
+        }))
+    }
+
+    pub(super) fn task_finished(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        completion: Completion,
+        out: Out<'_>,
+    ) {
+        let number = completion.task.number;
+        let current = self.tasks.get(&number).is_some_and(|task| {
+            task.id() == completion.task
+                && task.attempt == completion.attempt
+                && task.stage == (Stage::Pushed { to: from })
+        });
+        for outcome in &completion.outcomes {
+            self.receive_contained(outcome, from, out);
+        }
+        for object in &completion.kept {
+            self.grant(*object, from, out);
+        }
+        self.leave_process(
+            now,
+            from,
+            number,
+            completion.micros,
+            completion.exiting,
+            out,
+        );
+        if !current {
+            for (index, outcome) in completion.outcomes.into_iter().enumerate() {
+                self.release_outcome(completion.task.object(index as u32), outcome, out);
+            }
+            return;
+        }
+        if self.takes_another_attempt(number, &completion) {
+            for (index, outcome) in completion.outcomes.into_iter().enumerate() {
+                self.release_outcome(completion.task.object(index as u32), outcome, out);
+            }
+            self.retry(now, number, out);
+            return;
+        }
+        self.finish(now, number, completion.outcomes, completion.items, out);
+    }
+
+    fn takes_another_attempt(&mut self, number: u64, completion: &Completion) -> bool {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return false;
+        };
+        if !completion.retryable || task.cancelled || task.retries_left == 0 {
+            return false;
+        }
+        if task.retries_left > 0 {
+            task.retries_left -= 1;
+        }
+        true
+    }
+
+    /// The task ended: hand out its outcomes. A single failure or exception counts for every result.
+    pub(super) fn finish(
+        &mut self,
+        now: Time,
+        number: u64,
+        outcomes: Vec<Outcome>,
+        items: u32,
+        out: Out<'_>,
+    ) {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
+        let id = task.id();
+        if task.stream.is_some() {
+            self.stream_finished(now, number, outcomes.into_iter().next(), items, out);
+        } else {
+            let results = task.results().collect();
+            self.hand_out(now, id, results, outcomes, out);
+        }
+        self.end_task(number);
+    }
+
+    fn hand_out(
+        &mut self,
+        now: Time,
+        id: TaskId,
+        results: Vec<ObjectId>,
+        outcomes: Vec<Outcome>,
+        out: Out<'_>,
+    ) {
+        let alike = match outcomes.as_slice() {
+            [only @ (Outcome::Failure(_) | Outcome::Exception(_))] if results.len() > 1 => {
+                Some(only.clone())
+            }
+            _ => None,
+        };
+        let mut outcomes = outcomes.into_iter();
+        for object in results {
+            let outcome = match &alike {
+                Some(outcome) => {
+                    self.use_all(super::borrowing::contained(outcome));
+                    outcome.clone()
+                }
+                None => outcomes.next().unwrap_or_else(|| missing_result(id)),
+            };
+            self.resolve(now, object, outcome, out);
+        }
+        if let Some(outcome) = alike {
+            self.release_outcome(id.object(0), outcome, out);
+        }
+    }
+
+    /// Without an attempt, or after the last: the task's results are this failure or exception.
+    pub(super) fn fail(&mut self, now: Time, number: u64, outcome: Outcome, out: Out<'_>) {
+        if let Some(task) = self.tasks.get(&number)
+            && let Some(actor) = task.actor()
+        {
+            self.unqueue_call(actor, number);
+        }
+        self.use_all(super::borrowing::contained(&outcome));
+        let items = self.items_received(number);
+        self.finish(now, number, alloc::vec![outcome], items, out);
+    }
+
+    /// Release what the task held, or keep it for lineage.
+    fn end_task(&mut self, number: u64) {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
+        task.stage = Stage::Done;
+        let actor = task.actor();
+        let keep = self.is_worth_keeping(number);
+        let Some(task) = self.tasks.get(&number) else {
+            return;
+        };
+        let dependencies = task.submission.dependencies.clone();
+        let borrows = task.submission.borrows.clone();
+        if keep {
+            self.keep_lineage(number, &dependencies, &borrows);
+        } else if task.stream.is_none() {
+            self.tasks.remove(&number);
+        }
+        for object in dependencies.into_iter().chain(borrows) {
+            self.unuse(object);
+        }
+        if let Some(actor) = actor {
+            self.call_ended(actor, number);
+        }
+    }
+
+    /// The process that had the task died, or may have lost it: run it again if that is allowed.
+    pub(super) fn attempt_lost(
+        &mut self,
+        now: Time,
+        number: u64,
+        worker: ProcessId,
+        death: &Death,
+        out: Out<'_>,
+    ) {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
+        if task.cancelled {
+            self.fail(
+                now,
+                number,
+                Outcome::Failure(Box::new(Failure::Cancelled)),
+                out,
+            );
+            return;
+        }
+        if task.retries_left == 0 {
+            let failure = Failure::WorkerCrashed {
+                worker,
+                death: death.clone(),
+            };
+            self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
+            return;
+        }
+        if task.retries_left > 0 {
+            task.retries_left -= 1;
+        }
+        if matches!(death, Death::OutOfMemory { .. }) {
+            task.attempt += 1;
+            task.stage = Stage::Queued;
+            self.delayed
+                .insert((now + self.config.memory_retry_delay, number), ());
+            return;
+        }
+        self.retry(now, number, out);
+    }
+
+    /// The next attempt.
+    pub(super) fn retry(&mut self, now: Time, number: u64, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
+        task.attempt += 1;
+        task.stage = Stage::Queued;
+        match task.actor() {
+            Some(actor) => {
+                self.queue_call_again(actor, number);
+                self.push_calls(now, actor, out);
+            }
+            None => self.queue_task(now, number, false, out),
+        }
+    }
+
+    pub(super) fn retry_due(&mut self, now: Time, out: Out<'_>) {
+        while let Some((&(due, number), ())) = self.delayed.first_key_value() {
+            if due > now {
+                break;
+            }
+            self.delayed.pop_first();
+            self.queue_task(now, number, false, out);
+        }
+    }
+
+    /// A worker gave back tasks that it had not started.
+    pub(super) fn tasks_returned(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        tasks: Vec<(TaskId, u32)>,
+        out: Out<'_>,
+    ) {
+        self.worker_stalled(from);
+        for (id, attempt) in tasks.into_iter().rev() {
+            let pushed = self.tasks.get(&id.number).is_some_and(|task| {
+                task.id() == id
+                    && task.attempt == attempt
+                    && task.stage == (Stage::Pushed { to: from })
+            });
+            if pushed {
+                self.forget_in_flight(from, id.number);
+                self.push_elsewhere(now, id.number, out);
+            }
+        }
+        self.dispatch_all(now, out);
+    }
+
+    /// An attempt that certainly did not start is pushed again, as the same attempt.
+    pub(super) fn push_elsewhere(&mut self, now: Time, number: u64, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&number) else {
+            return;
+        };
+        task.stage = Stage::Queued;
+        if task.cancelled {
+            self.fail(
+                now,
+                number,
+                Outcome::Failure(Box::new(Failure::Cancelled)),
+                out,
+            );
+        } else {
+            self.queue_task(now, number, true, out);
+        }
+    }
+
+    /// The effects of a push: where the task is now.
+    pub(super) fn pushed(
+        &mut self,
+        number: u64,
+        to: ProcessId,
+        assignment: Box<Assignment>,
+        out: Out<'_>,
+    ) {
+        if let Some(task) = self.tasks.get_mut(&number) {
+            task.stage = Stage::Pushed { to };
+        }
+        out.push(Effect::Send {
+            to,
+            message: Message::PushTask(assignment),
+        });
+    }
+}
+
+/// A peer that reports fewer outcomes than results broke the protocol.
+fn missing_result(task: TaskId) -> Outcome {
+    Outcome::Failure(Box::new(Failure::ObjectLost {
+        object: task.object(0),
+        detail: alloc::string::String::from("the worker reported too few results"),
+    }))
+}
