@@ -1,11 +1,47 @@
 //! The `Node` role: leases, the worker pool, the local object table, spilling, memory pressure.
+//!
+//! Each file holds one subject: its commands as methods of [`Node`], the table they work on as a
+//! plain struct, its policy as pure functions, and its tests. Every command ends in
+//! [`Node::settle`], which hands out what has become free.
 
+mod actors;
+mod drivers;
+mod exits;
+#[cfg(test)]
+mod harness;
+mod leases;
+mod ledger;
+mod memory;
+mod outbox;
+mod pools;
+mod processes;
+mod queue;
+mod questions;
+mod report;
+mod schedule;
+mod store;
+mod workers;
+
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{JobId, NodeId, ObjectId, OperationId, ProcessId, TaskId};
-use crate::machine::Span;
+use self::actors::Actor;
+use self::drivers::Job;
+use self::leases::Leases;
+use self::ledger::Ledger;
+use self::outbox::Outbox;
+use self::pools::Pools;
+use self::processes::Processes;
+use self::queue::Queue;
+use self::report::Reporter;
+use self::schedule::Shares;
+use self::store::Store;
+use crate::deadlines::Deadlines;
+use crate::ids::{ActorId, JobId, NodeId, ObjectId, OperationId, ProcessId, TaskId};
+use crate::machine::{Effects, Machine, Span, Time, Wakeup};
 use crate::message::Message;
 use crate::resources::{Environment, Resources};
 use crate::value::{Death, Failure};
@@ -66,7 +102,7 @@ impl Config {
 }
 
 /// What can happen to a node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// A driver asks to be let in; answered by [`Effect::AcceptDriver`].
     DriverConnected {
@@ -112,7 +148,7 @@ pub enum Input {
 }
 
 /// What a node asks of the world.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Effect {
     /// Send a message.
     Send {
@@ -155,7 +191,7 @@ pub enum Effect {
 }
 
 /// Work that a node starts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Work {
     /// Start a worker process; it says `WorkerReady` when it is up.
     ForkWorker {
@@ -213,7 +249,7 @@ pub struct SpillLocation {
 }
 
 /// How started work ended.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum WorkResult {
     /// The process exists; `WorkerReady` follows.
     Forked {
@@ -226,4 +262,192 @@ pub enum WorkResult {
     Done,
     /// It failed.
     Failed(Failure),
+}
+
+/// The machine of a node.
+///
+/// Methods named after a message or an input handle it; `settle` and what it calls hand out what is
+/// free; methods named after a wakeup handle that.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    ledger: Ledger,
+    processes: Processes,
+    jobs: BTreeMap<JobId, Job>,
+    /// Jobs of which something has just ended here.
+    closing: BTreeSet<JobId>,
+    pools: Pools,
+    queue: Queue,
+    shares: Shares,
+    leases: Leases,
+    actors: BTreeMap<ActorId, Actor>,
+    store: Store,
+    /// Forks under way.
+    forks: BTreeMap<OperationId, ProcessId>,
+    reporter: Reporter,
+    deadlines: Deadlines,
+    next_operation: u64,
+}
+
+impl Node {
+    /// A node without processes. Its first report to the head is due at once.
+    pub fn new(config: Config) -> Node {
+        let mut deadlines = Deadlines::default();
+        deadlines.arm(Wakeup::Report, Time(0));
+        Node {
+            ledger: Ledger::new(config.resources.clone()),
+            processes: Processes::new(config.node),
+            jobs: BTreeMap::new(),
+            closing: BTreeSet::new(),
+            pools: Pools::default(),
+            queue: Queue::default(),
+            shares: Shares::default(),
+            leases: Leases::new(config.node, config.epoch),
+            actors: BTreeMap::new(),
+            store: Store::new(config.store_start, config.store_capacity, config.store_full_grace),
+            forks: BTreeMap::new(),
+            reporter: Reporter::default(),
+            deadlines,
+            next_operation: 1,
+            config,
+        }
+    }
+
+    /// Check the node's invariants; a violation panics. The simulator calls it after every event.
+    pub fn check(&self) {
+        let held = self.processes.workers().filter_map(|(_, _, worker)| worker.holding.as_ref());
+        let claimed = self.pools.iter().flat_map(|pool| pool.waiting.iter().map(|(_, holding)| holding));
+        self.ledger.check(held.chain(claimed));
+        self.queue.check();
+        self.pools.check();
+        self.check_roles();
+        self.store.check();
+    }
+
+    fn received(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
+        if from == ProcessId::HEAD {
+            self.received_from_head(message, out);
+        } else if self.processes.get(from).is_some() {
+            self.received_from_process(from, message, out);
+        }
+        // Whoever else speaks is dead, or was never here.
+    }
+
+    fn received_from_head(&mut self, message: Message, out: &mut Outbox) {
+        match message {
+            Message::StartActor { spec, incarnation } => self.start_actor(spec, incarnation, out),
+            Message::StopActor { actor, incarnation, graceful } => {
+                self.stop_actor(actor, incarnation, graceful, out);
+            }
+            Message::JobRegistered { driver, job, namespace } => {
+                self.job_registered(driver, job, namespace, out);
+            }
+            Message::JobEnded { job } => self.job_ended(job, out),
+            _ => {}
+        }
+    }
+
+    fn received_from_process(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
+        let store = &mut self.store;
+        match message {
+            Message::RequestLease { request, job, demand } => {
+                self.request_lease(from, request, job, demand, out);
+            }
+            Message::CancelLeaseRequest { request } => self.cancel_lease_request(from, request),
+            Message::ReturnLease { lease, reusable } => self.return_lease(from, lease, reusable, out),
+            Message::WorkerReady => self.worker_ready(from, out),
+            Message::Blocked => self.blocked(from),
+            Message::Unblocked => self.unblocked(from),
+            Message::WatchProcess { process } => self.processes.watch(from, process, out),
+            Message::ActorConstructed { actor, incarnation, failed } => {
+                self.actor_constructed(from, actor, incarnation, failed, out);
+            }
+            Message::ActorExits { actor, incarnation } => self.actor_exits(from, actor, incarnation),
+            Message::Ask { request, query } => self.answer(from, request, query, out),
+            Message::RequestExtent { request, size } => store.request_extent(from, request, size, out),
+            Message::ReturnExtent { offset, size } => store.return_extent(from, offset, size, out),
+            Message::Seal { object, offset, size } => {
+                let job = self.processes.get(from).and_then(|process| process.job);
+                store.seal(from, job.unwrap_or_default(), object, offset, size, out);
+            }
+            Message::Pin { object, .. } => {
+                let owner_dead = self.processes.is_dead(object.owner());
+                store.pin(from, object, owner_dead, out);
+            }
+            Message::Unpin { object } => store.unpin(from, object, out),
+            Message::FreeObject { object } => store.free_object(from, object, out),
+            // The rest is for others.
+            _ => {}
+        }
+    }
+
+    fn finished(&mut self, operation: OperationId, result: WorkResult, out: &mut Outbox) {
+        match self.forks.remove(&operation) {
+            Some(process) => self.fork_finished(process, result, out),
+            None => self.store.finished(operation, result, out),
+        }
+    }
+
+    fn expired(&mut self, wakeup: Wakeup, out: &mut Outbox) {
+        match wakeup {
+            Wakeup::StopIdleWorkers => self.stop_idle_workers(out),
+            Wakeup::KillAfterGrace => self.kill_after_grace(out),
+            Wakeup::Unschedulable => self.refuse_unschedulable(out),
+            Wakeup::RaiseCap => self.raise_cap(),
+            Wakeup::Report => self.reporter.due(),
+            // What these wait for is looked at whenever the node settles.
+            _ => {}
+        }
+    }
+
+    /// Hand out what has become free, and report what changed.
+    fn settle(&mut self, out: &mut Outbox) {
+        while let Some(job) = self.closing.pop_first() {
+            self.close_job(job, out);
+        }
+        self.schedule(out);
+        self.store.settle(out, &mut self.deadlines);
+        self.report(out);
+    }
+}
+
+impl Machine for Node {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Time, input: Input, effects: &mut Effects<Effect>) {
+        let mut out = Outbox::new(now, self.next_operation, effects);
+        match input {
+            Input::DriverConnected { connection, pid, namespace, prestart } => {
+                self.driver_connected(connection, pid, namespace, prestart, &mut out);
+            }
+            Input::Received { from, message } => self.received(from, message, &mut out),
+            Input::ProcessExited { process, death, last_started } => {
+                self.process_exited(process, death, last_started, &mut out);
+            }
+            Input::Finished { operation, result } => self.finished(operation, result, &mut out),
+            Input::MemoryPressure { detail, workers } => {
+                self.memory_pressure(&detail, &workers, &mut out);
+            }
+        }
+        self.settle(&mut out);
+        self.next_operation = out.next_operation();
+    }
+
+    fn handle_timeout(&mut self, now: Time, effects: &mut Effects<Effect>) {
+        let due = self.deadlines.take_due(now);
+        if due.is_empty() {
+            return;
+        }
+        let mut out = Outbox::new(now, self.next_operation, effects);
+        for wakeup in due {
+            self.expired(wakeup, &mut out);
+        }
+        self.settle(&mut out);
+        self.next_operation = out.next_operation();
+    }
+
+    fn poll_timeout(&self) -> Option<(Time, Wakeup)> {
+        self.deadlines.earliest()
+    }
 }

@@ -1,0 +1,245 @@
+//! What the head knows of actors, and who wants to hear of it.
+//!
+//! An actor is on record as live from its creation to its burial, whatever its process does; a dead
+//! one is remembered, with the cause, as long as there is room.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::Outbox;
+use crate::actor::{ActorSpec, ActorState, ActorSummary};
+use crate::ids::{ActorId, NodeId, ProcessId};
+use crate::machine::Time;
+use crate::message::Message;
+use crate::value::ActorDeath;
+
+/// How many dead actors are remembered.
+const DEAD_MAX: usize = 100_000;
+
+/// An actor that is not dead.
+#[derive(Debug)]
+pub(super) struct Actor {
+    pub(super) spec: Box<ActorSpec>,
+    /// Which start of it.
+    pub(super) incarnation: u32,
+    /// -1 for no limit.
+    pub(super) restarts_left: i32,
+    pub(super) state: ActorState,
+    /// Where this incarnation was sent; `None` while it waits for a node or for its restart.
+    pub(super) node: Option<NodeId>,
+    /// Somebody had this incarnation killed, to be started again.
+    pub(super) killed: bool,
+    /// When this incarnation came alive.
+    pub(super) alive_since: Option<Time>,
+    /// Incarnations in a row that ended soon.
+    pub(super) quick_ends: u32,
+    pub(super) pid: u32,
+}
+
+impl Actor {
+    pub(super) fn new(spec: Box<ActorSpec>) -> Actor {
+        Actor {
+            incarnation: 0,
+            restarts_left: spec.restarts_max.max(-1),
+            spec,
+            state: ActorState::Starting,
+            node: None,
+            killed: false,
+            alive_since: None,
+            quick_ends: 0,
+            pid: 0,
+        }
+    }
+
+    fn summary(&self) -> ActorSummary {
+        ActorSummary {
+            id: self.spec.id,
+            job: self.spec.job,
+            label: self.spec.label.clone(),
+            name: self.spec.name.clone(),
+            namespace: self.spec.namespace.clone(),
+            incarnation: self.incarnation,
+            state: self.state.clone(),
+            pid: self.pid,
+        }
+    }
+}
+
+/// Somebody asked for an actor whose creation is still on its way here, if it was ever sent.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    pub(super) deadline: Time,
+    /// It is to be killed as soon as it is made; set to whether it may not be started again.
+    pub(super) kill: Option<bool>,
+}
+
+/// All actors.
+#[derive(Debug, Default)]
+pub(super) struct Actors {
+    live: BTreeMap<ActorId, Actor>,
+    names: BTreeMap<(String, String), ActorId>,
+    by_creator: BTreeMap<ProcessId, BTreeSet<ActorId>>,
+    dead: BTreeMap<ActorId, ActorSummary>,
+    /// The dead in the order of their deaths.
+    graves: VecDeque<ActorId>,
+    subscribers: BTreeMap<ActorId, BTreeSet<ProcessId>>,
+    subscriptions: BTreeMap<ProcessId, BTreeSet<ActorId>>,
+    pub(super) awaited: BTreeMap<ActorId, Awaited>,
+    /// Restarts that are put off.
+    pub(super) restarts: BTreeSet<(Time, ActorId)>,
+}
+
+impl Actors {
+    pub(super) fn get(&self, id: ActorId) -> Option<&Actor> {
+        self.live.get(&id)
+    }
+    pub(super) fn get_mut(&mut self, id: ActorId) -> Option<&mut Actor> {
+        self.live.get_mut(&id)
+    }
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ActorId, &Actor)> {
+        self.live.iter().map(|(id, actor)| (*id, actor))
+    }
+    /// Whether an actor of that id was ever made, as far as is remembered.
+    pub(super) fn is_known(&self, id: ActorId) -> bool {
+        self.live.contains_key(&id) || self.dead.contains_key(&id)
+    }
+
+    /// The live actor of that name.
+    pub(super) fn by_name(&self, namespace: &str, name: &str) -> Option<&Actor> {
+        let key = (String::from(namespace), String::from(name));
+        self.names.get(&key).and_then(|id| self.live.get(id))
+    }
+
+    pub(super) fn add(&mut self, actor: Actor) {
+        let spec = &actor.spec;
+        if !spec.name.is_empty() {
+            self.names.insert((spec.namespace.clone(), spec.name.clone()), spec.id);
+        }
+        if !spec.detached {
+            self.by_creator.entry(spec.id.creator()).or_default().insert(spec.id);
+        }
+        self.live.insert(spec.id, actor);
+    }
+
+    /// The actors that die with this process.
+    pub(super) fn made_by(&self, creator: ProcessId) -> Vec<ActorId> {
+        self.by_creator.get(&creator).into_iter().flatten().copied().collect()
+    }
+
+    /// Record a new state of a live actor, and tell its subscribers.
+    pub(super) fn change(&mut self, id: ActorId, state: ActorState, out: &mut Outbox) {
+        let actor = self.live.get_mut(&id).expect("only live actors change");
+        actor.state = state;
+        self.announce(id, out);
+    }
+
+    /// Record that a live actor is dead for good, and tell its subscribers.
+    pub(super) fn bury(&mut self, id: ActorId, cause: ActorDeath, out: &mut Outbox) {
+        self.change(id, ActorState::Dead { cause }, out);
+        let actor = self.live.remove(&id).expect("only live actors are buried");
+        let spec = &actor.spec;
+        if !spec.name.is_empty() {
+            self.names.remove(&(spec.namespace.clone(), spec.name.clone()));
+        }
+        if let Some(made) = self.by_creator.get_mut(&id.creator()) {
+            made.remove(&id);
+            if made.is_empty() {
+                self.by_creator.remove(&id.creator());
+            }
+        }
+        self.restarts.retain(|(_, restarting)| *restarting != id);
+        self.unsubscribe_all(id);
+        self.remember_dead(actor.summary());
+    }
+
+    /// Remember an actor that is dead, as long as there is room.
+    pub(super) fn remember_dead(&mut self, summary: ActorSummary) {
+        self.graves.push_back(summary.id);
+        self.dead.insert(summary.id, summary);
+        if self.graves.len() > DEAD_MAX
+            && let Some(oldest) = self.graves.pop_front()
+        {
+            self.dead.remove(&oldest);
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, subscriber: ProcessId, id: ActorId) {
+        self.subscribers.entry(id).or_default().insert(subscriber);
+        self.subscriptions.entry(subscriber).or_default().insert(id);
+    }
+
+    /// The process is gone.
+    pub(super) fn unsubscribe(&mut self, subscriber: ProcessId) {
+        for id in self.subscriptions.remove(&subscriber).unwrap_or_default() {
+            if let Some(subscribers) = self.subscribers.get_mut(&id) {
+                subscribers.remove(&subscriber);
+                if subscribers.is_empty() {
+                    self.subscribers.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn unsubscribe_all(&mut self, id: ActorId) -> BTreeSet<ProcessId> {
+        let subscribers = self.subscribers.remove(&id).unwrap_or_default();
+        for subscriber in &subscribers {
+            if let Some(subscriptions) = self.subscriptions.get_mut(subscriber) {
+                subscriptions.remove(&id);
+                if subscriptions.is_empty() {
+                    self.subscriptions.remove(subscriber);
+                }
+            }
+        }
+        subscribers
+    }
+
+    /// Tell all subscribers the present state.
+    pub(super) fn announce(&self, id: ActorId, out: &mut Outbox) {
+        for subscriber in self.subscribers.get(&id).into_iter().flatten() {
+            self.tell(*subscriber, id, out);
+        }
+    }
+
+    /// Tell one process the present state.
+    pub(super) fn tell(&self, to: ProcessId, id: ActorId, out: &mut Outbox) {
+        if let Some(Actor { incarnation, state, restarts_left, .. }) = self.live.get(&id) {
+            let (incarnation, restarts_left) = (*incarnation, *restarts_left);
+            let state = state.clone();
+            out.send(to, Message::ActorUpdate { actor: id, incarnation, state, restarts_left });
+        } else {
+            let unknown = || (0, ActorState::Dead { cause: ActorDeath::Unknown });
+            let (incarnation, state) =
+                self.dead.get(&id).map_or_else(unknown, |dead| (dead.incarnation, dead.state.clone()));
+            out.send(to, Message::ActorUpdate { actor: id, incarnation, state, restarts_left: 0 });
+        }
+    }
+
+    /// Nobody will make this actor: those who asked for it are told that it is unknown.
+    pub(super) fn give_up(&mut self, id: ActorId, out: &mut Outbox) {
+        self.awaited.remove(&id);
+        for subscriber in self.unsubscribe_all(id) {
+            self.tell(subscriber, id, out);
+        }
+    }
+
+    /// All actors that are not dead, or all that are remembered.
+    pub(super) fn list(&self, dead: bool) -> Vec<ActorSummary> {
+        let live = self.live.values().map(Actor::summary);
+        let buried = self.dead.values().filter(|_| dead).cloned();
+        live.chain(buried).collect()
+    }
+
+    /// What the tables say of each other must be true.
+    pub(super) fn check(&self) {
+        for (key, id) in &self.names {
+            let actor = self.live.get(id).expect("names are of live actors");
+            assert_eq!((&actor.spec.namespace, &actor.spec.name), (&key.0, &key.1));
+        }
+        assert!(self.dead.keys().all(|id| !self.live.contains_key(id)), "nobody is live and dead");
+        assert!(self.subscribers.keys().all(|id| self.live.contains_key(id) || self.awaited.contains_key(id)));
+        assert!(self.restarts.iter().all(|(_, id)| self.live.contains_key(id)));
+        assert!(self.awaited.keys().all(|id| !self.is_known(*id)), "what is awaited is not known");
+    }
+}

@@ -1,0 +1,93 @@
+//! Jobs: one for each driver.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+
+use super::{Head, Outbox};
+use crate::ids::{JobId, ProcessId};
+use crate::message::Message;
+
+/// The jobs whose drivers live.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    last: u32,
+    drivers: BTreeMap<ProcessId, (JobId, String)>,
+    seed: u64,
+}
+
+impl Jobs {
+    pub(super) fn new(seed: u64) -> Jobs {
+        Jobs { last: 0, drivers: BTreeMap::new(), seed }
+    }
+
+    /// The job whose driver that was, if it was one.
+    pub(super) fn end(&mut self, driver: ProcessId) -> Option<JobId> {
+        self.drivers.remove(&driver).map(|(job, _)| job)
+    }
+}
+
+/// A namespace that no program can name by accident.
+fn anonymous_namespace(seed: u64, job: JobId) -> String {
+    let high = scramble(seed ^ scramble(u64::from(job.0)));
+    format!("anonymous-{high:016x}{:016x}", scramble(high))
+}
+
+/// Spreads the bits of a number over all of it (the finaliser of splitmix64).
+fn scramble(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+impl Head {
+    /// Give a driver its job; told twice, the same one.
+    pub(super) fn register_job(&mut self, driver: ProcessId, namespace: String, out: &mut Outbox) {
+        let jobs = &mut self.jobs;
+        let (job, namespace) = jobs.drivers.entry(driver).or_insert_with(|| {
+            jobs.last = jobs.last.checked_add(1).expect("job numbers are used up");
+            let job = JobId(jobs.last);
+            let anonymous = namespace.is_empty();
+            (job, if anonymous { anonymous_namespace(jobs.seed, job) } else { namespace })
+        });
+        let (job, namespace) = (*job, namespace.clone());
+        let registered = Message::JobRegistered { driver, job, namespace };
+        out.send(ProcessId::daemon(driver.node()), registered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::harness::{DAEMON, Harness, process};
+
+    #[test]
+    fn jobs_count_up_and_anonymous_namespaces_differ() {
+        let mut harness = Harness::new();
+        let mut register = |number, namespace: &str| {
+            let message =
+                Message::RegisterJob { driver: process(number), namespace: String::from(namespace) };
+            let sent = harness.receive(DAEMON, message);
+            let [(to, Message::JobRegistered { driver, job, namespace })] = &sent[..] else {
+                panic!("{sent:?}")
+            };
+            assert_eq!((*to, *driver), (DAEMON, process(number)));
+            (job.0, namespace.clone())
+        };
+        assert_eq!(register(1, "mine"), (1, String::from("mine")));
+        let (second, anonymous) = register(2, "");
+        let (third, other) = register(3, "");
+        assert_eq!((second, third), (2, 3));
+        assert_ne!(anonymous, other);
+        assert_eq!(register(2, ""), (2, anonymous), "told twice, the same job");
+    }
+
+    #[test]
+    fn a_daemon_cannot_speak_for_another_node() {
+        let mut harness = Harness::new();
+        let stranger = ProcessId::daemon(crate::ids::NodeId(9));
+        let message = Message::RegisterJob { driver: process(1), namespace: String::new() };
+        assert_eq!(harness.receive(stranger, message), []);
+    }
+}

@@ -1,0 +1,68 @@
+//! The end of a process: everything that it held, owed or waited for.
+
+use super::Node;
+use super::outbox::Outbox;
+use super::processes::{Process, Role, State, Worker};
+use crate::ids::{ProcessId, TaskId};
+use crate::message::{ActorEvent, Message};
+use crate::value::Death;
+
+impl Node {
+    pub(super) fn process_exited(
+        &mut self,
+        id: ProcessId,
+        death: Death,
+        last_started: Option<TaskId>,
+        out: &mut Outbox,
+    ) {
+        let by_node = self.processes.worker(id).and_then(|worker| worker.exit.clone());
+        let death = by_node.as_ref().and_then(|exit| exit.death.clone()).unwrap_or(death);
+        let Some(process) = self.processes.remove(id, &death, out) else { return };
+        let Process { job, role, .. } = process;
+        if let Role::Worker(worker) = role {
+            let unforced = by_node.is_none();
+            self.worker_gone(id, worker, &death, last_started, unforced, out);
+        }
+        self.lessee_gone(id, out);
+        let ended = job.and_then(|job| self.jobs.get(&job)).is_some_and(|job| job.ended);
+        self.store.process_gone(id, ended, out);
+        out.send(ProcessId::HEAD, Message::ProcessEnded { process: id, death });
+        self.closing.extend(job);
+    }
+
+    fn worker_gone(
+        &mut self,
+        id: ProcessId,
+        worker: Worker,
+        death: &Death,
+        last_started: Option<TaskId>,
+        unforced: bool,
+        out: &mut Outbox,
+    ) {
+        let Worker { pool, state, holding, proven, .. } = worker;
+        if let Some(holding) = holding {
+            self.ledger.give_back(holding);
+        }
+        let came_up = state != State::Starting;
+        match state {
+            State::Starting => self.pools.remove_starting(pool),
+            State::Idle { .. } => self.pools.remove_idle(pool, id),
+            State::Leased(lease) => {
+                let lessee = self.leases.remove(lease).lessee;
+                let death = death.clone();
+                out.send(lessee, Message::LeaseEnded { lease, death, last_started });
+            }
+            State::Actor(actor) => {
+                let intended = self.actors.get(&actor).is_some_and(|actor| actor.intended);
+                let death = death.clone();
+                self.end_actor(actor, ActorEvent::Died { death, intended }, out);
+            }
+            State::Retired => {}
+        }
+        if last_started.is_some() {
+            self.pools.get_mut(pool).starts.was_of_use();
+        } else if unforced && !proven {
+            self.start_ended(pool, came_up, death, out);
+        }
+    }
+}

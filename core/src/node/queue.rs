@@ -1,0 +1,167 @@
+//! Claims that wait for resources: first come, first served for each demand, in turns between those
+//! who ask.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::pools::PoolId;
+use crate::ids::{ActorId, ProcessId, RequestId};
+use crate::resources::Demand;
+
+/// Who needs a worker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Claimant {
+    /// A process that asked for a lease.
+    Lessee {
+        process: ProcessId,
+        request: RequestId,
+    },
+    /// An actor that the head placed here.
+    Actor {
+        actor: ActorId,
+        incarnation: u32,
+    },
+}
+
+impl Claimant {
+    /// With whom it takes turns.
+    pub(super) fn party(&self) -> ProcessId {
+        match self {
+            Claimant::Lessee { process, .. } => *process,
+            Claimant::Actor { .. } => ProcessId::HEAD,
+        }
+    }
+
+    /// Whether the cap of light leases applies. Actors are as many as the program makes.
+    pub(super) fn is_counted(&self) -> bool {
+        matches!(self, Claimant::Lessee { .. })
+    }
+}
+
+/// A need of one worker and of what the work holds.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) claimant: Claimant,
+    pub(super) pool: PoolId,
+    pub(super) demand: Arc<Demand>,
+}
+
+/// Claims of one party that only differ in their claimants.
+#[derive(Debug)]
+struct Group {
+    pool: PoolId,
+    demand: Arc<Demand>,
+    claims: VecDeque<Claimant>,
+}
+
+/// All claims that wait for resources.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    parties: BTreeMap<ProcessId, VecDeque<Group>>,
+    /// Whose turn is next.
+    turns: VecDeque<ProcessId>,
+    length: usize,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    pub(super) fn push(&mut self, claim: Claim) {
+        let party = claim.claimant.party();
+        let groups = self.parties.entry(party).or_insert_with(|| {
+            self.turns.push_back(party);
+            VecDeque::new()
+        });
+        self.length += 1;
+        let same = |group: &&mut Group| group.pool == claim.pool && group.demand == claim.demand;
+        if let Some(group) = groups.iter_mut().find(same) {
+            group.claims.push_back(claim.claimant);
+            return;
+        }
+        let claims = VecDeque::from([claim.claimant]);
+        groups.push_back(Group { pool: claim.pool, demand: claim.demand, claims });
+    }
+
+    /// Take out the next claim that `fits`, and put its party and its group last.
+    pub(super) fn take(&mut self, mut fits: impl FnMut(&Claimant, &Demand) -> bool) -> Option<Claim> {
+        for turn in 0..self.turns.len() {
+            let party = self.turns[turn];
+            let groups = self.parties.get_mut(&party).expect("parties with turns have claims");
+            let fitting = groups.iter().position(|group| fits(&group.claims[0], &group.demand));
+            let Some(index) = fitting else { continue };
+            let mut group = groups.remove(index).expect("the index was just found");
+            let claimant = group.claims.pop_front().expect("groups are never empty");
+            let claim = Claim { claimant, pool: group.pool, demand: group.demand.clone() };
+            if !group.claims.is_empty() {
+                groups.push_back(group);
+            }
+            self.length -= 1;
+            self.turns.remove(turn);
+            if groups.is_empty() {
+                self.parties.remove(&party);
+            } else {
+                self.turns.push_back(party);
+            }
+            return Some(claim);
+        }
+        None
+    }
+
+    /// Drop the claims that `unwanted` picks. Says how many.
+    pub(super) fn remove(&mut self, party: ProcessId, mut unwanted: impl FnMut(&Claimant) -> bool) -> usize {
+        let Some(groups) = self.parties.get_mut(&party) else { return 0 };
+        let mut removed = 0;
+        groups.retain_mut(|group| {
+            let before = group.claims.len();
+            group.claims.retain(|claimant| !unwanted(claimant));
+            removed += before - group.claims.len();
+            !group.claims.is_empty()
+        });
+        if groups.is_empty() {
+            self.parties.remove(&party);
+            self.turns.retain(|other| *other != party);
+        }
+        self.length -= removed;
+        removed
+    }
+
+    /// Every (party, demand) that waits, in the order of turns.
+    pub(super) fn demands(&self) -> impl Iterator<Item = (ProcessId, &Arc<Demand>)> {
+        self.turns.iter().flat_map(|party| {
+            self.parties[party].iter().map(|group| (*party, &group.demand))
+        })
+    }
+
+    /// All claimants of a demand that `picks`, taken out.
+    pub(super) fn drain(&mut self, mut picks: impl FnMut(PoolId) -> bool) -> Vec<Claim> {
+        let mut drained = Vec::new();
+        self.parties.retain(|_, groups| {
+            groups.retain_mut(|group| {
+                let keep = !picks(group.pool);
+                if !keep {
+                    drained.extend(group.claims.drain(..).map(|claimant| Claim {
+                        claimant,
+                        pool: group.pool,
+                        demand: group.demand.clone(),
+                    }));
+                }
+                keep
+            });
+            !groups.is_empty()
+        });
+        self.turns.retain(|party| self.parties.contains_key(party));
+        self.length -= drained.len();
+        drained
+    }
+
+    /// What the table says of itself must be true.
+    pub(super) fn check(&self) {
+        let groups = || self.parties.values().flatten();
+        assert_eq!(self.length, groups().map(|group| group.claims.len()).sum::<usize>());
+        assert!(groups().all(|group| !group.claims.is_empty()), "groups are never empty");
+        assert_eq!(self.turns.len(), self.parties.len(), "each party has one turn");
+    }
+}
