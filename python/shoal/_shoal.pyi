@@ -131,9 +131,7 @@ class Actor:
     def binary(self) -> bytes: ...
     def hex(self) -> str: ...
     def is_weak(self) -> bool: ...
-    def submit(
-        self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], pending_max: int
-    ) -> Any:
+    def submit(self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], pending_max: int) -> Any:
         """Like Function.submit. ``pending_max`` -1 is no limit, else PendingCallsLimitExceeded."""
     def kill(self, no_restart: bool) -> None: ...
     def ready(self) -> ObjectRef[None]:
@@ -182,6 +180,9 @@ def current_task() -> dict[str, Any] | None:
 
 def process_info() -> dict[str, Any]:
     """process, node, job, namespace, session, is_worker, actor (bytes|None), incarnation."""
+
+def task_events() -> list[dict[str, Any]]:
+    """What ran where: task, label, process, pid, start_micros, end_micros."""
 
 def is_canceled() -> bool: ...
 def exit_actor_requested() -> None:
