@@ -1,4 +1,16 @@
-"""The extension module: it only converts and forwards. Private; the public API is in ``shoal``."""
+"""The extension module: it only converts and forwards. Private; the public API is in ``shoal``.
+
+It calls back into Python:
+
+- ``shoal._serialization.dumps(value)`` and ``loads(data, buffers)`` for values that it does not serialise itself;
+- ``shoal._errors.to_exception(value)`` for what to raise for a deserialised error value, and
+  ``from_failure(kind, fields)`` for a failure of the core: ``kind`` is the variant's name, ``fields`` has its fields by
+  name; ids are bytes, a death or the cause of an actor's death is a dict with ``kind`` and its fields (``error``: the
+  deserialised exception of a constructor, ``failure``: another such dict, ``death``, ``detail``);
+- ``shoal._async.await_ref(ref)``, ``future(ref)`` and ``as_future(ref)`` for the methods of the same purpose.
+
+A call through a handle of an earlier session raises ``shoal.exceptions.ActorHandleNotFoundError``.
+"""
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -29,12 +41,15 @@ def connect(
 def disconnect() -> None:
     """Leave. Every blocked call of this process ends with an error. Idempotent."""
 
-def is_connected() -> bool: ...
+def is_connected() -> bool:
+    """Whether this process has joined a node. Not so in a fork of a process that has."""
+
 def ask(query: str, arguments: dict[str, Any]) -> Any:
     """Ask head or node: 'nodes', 'actors' (dead: bool), 'actor_by_name' (name, namespace),
     'put' (key, value: bytes, overwrite), 'get' (key), 'delete' (key), 'workers', 'store'.
 
-    Returns plain dicts, lists, bytes, bools, or None for not found.
+    Returns plain dicts, lists, bytes, bools, or None for not found. A node: node, alive, host, total, free, labels
+    (a dict). An actor: id (bytes), job, label, name, namespace, incarnation, state, pid.
     'actor_by_name' returns (actor: Actor (weak), handle: bytes) or None.
     """
 
@@ -179,7 +194,10 @@ def current_task() -> dict[str, Any] | None:
     actor_label, function, devices (dict name -> list of indices), resources; None in a driver."""
 
 def process_info() -> dict[str, Any]:
-    """process, node, job, namespace, session, is_worker, actor (bytes|None), incarnation."""
+    """process, node, job, namespace, session, is_worker, actor (bytes|None), incarnation.
+
+    In an actor also: actor_name (empty if it has none), actor_handle (the bytes given to ``create_actor``).
+    """
 
 def task_events() -> list[dict[str, Any]]:
     """What ran where: task, label, process, pid, start_micros, end_micros."""
