@@ -1,5 +1,10 @@
 //! Drives Shoal's machines: in processes over sockets, in the node daemon on tokio.
 
 pub mod control;
+pub mod daemon;
 pub mod frame;
+pub mod inbox;
+pub mod outbox;
 pub mod process;
+pub mod socket;
+pub mod template;

@@ -1,0 +1,380 @@
+//! Sockets to local processes: accepting, reading, writing, and slowing down whoever sends too much.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::net::{SocketFlags, accept_with, sockopt};
+use shoal_core::ids::{JobId, ProcessId};
+use shoal_core::message::Message;
+use tokio::io::Interest;
+use tokio::sync::Notify;
+
+use super::drivers::Applicant;
+use super::log;
+use super::state::{Daemon, Shared, Task, with};
+use super::watched::{Watched, watch};
+use crate::control::Control;
+use crate::frame::{Header, Kind};
+use crate::inbox::Inbox;
+use crate::outbox::Outbox;
+use crate::socket;
+
+/// Over this many unsent bytes, the links that fill a link are not read any more.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Under this many unsent bytes, they are read again.
+const WAITING_BYTES_RESUME: usize = 16 << 20;
+
+/// How long to wait when there are no descriptors left for a new connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Names a link in this daemon; never used twice.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) struct LinkId(pub(super) u64);
+
+/// Who is at the other end of a link.
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    /// Somebody who has not said what they want, with their pid.
+    Guest(u32),
+    /// A driver that waits to be let in.
+    Applicant(Rc<Applicant>),
+    /// A driver or worker.
+    Process(ProcessId),
+    /// The template of a job.
+    Template(JobId),
+}
+
+pub(super) struct Link {
+    pub(super) role: Role,
+    socket: Rc<Watched>,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// The socket is full: the link's task waits until it is not.
+    blocked: bool,
+    /// In `Daemon::dirty`.
+    dirty: bool,
+    /// Nobody reads at the other end any more; what is still to be read counts.
+    broken: bool,
+    /// Close once everything is written.
+    closing: bool,
+    /// Not read for now, because a link that it fills is too full.
+    paused: bool,
+    /// Links that are paused until this one has been written.
+    filled_by: Vec<LinkId>,
+    /// Tells the link's task that what it waits for has changed.
+    changed: Rc<Notify>,
+    _task: Task,
+}
+
+/// Accept connections from processes of the same user.
+pub(super) fn listen(shared: &Shared, listener: UnixListener) -> io::Result<()> {
+    let listener = watch(OwnedFd::from(listener), Interest::READABLE)?;
+    let shared = Rc::clone(shared);
+    tokio::task::spawn_local(async move {
+        loop {
+            let Ok(mut ready) = listener.readable().await else {
+                return;
+            };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let accepted = ready.try_io(|fd| Ok(accept_with(fd, flags)?));
+            match accepted {
+                Ok(Ok(socket)) => {
+                    let mut daemon = shared.borrow_mut();
+                    if daemon.stopping {
+                        return;
+                    }
+                    daemon.greet(socket);
+                }
+                Ok(Err(error)) => {
+                    log!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                Err(_would_block) => {}
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Serve one link until it is closed.
+async fn serve(shared: Shared, id: LinkId, socket: Rc<Watched>, changed: Rc<Notify>) {
+    loop {
+        let Some((reads, writes)) = shared.borrow().interest(id) else {
+            return;
+        };
+        tokio::select! {
+            ready = socket.readable(), if reads => {
+                let Ok(mut ready) = ready else { return };
+                let result = ready.try_io(|_| with(&shared, |daemon| daemon.read(id)));
+                if let Ok(result) = result
+                    && !matches!(result, Ok(1..))
+                {
+                    with(&shared, |daemon| daemon.link_ended(id));
+                    return;
+                }
+            }
+            ready = socket.writable(), if writes => {
+                let Ok(mut ready) = ready else { return };
+                let _ = ready.try_io(|_| shared.borrow_mut().write_blocked(id));
+            }
+            () = changed.notified() => {}
+        }
+        // Whoever sends without end must not keep the others from being served.
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Daemon {
+    /// A new connection to the socket: only this user's processes may stay.
+    fn greet(&mut self, socket: OwnedFd) {
+        let Ok(credentials) = sockopt::socket_peercred(&socket) else {
+            return;
+        };
+        if credentials.uid != rustix::process::getuid() {
+            log!(
+                "a process of user {} was turned away",
+                credentials.uid.as_raw()
+            );
+            return;
+        }
+        socket::enlarge_buffers(&socket);
+        let pid = credentials.pid.as_raw_pid() as u32;
+        if let Err(error) = self.add_link(socket, Role::Guest(pid)) {
+            log!("a connection could not be served: {error}");
+        }
+    }
+
+    /// Start to serve a socket.
+    pub(super) fn add_link(&mut self, socket: OwnedFd, role: Role) -> io::Result<LinkId> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let socket = Rc::new(watch(socket, Interest::READABLE | Interest::WRITABLE)?);
+        let changed = Rc::new(Notify::new());
+        self.links_made += 1;
+        let id = LinkId(self.links_made);
+        let task = Task::spawn(serve(
+            self.shared(),
+            id,
+            Rc::clone(&socket),
+            Rc::clone(&changed),
+        ));
+        let link = Link {
+            role,
+            socket,
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            blocked: false,
+            dirty: false,
+            broken: false,
+            closing: false,
+            paused: false,
+            filled_by: Vec::new(),
+            changed,
+            _task: task,
+        };
+        self.links.insert(id, link);
+        Ok(id)
+    }
+
+    /// The link of a local process.
+    pub(super) fn link_of(&self, process: ProcessId) -> Option<LinkId> {
+        self.processes.get(&process)?.link
+    }
+
+    /// Bytes that wait to be written to a link.
+    pub(super) fn waiting_bytes(&self, id: LinkId) -> usize {
+        self.links.get(&id).map_or(0, |link| link.outbox.waiting())
+    }
+
+    /// Queue a message.
+    pub(super) fn queue_message(
+        &mut self,
+        id: LinkId,
+        to: ProcessId,
+        from: ProcessId,
+        message: &Message,
+    ) {
+        self.queue(id, |outbox| {
+            match outbox.push(Kind::Message, to, from, message) {
+                Ok(()) => {}
+                Err(error) => log!("a message from {from:?} to {to:?} is lost: {error}"),
+            }
+        });
+    }
+
+    /// Queue a message that is encoded already.
+    pub(super) fn queue_forward(&mut self, id: LinkId, header: Header, body: &[u8]) {
+        self.queue(id, |outbox| outbox.forward(header, body));
+    }
+
+    /// Queue a control frame with its descriptors.
+    pub(super) fn queue_control(&mut self, id: LinkId, control: &Control, bring: Vec<OwnedFd>) {
+        let from = self.daemon_process();
+        self.queue(id, |outbox| {
+            match outbox.push_control(ProcessId::default(), from, control, bring) {
+                Ok(()) => {}
+                Err(error) => log!("a control frame is lost: {error}"),
+            }
+        });
+    }
+
+    fn queue(&mut self, id: LinkId, push: impl FnOnce(&mut Outbox)) {
+        let source = self.source;
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        if link.broken || link.closing {
+            return;
+        }
+        push(&mut link.outbox);
+        if !link.dirty && !link.blocked {
+            link.dirty = true;
+            self.dirty.push(id);
+        }
+        if link.outbox.waiting() > WAITING_BYTES_MAX
+            && let Some(source) = source
+        {
+            self.pause(source, id);
+        }
+    }
+
+    /// Do not read `source` until `full` has been written.
+    fn pause(&mut self, source: LinkId, full: LinkId) {
+        let Some(link) = self.links.get_mut(&source) else {
+            return;
+        };
+        if !link.paused {
+            link.paused = true;
+            if let Some(full) = self.links.get_mut(&full) {
+                full.filled_by.push(source);
+            }
+        }
+    }
+
+    fn resume(&mut self, sources: Vec<LinkId>) {
+        for source in sources {
+            if let Some(link) = self.links.get_mut(&source) {
+                link.paused = false;
+                link.changed.notify_one();
+            }
+        }
+    }
+
+    /// Write what waits on all links.
+    pub(super) fn flush(&mut self) {
+        for id in std::mem::take(&mut self.dirty) {
+            if let Some(link) = self.links.get_mut(&id) {
+                link.dirty = false;
+                self.write(id);
+            }
+        }
+    }
+
+    /// Write what a link takes. Whether everything is gone.
+    fn write(&mut self, id: LinkId) -> bool {
+        let Some(link) = self.links.get_mut(&id) else {
+            return true;
+        };
+        let all = match link.outbox.flush(link.socket.get_ref()) {
+            Ok(all) => all,
+            Err(error) => {
+                // Its end is noticed when everything that it had sent has been read.
+                if !matches!(link.role, Role::Guest(_)) {
+                    log!("{:?} cannot be written to: {error}", link.role);
+                }
+                link.broken = true;
+                link.outbox = Outbox::default();
+                true
+            }
+        };
+        if link.blocked == all {
+            link.blocked = !all;
+            link.changed.notify_one();
+        }
+        if link.outbox.waiting() < WAITING_BYTES_RESUME {
+            let sources = std::mem::take(&mut link.filled_by);
+            let closing = link.closing && all;
+            self.resume(sources);
+            if closing {
+                self.close_link(id);
+            }
+        }
+        all
+    }
+
+    /// The socket of a blocked link may take more.
+    fn write_blocked(&mut self, id: LinkId) -> io::Result<()> {
+        if self.write(id) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
+    /// Read once, and handle what came.
+    pub(super) fn read(&mut self, id: LinkId) -> io::Result<usize> {
+        let Some(link) = self.links.get_mut(&id) else {
+            return Ok(0);
+        };
+        let count = link.inbox.fill(link.socket.get_ref())?;
+        if count > 0 {
+            self.source = Some(id);
+            self.reads += 1;
+            self.handle_frames(id);
+        }
+        Ok(count)
+    }
+
+    /// Read what a dead process has left in its socket. Others may hold its end open, so the end of
+    /// the stream is not waited for.
+    pub(super) fn drain(&mut self, id: LinkId) {
+        while let Ok(1..) = self.read(id) {}
+        self.source = None;
+    }
+
+    /// Take the inbox out, so that its frames can be handled with the whole daemon at hand.
+    pub(super) fn take_inbox(&mut self, id: LinkId) -> Inbox {
+        self.links
+            .get_mut(&id)
+            .map(|link| std::mem::take(&mut link.inbox))
+            .unwrap_or_default()
+    }
+
+    /// Put the inbox back, unless the link was closed meanwhile.
+    pub(super) fn put_inbox(&mut self, id: LinkId, inbox: Inbox) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.inbox = inbox;
+        }
+    }
+
+    /// Close a link once everything that waits has been written.
+    pub(super) fn close_when_written(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        if link.outbox.is_empty() {
+            self.close_link(id);
+        } else {
+            link.closing = true;
+        }
+    }
+
+    /// Close a link now.
+    pub(super) fn close_link(&mut self, id: LinkId) {
+        let Some(link) = self.links.remove(&id) else {
+            return;
+        };
+        // The other end sees the end of the stream even while a task still holds the descriptor.
+        let _ = rustix::net::shutdown(link.socket.get_ref().as_fd(), rustix::net::Shutdown::Both);
+        self.resume(link.filled_by);
+    }
+
+    /// Whether a link's task should wait until it can read, and until it can write. `None`: closed.
+    fn interest(&self, id: LinkId) -> Option<(bool, bool)> {
+        let link = self.links.get(&id)?;
+        Some((!link.paused, link.blocked))
+    }
+}
