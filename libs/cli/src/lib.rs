@@ -1,0 +1,87 @@
+//! The `shoal` command, as a function: the Python package calls it with the arguments it was given.
+
+mod options;
+mod start;
+mod status;
+mod stop;
+
+use clap::{Parser, Subcommand};
+
+use options::{DaemonOptions, StartOptions, StatusOptions, StopOptions};
+
+/// The exit code when the command line makes no sense.
+const USAGE: i32 = 2;
+
+/// Run and look after a Shoal node on this machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "shoal",
+    disable_version_flag = true,
+    arg_required_else_help = true
+)]
+struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Start a node that stays until `shoal stop`.
+    Start(StartOptions),
+    /// Stop the nodes on this machine that `shoal start` has started.
+    Stop(StopOptions),
+    /// Show nodes, resources, workers, actors and the object store.
+    Status(StatusOptions),
+    /// Print the version.
+    Version,
+    /// Serve a node in this process; `shoal start` and `shoal.init()` use it.
+    #[command(hide = true)]
+    Daemon(Box<DaemonOptions>),
+}
+
+/// Run the command, and return its exit code: 0 if it did what it should, 1 if it could not, 2 if the
+/// arguments make no sense.
+///
+/// `program` is the command line that runs this function in a process of its own, without arguments;
+/// `arguments` come without the name of the command.
+pub fn main(program: Vec<String>, arguments: Vec<String>) -> i32 {
+    let command =
+        match Command::try_parse_from(std::iter::once(String::from("shoal")).chain(arguments)) {
+            Ok(command) => command,
+            Err(error) => {
+                // Help that was asked for goes to standard output and is no error.
+                let _ = error.print();
+                return error.exit_code();
+            }
+        };
+    let result = match command.action {
+        Action::Start(options) => start::start(&program, &options),
+        Action::Stop(options) => stop::stop(&options),
+        Action::Status(options) => status::status(&options),
+        Action::Version => {
+            println!("shoal {}", shoal_runtime::control::VERSION);
+            Ok(())
+        }
+        Action::Daemon(options) => start::serve(*options),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(Failure::Usage(text)) => {
+            eprintln!("error: {text}");
+            USAGE
+        }
+        Err(Failure::Failed(text)) => {
+            eprintln!("error: {text}");
+            1
+        }
+    }
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+enum Failure {
+    /// The arguments make no sense together.
+    Usage(String),
+    /// Something went wrong.
+    Failed(String),
+}

@@ -1,0 +1,256 @@
+//! The arguments of each command.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use shoal_runtime::daemon::Wanted;
+use shoal_runtime::daemon::session::DEFAULT_TEMP_DIRECTORY;
+
+/// Where sessions are.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TempDirectory {
+    /// Directory below which sessions are kept.
+    #[arg(long = "temp-dir", value_name = "PATH", default_value = DEFAULT_TEMP_DIRECTORY)]
+    pub(crate) path: PathBuf,
+}
+
+/// What a node offers.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeOptions {
+    /// Logical CPUs, for tasks and actors [default: those that this process may use].
+    #[arg(long, value_name = "N", value_parser = amount)]
+    num_cpus: Option<f64>,
+    /// Logical GPUs [default: those that are visible].
+    #[arg(long, value_name = "N", value_parser = amount)]
+    num_gpus: Option<f64>,
+    /// Resources by other names, as a JSON object of amounts: '{"license": 2}'.
+    #[arg(long, value_name = "JSON", value_parser = resources, default_value = "{}")]
+    resources: Resources,
+    /// Labels of the node, as a JSON object of strings: '{"zone": "a"}'.
+    #[arg(long, value_name = "JSON", value_parser = labels, default_value = "{}")]
+    labels: Labels,
+    /// Memory that tasks and actors may ask for [default: what the object store leaves].
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<u64>,
+    /// Size of the object store [default: 30 % of the available memory].
+    #[arg(long, value_name = "BYTES")]
+    object_store_memory: Option<u64>,
+    /// Where objects are spilled to when the store is full [default: the session's directory].
+    #[arg(long, value_name = "PATH")]
+    object_spilling_directory: Option<PathBuf>,
+    /// Stop after this time without drivers and workers [default: never].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    idle_exit: Option<Duration>,
+}
+
+#[derive(Clone, Debug)]
+struct Resources(BTreeMap<String, f64>);
+
+#[derive(Clone, Debug)]
+struct Labels(BTreeMap<String, String>);
+
+/// Arguments of `shoal start`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StartOptions {
+    /// Start the first node of a cluster.
+    #[arg(long)]
+    pub(crate) head: bool,
+    /// The cluster to join.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "head")]
+    pub(crate) address: Option<String>,
+    /// Serve in this process until it is interrupted, instead of in the background.
+    #[arg(long)]
+    pub(crate) block: bool,
+    #[command(flatten)]
+    pub(crate) temp: TempDirectory,
+    #[command(flatten)]
+    pub(crate) node: NodeOptions,
+}
+
+/// Arguments of `shoal stop`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StopOptions {
+    /// Kill everything at once instead of letting workers run their exit handlers.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) temp: TempDirectory,
+}
+
+/// Arguments of `shoal status`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusOptions {
+    /// Print a JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) temp: TempDirectory,
+}
+
+/// Arguments of `shoal daemon`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DaemonOptions {
+    /// The read end of a pipe that the owner holds: when it closes, the node stops.
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(3..))]
+    pub(crate) owner_fd: Option<i32>,
+    /// Gets one line of JSON when the node is up, or cannot be.
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(3..))]
+    pub(crate) ready_fd: Option<i32>,
+    #[command(flatten)]
+    pub(crate) temp: TempDirectory,
+    #[command(flatten)]
+    pub(crate) node: NodeOptions,
+}
+
+impl NodeOptions {
+    /// What the node is to offer.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            num_cpus: self.num_cpus,
+            num_gpus: self.num_gpus,
+            memory: self.memory,
+            object_store_memory: self.object_store_memory,
+            resources: self.resources.0.clone(),
+        }
+    }
+
+    /// How the daemon is to run, apart from where its session is.
+    pub(crate) fn daemon(self) -> shoal_runtime::daemon::Options {
+        shoal_runtime::daemon::Options {
+            wanted: self.wanted(),
+            labels: self.labels.0.into_iter().collect(),
+            spill_directory: self.object_spilling_directory,
+            idle_exit: self.idle_exit,
+            ..shoal_runtime::daemon::Options::default()
+        }
+    }
+
+    /// The same options as arguments.
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: Option<String>| {
+            arguments.extend(value.map(|value| format!("--{name}={value}")));
+        };
+        add("num-cpus", self.num_cpus.map(|value| value.to_string()));
+        add("num-gpus", self.num_gpus.map(|value| value.to_string()));
+        add(
+            "resources",
+            Some(serde_json::json!(self.resources.0).to_string()),
+        );
+        add("labels", Some(serde_json::json!(self.labels.0).to_string()));
+        add("memory", self.memory.map(|value| value.to_string()));
+        add(
+            "object-store-memory",
+            self.object_store_memory.map(|value| value.to_string()),
+        );
+        let directory = self.object_spilling_directory.as_ref();
+        add(
+            "object-spilling-directory",
+            directory.map(|path| path.to_string_lossy().into_owned()),
+        );
+        add(
+            "idle-exit",
+            self.idle_exit.map(|value| value.as_secs_f64().to_string()),
+        );
+        arguments
+    }
+}
+
+fn amount(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(amount) if amount >= 0.0 && f64::is_finite(amount) => Ok(amount),
+        _ => Err(String::from("an amount is a number from 0")),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| String::from("a time is a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn resources(text: &str) -> Result<Resources, String> {
+    let resources: BTreeMap<String, f64> = serde_json::from_str(text)
+        .map_err(|error| format!("resources are a JSON object of amounts: {error}"))?;
+    match resources.iter().find(|(_, amount)| **amount < 0.0) {
+        Some((name, _)) => Err(format!("the amount of {name:?} is negative")),
+        None => Ok(Resources(resources)),
+    }
+}
+
+fn labels(text: &str) -> Result<Labels, String> {
+    serde_json::from_str(text)
+        .map(Labels)
+        .map_err(|error| format!("labels are a JSON object of strings: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Command};
+    use clap::{CommandFactory, Parser};
+
+    fn daemon(arguments: &[&str]) -> Result<DaemonOptions, clap::Error> {
+        let command = Command::try_parse_from(["shoal", "daemon"].iter().chain(arguments))?;
+        match command.action {
+            Action::Daemon(options) => Ok(*options),
+            other => panic!("not a daemon: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Command::command().debug_assert();
+    }
+
+    /// `shoal start` passes its options on: nothing may be lost or changed on the way.
+    #[test]
+    fn options_survive_being_passed_on() {
+        let given = [
+            "--num-cpus=0.5",
+            "--num-gpus=2",
+            "--resources={\"a b\":1.25,\"ü\":3.0}",
+            "--labels={\"zone\":\"x=1\"}",
+            "--memory=123",
+            "--object-store-memory=456",
+            "--object-spilling-directory=/some where",
+            "--idle-exit=1.5",
+        ];
+        let once = daemon(&given).expect("valid").node;
+        let arguments = once.to_arguments();
+        assert_eq!(arguments, given);
+        let borrowed: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let twice = daemon(&borrowed).expect("valid").node;
+        assert_eq!(format!("{once:?}"), format!("{twice:?}"));
+        let options = twice.daemon();
+        assert_eq!(options.wanted.num_cpus, Some(0.5));
+        assert_eq!(options.wanted.resources["ü"], 3.0);
+        assert_eq!(
+            options.labels,
+            [(String::from("zone"), String::from("x=1"))]
+        );
+        assert_eq!(options.idle_exit, Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_reason() {
+        for (argument, reason) in [
+            ("--num-cpus=-1", "a number from 0"),
+            ("--num-cpus=many", "a number from 0"),
+            ("--resources=[1]", "JSON object of amounts"),
+            ("--resources={\"a\":-1}", "\"a\" is negative"),
+            ("--labels={\"a\":1}", "JSON object of strings"),
+            ("--memory=-5", "invalid value"),
+            ("--idle-exit=-1", "negative"),
+            ("--owner-fd=1", "1 is not in"),
+            ("--no-such-option", "unexpected argument"),
+        ] {
+            let error = daemon(&[argument]).expect_err(argument);
+            assert_eq!(error.exit_code(), 2, "{argument}");
+            assert!(error.to_string().contains(reason), "{argument}: {error}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `shoal start` and the process that it starts.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use shoal_runtime::daemon::session::{self, Description, SESSION_VARIABLE};
+use shoal_runtime::daemon::{self, DaemonError};
+
+use crate::Failure;
+use crate::options::{DaemonOptions, StartOptions};
+
+/// Start a node.
+pub(crate) fn start(program: &[String], options: &StartOptions) -> Result<(), Failure> {
+    if !options.head {
+        return Err(Failure::Usage(String::from(
+            "joining a cluster needs the transport between nodes, which this version does not have; \
+             use `shoal start --head` for a node of its own",
+        )));
+    }
+    if let Some(running) = session::newest(&options.temp.path) {
+        return Err(Failure::Failed(format!(
+            "a node runs already (pid {}, {}); stop it with `shoal stop`",
+            running.pid,
+            running.session.display()
+        )));
+    }
+    if options.block {
+        let mut daemon = options.node.clone().daemon();
+        daemon.temp_directory.clone_from(&options.temp.path);
+        return daemon::run(daemon).map_err(explain);
+    }
+    let description = spawn(program, options)?;
+    println!("A node has been started: {}", description.session.display());
+    println!();
+    println!("  connect a program   shoal.init(address=\"auto\")");
+    println!("  look at it          shoal status");
+    println!("  stop it             shoal stop");
+    Ok(())
+}
+
+/// Start a daemon in the background, and wait until it serves.
+fn spawn(program: &[String], options: &StartOptions) -> Result<Description, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::Failed(format!("the node cannot be started: {error}"));
+    let (name, rest) = program
+        .split_first()
+        .ok_or_else(|| Failure::Failed(String::from("it is unknown how to run this command")))?;
+    let (ready, ready_writer) = std::io::pipe().map_err(failed)?;
+    let writer = ready_writer.as_raw_fd();
+    let mut command = Command::new(name);
+    command
+        .args(rest)
+        .arg("daemon")
+        .arg(format!("--ready-fd={writer}"));
+    command.arg(format!("--temp-dir={}", options.temp.path.display()));
+    command.args(options.node.to_arguments());
+    // Another node's mark would make this one look like something that a worker has left behind.
+    command.env_remove(SESSION_VARIABLE);
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::null());
+    let prepare = move || {
+        rustix::process::setsid()?;
+        // SAFETY: the pipe is open in the parent while it spawns, and this is the child's copy.
+        let writer = unsafe { BorrowedFd::borrow_raw(writer) };
+        fcntl_setfd(writer, FdFlags::empty())?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made; nothing is allocated or locked.
+    unsafe { command.pre_exec(prepare) };
+    let mut child = command.spawn().map_err(failed)?;
+    drop(ready_writer);
+
+    let mut line = String::new();
+    BufReader::new(ready).read_line(&mut line).map_err(failed)?;
+    match serde_json::from_str(&line) {
+        Ok(description) => Ok(description),
+        // It has said why on standard error, which it shares with this process.
+        Err(_) => {
+            let status = child.wait().map_err(failed)?;
+            Err(Failure::Failed(format!(
+                "the node could not be started ({status})"
+            )))
+        }
+    }
+}
+
+/// Serve a node in this process.
+pub(crate) fn serve(options: DaemonOptions) -> Result<(), Failure> {
+    let owner = options.owner_fd.map(take_descriptor).transpose()?;
+    let ready = options.ready_fd.map(take_descriptor).transpose()?;
+    let mut daemon = options.node.daemon();
+    daemon.temp_directory = options.temp.path;
+    daemon.redirect = true;
+    daemon.owner = owner;
+    daemon.ready = ready;
+    daemon::run(daemon).map_err(explain)
+}
+
+/// Take over a descriptor that the starter has left open for this process.
+fn take_descriptor(number: i32) -> Result<OwnedFd, Failure> {
+    // Anything may stand on the command line: what is not open cannot be taken.
+    let open = std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok();
+    if !open {
+        return Err(Failure::Usage(format!(
+            "{number} is no open file descriptor"
+        )));
+    }
+    // SAFETY: it is open, and nobody else in this process knows of it: it was inherited.
+    let descriptor = unsafe { File::from_raw_fd(number) };
+    // The processes of the node must not hold it open.
+    fcntl_setfd(&descriptor, FdFlags::CLOEXEC)
+        .map_err(|error| Failure::Failed(format!("a file descriptor cannot be kept: {error}")))?;
+    Ok(descriptor.into())
+}
+
+fn explain(error: DaemonError) -> Failure {
+    match error {
+        DaemonError::Options(text) => Failure::Usage(text),
+        error => Failure::Failed(error.to_string()),
+    }
+}
