@@ -12,10 +12,15 @@ Functions become tasks, classes become actors, and values become objects in shar
 The API is Ray's; see `shoal.init`, `shoal.remote`, `shoal.get`, `shoal.put` and `shoal.wait`.
 """
 
-import sys as _sys
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+import sys as _sys
+
+# Type checkers take it for true; importing it from typing would be most of what `import shoal` costs.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from shoal import actor, exceptions, runtime_context, util
     from shoal._cluster import (
         available_resources,

@@ -86,7 +86,7 @@ async def _wait_in_other_loop(on_ready: Callable[[Callable[[], None]], None]) ->
     await event.wait()
 
 
-def future(ref: ObjectRef[T]) -> concurrent.futures.Future[T]:
+def concurrent_future(ref: ObjectRef[T]) -> concurrent.futures.Future[T]:
     """A future of `concurrent.futures` for the value. Cancelling it leaves the task alone."""
     import concurrent.futures
 

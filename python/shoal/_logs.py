@@ -80,8 +80,8 @@ class Deduplicator:
 
     def _is_new(self, line: Line, now: float) -> bool:
         key = _NUMBER.sub("", line.text)
-        if not key.strip():
-            # Numbers are all this line says.
+        if not any(character.isalpha() for character in key):
+            # Numbers are all that this line says.
             return True
         pattern = self._patterns.get((line.is_stderr, key))
         if pattern is None:

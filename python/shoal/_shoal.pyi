@@ -7,7 +7,7 @@ It calls back into Python:
   ``from_failure(kind, fields)`` for a failure of the core: ``kind`` is the variant's name, ``fields`` has its fields by
   name; ids are bytes, a death or the cause of an actor's death is a dict with ``kind`` and its fields (``error``: the
   deserialised exception of a constructor, ``failure``: another such dict, ``death``, ``detail``);
-- ``shoal._async.await_ref(ref)``, ``future(ref)`` and ``as_future(ref)`` for the methods of the same purpose.
+- ``shoal._async.await_ref(ref)``, ``concurrent_future(ref)`` and ``as_future(ref)`` for the methods of that purpose.
 
 A call through a handle of an earlier session raises ``shoal.exceptions.ActorHandleNotFoundError``.
 """
@@ -49,7 +49,7 @@ def ask(query: str, arguments: dict[str, Any]) -> Any:
     'put' (key, value: bytes, overwrite), 'get' (key), 'delete' (key), 'workers', 'store'.
 
     Returns plain dicts, lists, bytes, bools, or None for not found. A node: node, alive, host, total, free, labels
-    (a dict). An actor: id (bytes), job, label, name, namespace, incarnation, state, pid.
+    (a dict). An actor: actor (bytes), job, label, name, namespace, incarnation, state, pid.
     'actor_by_name' returns (actor: Actor (weak), handle: bytes) or None.
     """
 

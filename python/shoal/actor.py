@@ -353,21 +353,12 @@ class ActorHandle(Generic[C_co]):
         return f"Actor({self._shoal_description.name}, {self._shoal_actor.hex()})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_handle, (
-            self._shoal_actor.binary(),
-            self._shoal_actor.is_weak(),
-            self._shoal_description,
-            self._shoal_defaults,
-        )
+        # The extension's object is pickled itself: that is how the reference is counted.
+        return _rebuild_handle, (self._shoal_actor, self._shoal_description, self._shoal_defaults)
 
 
-def _rebuild_handle(
-    binary: bytes, weak: bool, description: ClassDescription, defaults: HandleDefaults
-) -> ActorHandle[Any]:
-    session = _session.require()
-    from shoal import _shoal
-
-    return ActorHandle(_shoal.rebuild_actor(binary, weak), description, defaults, session)
+def _rebuild_handle(actor: _shoal.Actor, description: ClassDescription, defaults: HandleDefaults) -> ActorHandle[Any]:
+    return ActorHandle(actor, description, defaults, _session.require())
 
 
 class ActorMethod(Generic[F_co, Result_co]):
