@@ -47,7 +47,7 @@ COPY = Target(of_limit=0.8)
 ROUND_TRIP = "socket round trip, spinning reader"
 PIPELINE = "socket, 1000 calls in flight"
 COPY_LARGE = "copy 839 MB into a warm shared mapping"
-COPY_SMALL = "copy 84 MB into a warm shared mapping"
+COPY_SMALL = "copy 84 MB into a warm shared mapping, written source"
 COPY_WRITTEN = "copy 839 MB into a warm shared mapping, written source"
 COPY_MULTI = "copy 84 MB into warm shared mappings, all processors"
 

@@ -24,7 +24,7 @@ from recorder import Recorder
 
 MESSAGE = bytes(100)
 IN_FLIGHT = 1000
-SPINS = 2000
+SPINS = 200
 GIGABYTE = 1e9
 LARGE, SMALL = 100 * 1024 * 1024, 10 * 1024 * 1024  # elements of 8 bytes, as in the measurements of puts
 
@@ -149,7 +149,7 @@ def _copies(record: Recorder) -> None:
     _large_copies(record)
     with _shared_array(SMALL) as shared:
         # As many sources as the measurement of first puts has, so that the caches help as little.
-        sources = [np.zeros(SMALL, dtype=np.int64) for _ in range(10)]
+        sources = [np.ones(SMALL, dtype=np.int64) for _ in range(10)]
 
         def copy_sources() -> None:
             for source in sources:

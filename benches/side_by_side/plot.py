@@ -31,6 +31,7 @@ def draw(document: dict[str, Any], path: Path) -> bool:
         axes.annotate(
             f"{line['ratio']:.3g}x", (line["ratio"], position), (4, 0),
             textcoords="offset points", va="center", fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
         if line["target"] and line["target"].endswith("x Ray"):
             wanted = float(line["target"].split()[1].rstrip("x"))

@@ -35,13 +35,15 @@ class Recorder:
     def wants(self, name: str) -> bool:
         return name in self._wanted
 
-    def rate(self, name: str, function: Callable[[], object], operations: float = 1) -> None:
+    def rate(self, name: str, function: Callable[[], object], operations: float = 1, at_least_runs: int = 1) -> None:
         """Measure how often `function` runs in a second, times the `operations` in one call."""
         if not self.wants(name):
             return
         self._write(started=name)
         try:
-            self._write(name=name, samples=_rates(function, operations, self.effort))
+            self._write(
+                name=name, samples=_rates(function, operations, self.effort, max(self.effort.runs, at_least_runs))
+            )
         except Exception as error:
             self.failed(name, error)
 
@@ -68,7 +70,7 @@ class Recorder:
         self._file.flush()
 
 
-def _rates(function: Callable[[], object], operations: float, effort: Effort) -> list[float]:
+def _rates(function: Callable[[], object], operations: float, effort: Effort, runs: int) -> list[float]:
     """One rate per run, by the method of Ray's microbenchmark.
 
     The warm-up also tells how many calls make up a tenth of a second or so; the clock is read only
@@ -81,7 +83,7 @@ def _rates(function: Callable[[], object], operations: float, effort: Effort) ->
         calls += 1
     step = calls // 10 + 1
     rates = []
-    for _ in range(effort.runs):
+    for _ in range(runs):
         calls = 0
         begin = time.perf_counter()
         while time.perf_counter() - begin < effort.seconds:

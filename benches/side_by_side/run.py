@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
     # The processes of a measured cluster must not escape, whatever they do with their parents.
     processes.adopt_orphans()
+    # Being told to stop ends them too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     systems = _installed(options.systems)
     lines, limits = _selected(options)
     results = storage.Results([system.name for system in systems])
@@ -45,7 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{(time.monotonic() - begin) / 60:.1f} minutes" + (", interrupted" if interrupted else ""))
     if not options.no_files:
         _write(results, systems, options, whole=not interrupted and _is_whole(options, systems))
-    if results.unclean() or any("shoal" in reasons for reasons in results.errors.values()):
+    if interrupted:
+        sys.exit(130)
+    left = any(one["system"] == "shoal" for one in results.unclean())
+    if left or any("shoal" in reasons for reasons in results.errors.values()):
         sys.exit(1)
 
 
