@@ -101,7 +101,7 @@ def test_a_handle_of_an_earlier_session_is_refused(no_cluster):
     assert api.get(holder.read.remote()) == 1
     api.shutdown()
     api.init(num_cpus=1, include_dashboard=False)
-    with pytest.raises(Exception, match="different cluster|ActorHandleNotFound|session"):
+    with pytest.raises(Exception, match=r"different cluster|ActorHandleNotFound|session"):
         holder.read.remote()
     with pytest.raises(exceptions.ActorHandleNotFoundError):
         api.kill(holder)
