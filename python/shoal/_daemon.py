@@ -18,6 +18,9 @@ from typing import Any
 
 from shoal.exceptions import ShoalSystemError
 
+SESSION_VARIABLE = "SHOAL_SESSION"
+"""Names the session in every process that a node has started."""
+
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _LOG_TAIL_BYTES = 4000
@@ -65,6 +68,8 @@ class Daemon:
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=(owner_reads, ready_writes),
+                # Another node's mark would make this one look like something that a worker has left behind.
+                env={name: value for name, value in os.environ.items() if name != SESSION_VARIABLE},
                 # Ctrl-C in the terminal is for the program, which then stops the daemon.
                 start_new_session=True,
             )
@@ -120,9 +125,9 @@ class Daemon:
                 code = self._process.wait(_STOP_SECONDS)
                 raise self._failure(f"ended with code {code} before it was ready")
             line += part
-        message = json.loads(line)
-        if not isinstance(message, dict) or "socket" not in message:
-            raise self._failure(f"reported {line!r} instead of its socket")
+        message: Mapping[str, Any] = json.loads(line)
+        if "error" in message:
+            raise ShoalSystemError(f"the node daemon could not start: {message['error']}")
         return message
 
     def _failure(self, what: str) -> ShoalSystemError:

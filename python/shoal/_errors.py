@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from shoal import _serialization, exceptions
-from shoal._task_error import TaskError
+from shoal._task_error import TaskError, set_slots, slots_of
 
 _OUR_FRAMES = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -49,10 +49,10 @@ def serialize_task_exception(
             actor_id=None if actor is None else actor.hex(),
         )
 
+    by_state = (lambda: wrap(_ByState(cause)), lambda: wrap(cause))
     data, buffers = _dump_first(
         [
-            lambda: wrap(cause),
-            lambda: wrap(_StateCarrier(cause)),
+            *(reversed(by_state) if _pickles_itself(type(cause)) else by_state),
             lambda: wrap(_as_builtin(cause, text)),
             lambda: wrap(exceptions.UnserializableException(text)),
         ]
@@ -74,11 +74,11 @@ def _dump_first(
     raise AssertionError("an error made of text alone can always be pickled")
 
 
-class _StateCarrier(Exception):
+class _ByState(Exception):
     """Pickles as an exception's class and state, and unpickles as that exception.
 
-    Python pickles an exception as a call of its class with `args`, which fails for every class
-    whose constructor takes something else.
+    Python pickles an exception as a call of its class with `args`: that fails for every class whose
+    constructor takes something else, and loses what is in slots.
     """
 
     def __init__(self, exception: BaseException) -> None:
@@ -87,14 +87,27 @@ class _StateCarrier(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         exception = self.exception
-        return _rebuild_exception, (type(exception), exception.args, dict(vars(exception)))
+        state = dict(getattr(exception, "__dict__", {}))
+        return _rebuild_exception, (type(exception), exception.args, state, slots_of(exception))
 
 
-def _rebuild_exception(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    exception = cls.__new__(cls)
+def _rebuild_exception(
+    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any], slots: dict[str, Any]
+) -> BaseException:
+    try:
+        exception = cls.__new__(cls, *args)
+    except TypeError:
+        exception = cls.__new__(cls)
     exception.args = args
     exception.__dict__.update(state)
+    set_slots(exception, slots)
     return exception
+
+
+def _pickles_itself(cls: type) -> bool:
+    """Whether a class of the program says how it is pickled."""
+    ways = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
+    return any(way in vars(base) for base in cls.__mro__ if base.__module__ != "builtins" for way in ways)
 
 
 def _as_builtin(exception: BaseException, text: str) -> BaseException:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shoal import _labels, options
+from shoal import _daemon, _labels, options
 from shoal._session import Session
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def plan(
         runtime_env = runtime_env or job_config.runtime_env
 
     daemon = _daemon_arguments(num_cpus, num_gpus, resources, labels, object_store_memory, rare)
-    socket = _find_node(address)
+    socket = _find_node(address, rare.get("_temp_dir"))
     if socket is not None:
         _refuse_options_of_new_cluster(
             {
@@ -153,7 +153,7 @@ def _daemon_arguments(
 # --- addresses --------------------------------------------------------------------------------
 
 
-def _find_node(address: str | None) -> str | None:
+def _find_node(address: str | None, temp: str | None) -> str | None:
     """The socket of the node to join, or None to start one; ConnectionError if there is none."""
     if address == "local":
         return None
@@ -163,7 +163,7 @@ def _find_node(address: str | None) -> str | None:
             return None
         if named and named != "auto":
             return _socket_of(named)
-        running = find_running()
+        running = find_running(temp)
         if running is None and (address == "auto" or named == "auto"):
             raise ConnectionError(
                 "No running cluster was found on this machine. Start one with `shoal start "
@@ -178,7 +178,7 @@ def _find_node(address: str | None) -> str | None:
 def _socket_of(address: str) -> str:
     """The node's socket that `address` means: a session directory, or the socket itself."""
     path = os.path.join(address, "node.sock") if os.path.isdir(address) else address
-    if not os.path.exists(path):
+    if not _is_served(os.path.abspath(path)):
         raise ConnectionError(
             f"There is no cluster at {address!r}. An address is a session directory or the path "
             'of a node\'s socket, "auto" or "local".'
@@ -186,15 +186,31 @@ def _socket_of(address: str) -> str:
     return os.path.abspath(path)
 
 
-def find_running() -> str | None:
-    """The socket of the node that ``shoal start`` runs on this machine, or None."""
-    root = os.environ.get("SHOAL_TEMP_DIR", f"/tmp/shoal-{os.getuid()}")
+def find_running(temp: str | None = None) -> str | None:
+    """The socket of the node that ``shoal start`` runs on this machine, or None.
+
+    `temp`: the directory below which sessions are kept.
+    """
     try:
-        with open(os.path.join(root, "current"), encoding="utf-8") as file:
+        with open(os.path.join(temp or "/tmp", f"shoal-{os.getuid()}", "current"), encoding="utf-8") as file:
             socket = file.read().strip()
     except OSError:
         return None
-    return socket if os.path.exists(socket) else None
+    return socket if _is_served(socket) else None
+
+
+def _is_served(socket: str) -> bool:
+    """Whether the daemon of this socket lives: then it holds the lock beside it."""
+    import fcntl
+
+    try:
+        with open(os.path.join(os.path.dirname(socket), "lock"), "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 # --- joining ----------------------------------------------------------------------------------
@@ -203,9 +219,8 @@ def find_running() -> str | None:
 def join(plan: Plan, *, log_to_driver: bool | None) -> Session:
     """Start a node if need be, and join it."""
     from shoal import _logs, _shoal
-    from shoal._daemon import Daemon
 
-    daemon = Daemon(plan.daemon) if plan.socket is None else None
+    daemon = _daemon.Daemon(plan.daemon) if plan.socket is None else None
     socket = plan.socket or str(daemon.ready["socket"] if daemon else "")
     if log_to_driver is None:
         log_to_driver = os.environ.get("SHOAL_LOG_TO_DRIVER", "1") != "0"
@@ -228,9 +243,25 @@ def _launch(plan: Plan) -> dict[str, Any]:
         "python": sys.executable,
         "module_path": module_path,
         "working_directory": os.getcwd(),
-        "variables": plan.variables,
+        "variables": _environment(plan.variables),
         "preload": _preload(),
     }
+
+
+def _environment(variables: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The whole environment of workers: this process's, and `variables` on top of it."""
+    merged = {**os.environ, **dict(variables)}
+    merged.pop(_daemon.SESSION_VARIABLE, None)
+    # What is not Unicode cannot be passed on; no program can have set it in Python on purpose.
+    return sorted((name, value) for name, value in merged.items() if _is_unicode(name + value))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _preload() -> list[str]:

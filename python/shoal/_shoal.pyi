@@ -186,7 +186,7 @@ def rebuild_actor(binary: bytes, weak: bool) -> Actor: ...
 
 # --- inside a worker ----------------------------------------------------------------------------
 
-def run_template(link: int) -> dict[str, Any] | None:
+def run_template(link: int, segment: int) -> dict[str, Any] | None:
     """Serve fork requests. Returns in each forked worker with what it needs, in the template None."""
 
 def current_task() -> dict[str, Any] | None:

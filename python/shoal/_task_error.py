@@ -10,8 +10,8 @@ import sys
 import types
 from typing import Any
 
-# Set by the interpreter while an exception travels; they say nothing about what went wrong.
-_TRAVEL_ATTRIBUTES = frozenset({"args", "__traceback__", "__context__", "__cause__", "__suppress_context__"})
+# Descriptors that hold nothing of what went wrong, or that are looked after separately.
+_NO_STATE = frozenset({"__dict__", "__weakref__", "args"})
 
 
 class ShoalError(Exception):
@@ -157,17 +157,33 @@ def _dual_class(cause_class: type) -> Any:
 
 
 def _copy_state(source: BaseException, target: BaseException) -> None:
-    """Give `target` the attributes of `source`: its dictionary, and slots of its classes."""
-    for cls in type(source).__mro__:
+    """Give `target` the attributes of `source`."""
+    set_slots(target, slots_of(source))
+    target.__dict__.update(getattr(source, "__dict__", {}))
+
+
+def slots_of(exception: BaseException) -> dict[str, Any]:
+    """The attributes that `exception` keeps outside of its dictionary, such as `OSError.errno`."""
+    found: dict[str, Any] = {}
+    for cls in type(exception).__mro__:
         if cls is BaseException or cls is object:
             continue
         for name, member in vars(cls).items():
             if not isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType):
                 continue
-            if name in _TRAVEL_ATTRIBUTES or name in ("__dict__", "__weakref__"):
+            if name in _NO_STATE or name in found:
                 continue
             try:
-                setattr(target, name, getattr(source, name))
+                found[name] = getattr(exception, name)
             except (AttributeError, TypeError):
                 continue
-    target.__dict__.update(getattr(source, "__dict__", {}))
+    return found
+
+
+def set_slots(exception: BaseException, slots: dict[str, Any]) -> None:
+    """Set what `slots_of` has found, as far as it can be set."""
+    for name, value in slots.items():
+        try:
+            setattr(exception, name, value)
+        except (AttributeError, TypeError):
+            continue
