@@ -81,6 +81,7 @@ LINES = [
     Line("import", "startup", SECONDS, Target(below=0.1)),
     Line("init", "startup", SECONDS),
     Line("init to first result", "startup", SECONDS, Target(below=0.5)),
+    Line("import to first result", "startup", SECONDS),
     Line("20 actors ready", "startup", SECONDS, Target(below=0.5)),
     Line("shutdown", "startup", SECONDS),
     Line("init to first result, default options", "startup with defaults", SECONDS, Target(below=0.5)),
@@ -124,6 +125,7 @@ QUICK = {
     "import",
     "init",
     "init to first result",
+    "import to first result",
     "20 actors ready",
     "shutdown",
 }

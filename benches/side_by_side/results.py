@@ -66,8 +66,13 @@ class Results:
         return shoal / limit if shoal and limit else None
 
     def reached(self, line: Line) -> bool | None:
-        """Whether Shoal reaches the target; None without a target or without the values to tell."""
+        """Whether Shoal reaches the target; None without a target or without the values to tell.
+
+        A line that failed on Shoal in any round misses its target.
+        """
         target, shoal = line.target, self.median(line.name, "shoal")
+        if target is not None and "shoal" in self.errors.get(line.name, {}):
+            return False
         if target is None or shoal is None:
             return None
         if target.below is not None:

@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
         _write(results, systems, options, whole=not interrupted and _is_whole(options, systems))
     if interrupted:
         sys.exit(130)
-    left = any(one["system"] == "shoal" for one in results.unclean())
-    if left or any("shoal" in reasons for reasons in results.errors.values()):
+    # A slow or failed line is in the report; a process left behind would outlive it.
+    if any(one["system"] == "shoal" for one in results.unclean()):
         sys.exit(1)
 
 
