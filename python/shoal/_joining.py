@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shoal import _daemon, _labels, options
-from shoal._session import Session
+from shoal._session import RUNTIME_ENV_VARIABLE, Session
 
 if TYPE_CHECKING:
     from shoal.job_config import JobConfig
@@ -97,6 +97,8 @@ def plan(
             }
         )
     variables = options.variables(runtime_env)
+    if runtime_env:
+        variables.append((RUNTIME_ENV_VARIABLE, json.dumps(runtime_env)))
     if logging_config is not None:
         variables.append(logging_config.to_variable())
     from shoal import _ray_compat
@@ -230,9 +232,7 @@ def join(plan: Plan, *, log_to_driver: bool | None) -> Session:
         if daemon is not None:
             daemon.stop()
         raise
-    session = Session(info, daemon=daemon, socket=socket)
-    session.runtime_env = dict(plan.runtime_env)
-    return session
+    return Session(info, daemon=daemon, socket=socket, runtime_env=plan.runtime_env)
 
 
 def _launch(plan: Plan) -> dict[str, Any]:

@@ -19,17 +19,23 @@ if TYPE_CHECKING:
     from shoal.logging_config import LoggingConfig
 
 
+RUNTIME_ENV_VARIABLE = "SHOAL_RUNTIME_ENV"
+"""Carries the job's `runtime_env` to workers, which show it in their runtime context."""
+
+
 class Session:
     """What this process knows about the cluster it is part of."""
 
-    def __init__(self, info: Mapping[str, Any], *, daemon: Daemon | None, socket: str) -> None:
+    def __init__(
+        self, info: Mapping[str, Any], *, daemon: Daemon | None, socket: str, runtime_env: Mapping[str, Any]
+    ) -> None:
         self.process: int = info["process"]
         self.node: int = info["node"]
         self.job: int = info["job"]
         self.namespace: str = info["namespace"]
         self.directory: str = info["session"]
         self.is_worker: bool = bool(info.get("is_worker", False))
-        self.runtime_env: Mapping[str, Any] = {}
+        self.runtime_env = dict(runtime_env)
         self.daemon = daemon
         self.socket = socket
 
@@ -90,12 +96,17 @@ def _adopt_worker() -> None:
     if "shoal._shoal" not in sys.modules:
         # Nothing can have connected; `is_initialized` must not load the extension.
         return
+    import json
+
     from shoal import _shoal
 
     if _shoal.is_connected():
         with _lock:
             if current is None:
-                current = Session(_shoal.process_info(), daemon=None, socket="")
+                runtime_env = json.loads(os.environ.get(RUNTIME_ENV_VARIABLE, "{}"))
+                info = _shoal.process_info()
+                socket = os.path.join(info["session"], "node.sock")
+                current = Session(info, daemon=None, socket=socket, runtime_env=runtime_env)
 
 
 class Context(Mapping[str, Any]):
