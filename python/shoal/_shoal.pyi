@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar, final
 
+from shoal.ids import JobID, TaskID
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -62,6 +64,14 @@ class ObjectRef(Generic[T_co]):
     def hex(self) -> str: ...
     def binary(self) -> bytes: ...
     def task_id_binary(self) -> bytes: ...
+    def task_id(self) -> TaskID:
+        """``shoal.ids.TaskID`` of ``task_id_binary``."""
+    def job_id(self) -> JobID:
+        """``shoal.ids.JobID.from_number`` of the session's job."""
+    def is_nil(self) -> bool: ...
+    @staticmethod
+    def size() -> int:
+        """How many bytes ``binary`` has."""
     def owner_process(self) -> int: ...
     def on_ready(self, callback: Callable[[], None]) -> None:
         """Call back once the outcome is here (maybe at once, maybe on another thread)."""
