@@ -171,14 +171,9 @@ def wait(
         raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
     if timeout is not None and timeout < 0:
         raise ValueError(f"a timeout is a number of seconds from 0 on, not {timeout}")
-    waited_for = []
-    for thing in object_refs:
-        if isinstance(thing, ObjectRef):
-            waited_for.append(thing)
-        elif isinstance(thing, ObjectRefGenerator):
-            waited_for.append(thing._stream)  # type: ignore[arg-type]
-        else:
-            raise TypeError(f"wait() takes a list of references, but the list has {thing!r}")
+    waited_for: list[Any] = object_refs
+    if set(map(type, object_refs)) - {ObjectRef}:
+        waited_for = [_to_core(thing) for thing in object_refs]
     if not object_refs:
         return [], []
     if len(set(object_refs)) != len(object_refs):
@@ -189,8 +184,27 @@ def wait(
         )
     if _session.current is None:
         _session.require()
-    ready, others = _shoal.wait(waited_for, num_returns, timeout, fetch_local)
-    return [object_refs[i] for i in ready], [object_refs[i] for i in others]
+    ready, _ = _shoal.wait(waited_for, num_returns, timeout, fetch_local)
+    # A few are taken out of a copy: much cheaper than building the list of the others anew.
+    others = object_refs.copy()
+    if len(ready) <= _FEW:
+        for index in reversed(ready):
+            del others[index]
+    else:
+        chosen = set(ready)
+        others = [thing for index, thing in enumerate(object_refs) if index not in chosen]
+    return [object_refs[index] for index in ready], others
+
+
+_FEW = 16
+
+
+def _to_core(thing: Any) -> Any:
+    if isinstance(thing, ObjectRef):
+        return thing
+    if isinstance(thing, ObjectRefGenerator):
+        return thing._stream
+    raise TypeError(f"wait() takes a list of references, but the list has {thing!r}")
 
 
 def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
