@@ -98,9 +98,9 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if isinstance(object_refs, list):
         if _session.current is None:
             _session.require()
-        for ref in object_refs:
-            if not isinstance(ref, ObjectRef):
-                raise ValueError(f"get() takes a reference or a list of references, but the list has {ref!r}")
+        if set(map(type, object_refs)) - {ObjectRef}:
+            wrong = next(thing for thing in object_refs if not isinstance(thing, ObjectRef))
+            raise ValueError(f"get() takes a reference or a list of references, but the list has {wrong!r}")
         return _shoal.get(object_refs, timeout)
     if isinstance(object_refs, ObjectRefGenerator):
         return object_refs
