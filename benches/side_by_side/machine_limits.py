@@ -78,7 +78,7 @@ def _receive_spinning(connection: socket.socket, size: int) -> bytes:
         try:
             return connection.recv(size, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            continue
+            os.sched_yield()  # the process that has to answer may be waiting for this very processor
     return connection.recv(size)
 
 
