@@ -178,6 +178,8 @@ pub struct Completion {
     pub retryable: bool,
     /// References from the arguments that this process still holds.
     pub kept: Vec<ObjectId>,
+    /// When the user's code started, in microseconds of its calendar.
+    pub started: u64,
     /// How long the user's code ran, in microseconds.
     pub micros: u32,
     /// The process exits after this task and takes no other.

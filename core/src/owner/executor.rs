@@ -306,6 +306,7 @@ impl Owner {
             items: result.items,
             retryable: result.retryable && !running.cancelled,
             kept,
+            started: result.started,
             micros: result.micros,
             exiting: result.exiting || (self.executor.leaving.is_some() && running.is_function),
         };
@@ -385,6 +386,7 @@ impl Owner {
                 items: 0,
                 retryable: false,
                 kept: Vec::new(),
+                started: 0,
                 micros: 0,
                 exiting: false,
             };

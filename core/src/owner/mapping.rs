@@ -51,6 +51,13 @@ impl Owner {
         Some((offset, size))
     }
 
+    /// Whether the object has an outcome whose bytes are in the store and were not asked for.
+    pub fn is_elsewhere(&self, object: ObjectId) -> bool {
+        self.has_outcome(object)
+            && !self.mappings.contains_key(&object)
+            && matches!(self.lookup(object), super::Lookup::NotReady)
+    }
+
     /// A task's argument: it stays pinned from the moment it is until [`Owner::remove_reader`].
     pub(super) fn pin_argument(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
         self.pin(now, object, out);

@@ -8,6 +8,7 @@ mod borrowing;
 mod calls;
 mod cancel;
 mod death;
+mod events;
 mod executor;
 mod leases;
 mod lineage;
@@ -31,6 +32,7 @@ use crate::task::{Assignment, Submission};
 use crate::value::{ActorDeath, Failure, Outcome, Value};
 use crate::{Map, OrderedMap};
 
+pub use events::TaskEvent;
 pub use objects::Lookup;
 pub use streams::NextItem;
 
@@ -228,10 +230,14 @@ pub struct RunResult {
     pub items: u32,
     /// See [`crate::task::Completion::retryable`].
     pub retryable: bool,
+    /// When it started, in microseconds of the program's calendar.
+    pub started: u64,
     /// How long it ran.
     pub micros: u32,
     /// The process takes no further task.
     pub exiting: bool,
+    /// It ended the process it ran in: nothing is reported, the death says it all.
+    pub silent: bool,
 }
 
 /// What an owner asks of the world.
@@ -318,6 +324,7 @@ pub struct Owner {
     /// Tasks that wait for their next attempt, by the time it is due.
     delayed: BTreeMap<(Time, u64), ()>,
     lineage_bytes: u64,
+    events: events::Events,
     /// Objects whose last use may have gone; settled at the end of each input.
     dropped: Vec<ObjectId>,
 }
@@ -341,6 +348,7 @@ impl Owner {
             peers: OrderedMap::default(),
             delayed: BTreeMap::new(),
             lineage_bytes: 0,
+            events: events::Events::default(),
             dropped: Vec::new(),
         }
     }

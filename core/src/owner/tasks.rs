@@ -241,6 +241,9 @@ impl Owner {
             completion.exiting,
             out,
         );
+        if let Some(task) = self.tasks.get(&number).filter(|_| current) {
+            self.events.add(task, from, &completion);
+        }
         if !current {
             for (index, outcome) in completion.outcomes.into_iter().enumerate() {
                 self.release_outcome(completion.task.object(index as u32), outcome, out);

@@ -207,6 +207,12 @@ impl Inner {
         self.callbacks.entry(object).or_default().push(callback);
     }
 
+    /// Nothing will change any more: whoever waits must look.
+    pub(super) fn fire_all_callbacks(&mut self) {
+        let callbacks = std::mem::take(&mut self.callbacks);
+        self.signals.extend(callbacks.into_values().flatten().map(Signal::Call));
+    }
+
     pub(super) fn has_callbacks(&self) -> bool {
         !self.callbacks.is_empty()
     }

@@ -101,6 +101,8 @@ pub struct Process {
     /// language may drop them while a thread holds it.
     dropped: Mutex<Vec<Input>>,
     has_dropped: AtomicBool,
+    /// A running task was cancelled since somebody last looked.
+    interrupted: AtomicBool,
     stopping: AtomicBool,
     hooks: Box<dyn Hooks>,
     welcome: Welcome,
@@ -178,6 +180,7 @@ impl Process {
             activity: AtomicU64::new(0),
             dropped: Mutex::new(Vec::new()),
             has_dropped: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             hooks,
             welcome,
@@ -226,6 +229,16 @@ impl Process {
     /// Look at the owner's state without changing it.
     pub fn peek<T>(&self, look: impl FnOnce(&Owner) -> T) -> T {
         look(&self.inner.lock().owner)
+    }
+
+    /// Use a method of the owner that has no effects.
+    pub fn with_owner_quietly<T>(&self, act: impl FnOnce(&mut Owner) -> T) -> T {
+        act(&mut self.inner.lock().owner)
+    }
+
+    /// Whether this process has not left; cheap, and possibly a moment old.
+    pub fn is_connected_hint(&self) -> bool {
+        !self.stopping.load(Ordering::Relaxed)
     }
 
     /// Apply something that the program did. What must be written is written now or, in a burst,
@@ -282,7 +295,12 @@ impl Process {
         for signal in signals {
             match signal {
                 Signal::Call(callback) => callback(),
-                Signal::Interrupt(task) => self.hooks.interrupt(task),
+                Signal::Interrupt(task) => {
+                    self.hooks.interrupt(task);
+                    // Whoever waits looks whether it was meant.
+                    self.interrupted.store(true, Ordering::SeqCst);
+                    self.progress.notify_all();
+                }
                 Signal::ExitNow(reason) => exit_now(&reason),
             }
         }
@@ -293,17 +311,44 @@ impl Process {
         let _ = rustix::io::write(&self.kick, &1u64.to_ne_bytes());
     }
 
-    /// Call back when the object changes, or now if it already is as wanted.
-    pub fn call_back(&self, object: ObjectId, is_done: impl FnOnce(&mut Owner) -> bool, callback: Callback) {
-        let mut inner = self.inner.lock();
-        if is_done(&mut inner.owner) {
+    /// See that the object's bytes come here, and call back when something changes about it; or
+    /// now, if it already is as wanted.
+    pub fn call_back(&self, object: ObjectId, is_done: impl FnOnce(&Owner) -> bool, callback: Callback) {
+        self.call_back_after(Some(Input::Need { object }), object, is_done, callback);
+    }
+
+    /// Call back when something changes about the object; or now, if all is as wanted.
+    pub fn call_back_on_change(
+        &self,
+        object: ObjectId,
+        is_done: impl FnOnce(&Owner) -> bool,
+        callback: Callback,
+    ) {
+        self.call_back_after(None, object, is_done, callback);
+    }
+
+    fn call_back_after(
+        &self,
+        input: Option<Input>,
+        object: ObjectId,
+        is_done: impl FnOnce(&Owner) -> bool,
+        callback: Callback,
+    ) {
+        self.activity.fetch_add(1, Ordering::SeqCst);
+        let mut inner = self.lock();
+        if is_done(&inner.owner) || inner.disconnected {
             drop(inner);
             callback();
             return;
         }
-        inner.handle(Input::Need { object });
+        // Registered first: what is asked for may be there at once.
         inner.call_back(object, callback);
-        inner.flush();
+        if let Some(input) = input {
+            inner.handle(input);
+        }
+        if inner.is_dirty() {
+            inner.flush_if_worthwhile();
+        }
         self.finish(inner);
     }
 
@@ -372,6 +417,9 @@ impl Process {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Turn::Stopped(Stopped::TimedOut);
         }
+        if self.interrupted.swap(false, Ordering::SeqCst) {
+            return Turn::Stopped(Stopped::Interrupted);
+        }
         let Some(mut reader) = self.reader.try_lock() else {
             return self.follow(inner, deadline, blocks, blocked);
         };
@@ -430,23 +478,17 @@ impl Process {
     /// The next job for a thread that runs the program's code; `group` limits it to one
     /// concurrency group.
     pub fn next_job(&self, group: Option<usize>, go_on: &mut dyn FnMut() -> bool) -> Result<Job, Stopped> {
-        {
-            let mut inner = self.inner.lock();
-            if let Some(job) = inner.take_job(group) {
-                if inner.is_dirty() {
-                    inner.flush_if_worthwhile();
-                }
-                self.activity.fetch_add(1, Ordering::SeqCst);
-                self.finish(inner);
-                return Ok(job);
-            }
-        }
         self.wait_for(None, false, go_on, |inner| inner.take_job(group))
     }
 
-    /// A job that is there now.
-    pub fn try_next_job(&self) -> Option<Job> {
-        self.inner.lock().take_job(None)
+    /// A job that is there now. What waits to be written goes out if it has waited long enough.
+    pub fn try_next_job(&self, group: Option<usize>) -> Option<Job> {
+        let mut inner = self.inner.lock();
+        let job = inner.take_job(group);
+        if job.is_some() && inner.is_dirty() {
+            inner.flush_if_worthwhile();
+        }
+        job
     }
 
     /// Read what has come and write what waits, without sleeping; for event loops.
@@ -478,6 +520,11 @@ impl Process {
             let consumed = inner.consumed.get(&task).copied().unwrap_or(0);
             (consumed >= wanted || inner.owner.is_cancelled(task)).then_some(())
         })
+    }
+
+    /// Whether a generator's consumer has taken at least `wanted` items.
+    pub fn has_consumed(&self, task: TaskId, wanted: u32) -> bool {
+        self.inner.lock().consumed.get(&task).copied().unwrap_or(0) >= wanted
     }
 
     /// A task that ran here has ended.
@@ -556,7 +603,9 @@ impl Process {
             inner.flush();
             inner.disconnected = true;
             inner.peers.clear();
+            inner.fire_all_callbacks();
             let _ = rustix::net::shutdown(inner.daemon.socket(), rustix::net::Shutdown::Both);
+            self.finish(inner);
         }
         self.progress.notify_all();
         self.wake_background();

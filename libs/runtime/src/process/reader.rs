@@ -23,7 +23,7 @@ const KICK: u64 = u64::MAX;
 /// Looks at the link that was last used, before looking at all.
 const HOT_LOOKS: u32 = 4;
 /// A sleeping leader looks up this often, for deadlines of the machine.
-const SLEEP_MAX: Duration = Duration::from_millis(50);
+const SLEEP_MAX: Duration = Duration::from_millis(500);
 
 pub(super) struct Reader {
     links: HashMap<ProcessId, Incoming>,
@@ -212,6 +212,7 @@ impl Reader {
         for peer in self.closed.drain(..) {
             if peer == ProcessId::HEAD {
                 inner.disconnected = true;
+                inner.fire_all_callbacks();
             } else {
                 inner.link_closed(peer);
             }

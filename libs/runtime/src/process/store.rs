@@ -45,9 +45,11 @@ impl Store {
         Ok(Mapped { pointer: mapping.pointer(offset, size)?, length: size as usize })
     }
 
-    /// Where an object of `size` bytes is written.
-    pub fn write(&self, offset: u64, size: u64) -> Result<*mut u8, StoreError> {
-        self.writing()?.pointer(offset, size)
+    /// Copy bytes to a place that this process has allocated.
+    pub fn copy_in(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        // SAFETY: the owner machine gave the range to this process and to nobody else until it is
+        // sealed, and readers pin only what is sealed.
+        unsafe { self.writing()?.write_at(offset, &[bytes]).map(|_| ()) }
     }
 
     fn writing(&self) -> Result<&WriteMapping, StoreError> {

@@ -1,0 +1,250 @@
+//! Waiting: get, wait, cancel.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use shoal_core::ids::ObjectId;
+use shoal_core::owner::{Input, Lookup, NextItem, Owner};
+use shoal_core::value::Failure;
+use shoal_runtime::process::{Process, Stopped};
+
+use crate::objects::{ObjectRef, Stream};
+use crate::{errors, session, values};
+
+/// Wait without the interpreter's lock; signals are handled as the interpreter wants.
+pub(crate) fn wait<T: Send>(
+    py: Python<'_>,
+    process: &Process,
+    deadline: Option<Instant>,
+    ready: impl FnMut(&mut Owner) -> Option<T> + Send,
+) -> Result<T, Stopped> {
+    let mut ready = ready;
+    // Most things are there already.
+    if let Some(value) = process.with_owner(|owner, _| ready(owner)) {
+        return Ok(value);
+    }
+    let mut error = None;
+    let result = py.detach(|| process.wait(deadline, true, &mut || go_on(&mut error), ready));
+    if let Some(error) = error {
+        error.restore(py);
+    }
+    result
+}
+
+/// Let the interpreter handle signals; no, if one raised.
+fn go_on(error: &mut Option<PyErr>) -> bool {
+    Python::attach(|py| match py.check_signals() {
+        Ok(()) => true,
+        Err(raised) => {
+            *error = Some(raised);
+            false
+        }
+    })
+}
+
+/// What was found behind a reference, taken out from under the lock.
+enum Found {
+    Inline { bytes: Bytes, exception: bool },
+    Stored { offset: u64, size: u64, exception: bool },
+    Failed(Failure),
+}
+
+fn find(owner: &mut Owner, object: ObjectId) -> Option<Found> {
+    let exception = match owner.lookup(object) {
+        Lookup::NotReady => return None,
+        Lookup::Inline { bytes, exception } => return Some(Found::Inline { bytes: bytes.clone(), exception }),
+        Lookup::Failed(failure) => return Some(Found::Failed(failure.clone())),
+        Lookup::Stored { exception } => exception,
+    };
+    let (offset, size) = owner.open(object)?;
+    Some(Found::Stored { offset, size, exception })
+}
+
+fn convert<'py>(
+    py: Python<'py>,
+    process: &Arc<Process>,
+    object: ObjectId,
+    found: Found,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (value, exception) = match found {
+        Found::Inline { bytes, exception } => (values::deserialize(py, &bytes)?, exception),
+        Found::Stored { offset, size, exception } => {
+            (values::deserialize_stored(py, process, object, offset, size)?, exception)
+        }
+        Found::Failed(failure) => return Err(errors::from_failure(py, &failure)),
+    };
+    if exception { Err(errors::from_exception(py, value)) } else { Ok(value) }
+}
+
+fn get_from<'py>(
+    py: Python<'py>,
+    reference: &ObjectRef,
+    deadline: Option<Instant>,
+    timeout: Option<f64>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (process, object) = (&reference.process, reference.id);
+    let found = match process.with_owner_quietly(|owner| find(owner, object)) {
+        Some(found) => found,
+        None => {
+            process.handle(Input::Need { object });
+            let found = wait_found(py, process, object, deadline);
+            match found {
+                Ok(found) => found,
+                Err(Stopped::TimedOut) => return Err(not_in_time(py, timeout)),
+                Err(why) => return Err(session::stopped(py, why)),
+            }
+        }
+    };
+    convert(py, process, object, found)
+}
+
+/// Wait for the outcome, and then for its bytes if they are in the store.
+fn wait_found(
+    py: Python<'_>,
+    process: &Process,
+    object: ObjectId,
+    deadline: Option<Instant>,
+) -> Result<Found, Stopped> {
+    loop {
+        let found = wait(py, process, deadline, move |owner| match find(owner, object) {
+            Some(found) => Some(Some(found)),
+            // The task has ended, but the bytes are elsewhere: ask for them.
+            None if owner.is_elsewhere(object) => Some(None),
+            None => None,
+        })?;
+        match found {
+            Some(found) => return Ok(found),
+            None => process.handle(Input::Need { object }),
+        }
+    }
+}
+
+fn not_in_time(py: Python<'_>, timeout: Option<f64>) -> PyErr {
+    let seconds = timeout.unwrap_or_default();
+    errors::timed_out(py, format!("the value was not there after {seconds} seconds"))
+}
+
+#[pyfunction]
+#[pyo3(signature = (r#ref, timeout))]
+pub(crate) fn get_one<'py>(
+    py: Python<'py>,
+    r#ref: &Bound<'py, ObjectRef>,
+    timeout: Option<f64>,
+) -> PyResult<Bound<'py, PyAny>> {
+    get_from(py, r#ref.get(), session::deadline(timeout)?, timeout)
+}
+
+#[pyfunction]
+#[pyo3(signature = (refs, timeout))]
+pub(crate) fn get<'py>(
+    py: Python<'py>,
+    refs: Vec<Bound<'py, ObjectRef>>,
+    timeout: Option<f64>,
+) -> PyResult<Bound<'py, PyList>> {
+    let deadline = session::deadline(timeout)?;
+    if let Some(first) = refs.first() {
+        let missing: Vec<ObjectId> = first.get().process.peek(|owner| {
+            let unready = |object: &ObjectId| matches!(owner.lookup(*object), Lookup::NotReady);
+            refs.iter().map(|reference| reference.get().id).filter(unready).collect()
+        });
+        // Ask for all of them before waiting for the first.
+        for object in missing {
+            first.get().process.handle(Input::Need { object });
+        }
+    }
+    let values = PyList::empty(py);
+    for reference in &refs {
+        values.append(get_from(py, reference.get(), deadline, timeout)?)?;
+    }
+    Ok(values)
+}
+
+/// A reference or a stream, as `wait` takes both.
+enum Waitable {
+    Object(ObjectId),
+    Stream(shoal_core::ids::TaskId),
+}
+
+impl Waitable {
+    fn is_ready(&self, owner: &Owner, fetch: bool) -> bool {
+        match self {
+            Waitable::Object(object) if fetch => !matches!(owner.lookup(*object), Lookup::NotReady),
+            Waitable::Object(object) => owner.has_outcome(*object),
+            Waitable::Stream(task) => !matches!(owner.peek_item(*task), NextItem::NotYet(_)),
+        }
+    }
+}
+
+#[pyfunction]
+#[pyo3(name = "wait")]
+pub(crate) fn wait_many(
+    py: Python<'_>,
+    refs: Vec<Bound<'_, PyAny>>,
+    num_returns: usize,
+    timeout: Option<f64>,
+    fetch: bool,
+) -> PyResult<(Vec<usize>, Vec<usize>)> {
+    let deadline = session::deadline(timeout)?;
+    let process = session::current()?;
+    let mut waitables = Vec::with_capacity(refs.len());
+    for reference in &refs {
+        if let Ok(object) = reference.cast::<ObjectRef>() {
+            waitables.push(Waitable::Object(object.get().id));
+        } else if let Ok(stream) = reference.cast::<Stream>() {
+            waitables.push(Waitable::Stream(stream.get().task));
+        } else {
+            return Err(errors::wrong_type("only references and streams can be waited for"));
+        }
+    }
+    let unready: Vec<ObjectId> = process.peek(|owner| {
+        let unready = waitables.iter().filter(|waitable| !waitable.is_ready(owner, fetch));
+        unready.filter_map(|w| if let Waitable::Object(o) = w { Some(*o) } else { None }).collect()
+    });
+    if refs.len() - unready.len() < num_returns {
+        for object in unready {
+            process.handle(Input::Need { object });
+        }
+    }
+    // Most looks find one more that is ready, so only those not yet seen ready are looked at.
+    let mut seen = vec![false; waitables.len()];
+    let mut count = 0;
+    let outcome = {
+        let (seen, count, waitables) = (&mut seen, &mut count, &waitables);
+        wait(py, &process, deadline, move |owner| {
+            for (index, waitable) in waitables.iter().enumerate() {
+                if *count >= num_returns {
+                    break;
+                }
+                if !seen[index] && waitable.is_ready(owner, fetch) {
+                    seen[index] = true;
+                    *count += 1;
+                }
+            }
+            (*count >= num_returns).then_some(())
+        })
+    };
+    match outcome {
+        Ok(()) | Err(Stopped::TimedOut) => {}
+        Err(why) => return Err(session::stopped(py, why)),
+    }
+    let all = 0..waitables.len();
+    Ok(all.partition(|index| seen[*index]))
+}
+
+#[pyfunction]
+#[pyo3(signature = (r#ref, force, recursive))]
+pub(crate) fn cancel(r#ref: &Bound<'_, PyAny>, force: bool, recursive: bool) -> PyResult<()> {
+    let (process, object) = if let Ok(reference) = r#ref.cast::<ObjectRef>() {
+        (reference.get().process.clone(), reference.get().id)
+    } else if let Ok(stream) = r#ref.cast::<Stream>() {
+        (stream.get().process.clone(), stream.get().task.object(0))
+    } else {
+        return Err(errors::wrong_type("only references and streams can be cancelled"));
+    };
+    process.handle(Input::Cancel { object, force, recursive });
+    process.flush();
+    Ok(())
+}
