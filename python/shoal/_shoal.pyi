@@ -9,7 +9,7 @@ It calls back into Python:
   deserialised exception of a constructor, ``failure``: another such dict, ``death``, ``detail``);
 - ``shoal._async.await_ref(ref)``, ``concurrent_future(ref)`` and ``as_future(ref)`` for the methods of that purpose.
 
-A call through a handle of an earlier session raises ``shoal.exceptions.ActorHandleNotFoundError``.
+A call through a handle of an earlier session raises ConnectionError.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Sequence

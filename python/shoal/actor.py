@@ -327,7 +327,9 @@ class ActorHandle(Generic[C_co]):
         description = self._shoal_description.method(name)
         if description is None:
             raise AttributeError(f"actor {self._shoal_description.name} has no method {name!r}")
-        found: ActorMethod[Any, Any] = ActorMethod(self._shoal_actor, description, self._shoal_defaults, {})
+        found: ActorMethod[Any, Any] = ActorMethod(
+            self._shoal_actor, description, self._shoal_defaults, self._shoal_session, {}
+        )
         self.__dict__[name] = found
         return found
 
@@ -376,6 +378,7 @@ class ActorMethod(Generic[F_co, Result_co]):
         "_high",
         "_low",
         "_pending_max",
+        "_session",
     )
 
     def __init__(
@@ -383,8 +386,10 @@ class ActorMethod(Generic[F_co, Result_co]):
         actor: _shoal.Actor,
         description: MethodDescription,
         defaults: HandleDefaults,
+        session: _session.Session,
         given: dict[str, Any],
     ) -> None:
+        self._session = session
         self._description = description
         self._given = given
         self._defaults = defaults
@@ -432,7 +437,11 @@ class ActorMethod(Generic[F_co, Result_co]):
         """
         if kwargs or not self._low <= len(args) <= self._high:
             self._description.signature.check(args, kwargs)
-        return self._actor.submit(self._core, args, kwargs, self._pending_max)
+        try:
+            return self._actor.submit(self._core, args, kwargs, self._pending_max)
+        except ConnectionError:
+            _check_session(self, self._session)
+            raise
 
     def options(self, **method_options: Any) -> ActorMethod[F_co, Any]:
         """The same method with other options; see `shoal.method`, and ``name`` for people."""
@@ -442,6 +451,7 @@ class ActorMethod(Generic[F_co, Result_co]):
             actor.actor if isinstance(actor, _StreamingActor) else actor,
             self._description,
             self._defaults,
+            self._session,
             {**self._given, **method_options},
         )
 
@@ -659,11 +669,16 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill() takes the handle of an actor, not {actor!r}")
-    if actor._shoal_session is not _session.require():
+    _check_session(actor, actor._shoal_session)
+    actor._shoal_actor.kill(no_restart)
+
+
+def _check_session(thing: object, session: _session.Session) -> None:
+    """ActorHandleNotFoundError if `thing` belongs to a session that this process has left."""
+    if session is not _session.require():
         from shoal.exceptions import ActorHandleNotFoundError
 
-        raise ActorHandleNotFoundError(f"{actor!r} belongs to another session: handles are of no use after shutdown()")
-    actor._shoal_actor.kill(no_restart)
+        raise ActorHandleNotFoundError(f"{thing!r} belongs to another session: handles are of no use after shutdown()")
 
 
 class _ActorExit(SystemExit):
