@@ -61,6 +61,17 @@ impl Calls {
         }
     }
 
+    /// For [`Owner::inspect`].
+    pub(super) fn view(&self, id: ActorId) -> super::ActorView {
+        super::ActorView {
+            id,
+            state: format!("{:?}", self.state),
+            incarnation: self.incarnation,
+            queued: self.queue.len(),
+            in_flight: self.in_flight.len(),
+        }
+    }
+
     pub(super) fn created_here(&self) -> bool {
         self.creation
             .as_ref()

@@ -90,6 +90,21 @@ impl Leases {
         class
     }
 
+    /// For [`Owner::inspect`].
+    pub(super) fn views(&self, owner: ProcessId) -> Vec<super::LeaseView> {
+        let view = |(id, worker): (&ProcessId, &Worker)| super::LeaseView {
+            id: worker.lease,
+            worker: *id,
+            in_flight: worker.in_flight.iter().map(|(number, _)| TaskId { owner, number: *number }).collect(),
+        };
+        self.workers.iter().map(view).collect()
+    }
+
+    /// For [`Owner::inspect`].
+    pub(super) fn open_requests(&self) -> usize {
+        self.requests.len()
+    }
+
     pub(super) fn deadline(&self) -> Option<(Time, Wakeup)> {
         self.next_check.map(|due| (due, Wakeup::ReturnIdleLeases))
     }

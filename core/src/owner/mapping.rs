@@ -23,6 +23,13 @@ enum Pin {
     Held { offset: u64, size: u64 },
 }
 
+impl Mapping {
+    /// For [`Owner::inspect`].
+    pub(super) fn readers(&self) -> u32 {
+        self.readers
+    }
+}
+
 impl Owner {
     /// Ask the node for the bytes of a stored object unless that has been done.
     pub(super) fn pin(&mut self, now: Time, object: ObjectId, out: Out<'_>) {

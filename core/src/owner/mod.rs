@@ -10,6 +10,7 @@ mod cancel;
 mod death;
 mod events;
 mod executor;
+mod inspect;
 mod leases;
 mod lineage;
 mod mapping;
@@ -33,6 +34,7 @@ use crate::value::{ActorDeath, Failure, Outcome, Value};
 use crate::{Map, OrderedMap};
 
 pub use events::TaskEvent;
+pub use inspect::{ActorView, Inspection, LeaseView, ObjectView, TaskView};
 pub use objects::Lookup;
 pub use streams::NextItem;
 

@@ -1,0 +1,56 @@
+//! Invariant 8: one live incarnation of an actor at a time, and calls of one caller in order.
+
+use std::collections::BTreeMap;
+
+use shoal_core::ids::{ActorId, ProcessId};
+
+use super::{Check, Property};
+use crate::observation::Observation;
+use crate::world::World;
+
+/// Who is which actor, and what it was called last.
+#[derive(Default)]
+pub(super) struct Actors {
+    processes: BTreeMap<ActorId, (ProcessId, u32)>,
+    /// By actor, incarnation, group and caller: the number of the latest first attempt.
+    latest: BTreeMap<(ActorId, u32, u32, ProcessId), u64>,
+}
+
+impl Property for Actors {
+    fn name(&self) -> &'static str {
+        "actors"
+    }
+
+    fn observe(&mut self, world: &World, observation: &Observation) -> Check {
+        match observation {
+            Observation::Constructing { process, actor, incarnation } => {
+                match self.processes.insert(*actor, (*process, *incarnation)) {
+                    Some((other, _)) if world.processes.contains_key(&other) => {
+                        Err(format!("{actor:?} is constructed in {process:?} and still lives in {other:?}"))
+                    }
+                    Some((_, earlier)) if earlier >= *incarnation => {
+                        Err(format!("{actor:?} starts as {incarnation} after it had started as {earlier}"))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Observation::Started { process, task, attempt, call: Some((actor, incarnation, group)) } => {
+                let home = self.processes.get(actor);
+                if home != Some(&(*process, *incarnation)) {
+                    return Err(format!("{task:?} runs on {process:?}, and {actor:?} is at {home:?}"));
+                }
+                if *attempt > 0 {
+                    return Ok(());
+                }
+                let key = (*actor, *incarnation, *group, task.owner);
+                match self.latest.insert(key, task.number) {
+                    Some(later) if later > task.number => {
+                        Err(format!("{actor:?} starts {task:?} after {later}, which was called later"))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}

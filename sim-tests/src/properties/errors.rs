@@ -1,0 +1,110 @@
+//! Invariant 5: an error says only what is true.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_core::ids::{ActorId, ProcessId, TaskId};
+use shoal_core::value::{ActorDeath, Death, Failure};
+
+use super::{Check, Property};
+use crate::observation::{Got, Observation};
+use crate::world::World;
+
+/// What was done that an error may speak of.
+#[derive(Default)]
+pub(super) struct Errors {
+    cancelled: BTreeSet<TaskId>,
+    recursively: bool,
+    killed: BTreeSet<ActorId>,
+    homes: BTreeMap<ActorId, Vec<ProcessId>>,
+    lost: bool,
+}
+
+impl Property for Errors {
+    fn name(&self) -> &'static str {
+        "errors"
+    }
+
+    fn observe(&mut self, world: &World, observation: &Observation) -> Check {
+        match observation {
+            Observation::Cancelled { task, recursive } => {
+                self.cancelled.insert(*task);
+                self.recursively |= recursive;
+            }
+            Observation::Killed { actor } => {
+                self.killed.insert(*actor);
+            }
+            Observation::Constructing { process, actor, .. } => {
+                self.homes.entry(*actor).or_default().push(*process);
+            }
+            Observation::Lost { .. } => self.lost = true,
+            Observation::Got { process, object, result: Got::Failure(failure) } => {
+                return self
+                    .explain(world, failure)
+                    .map_err(|why| format!("{process:?} got {failure:?} for {object:?}, but {why}"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Errors {
+    fn explain(&self, world: &World, failure: &Failure) -> Check {
+        let died = |process: &ProcessId, death: &Death| match world.deaths.get(process) {
+            Some(_) if is_nodes_word(death) => Ok(()),
+            Some(real) if real == death => Ok(()),
+            Some(real) => Err(format!("it died differently: {real:?}")),
+            None => Err(format!("{process:?} never died")),
+        };
+        match failure {
+            Failure::WorkerCrashed { worker, death } => died(worker, death),
+            Failure::OwnerDied { object, death } => died(&object.owner(), death),
+            Failure::ActorDied { actor, cause } => self.explain_actor(world, *actor, cause),
+            Failure::ActorUnavailable { actor, .. } => match self.homes.get(actor) {
+                Some(homes) if homes.iter().any(|home| world.deaths.contains_key(home)) => Ok(()),
+                _ => Err(String::from("no process of the actor has died")),
+            },
+            Failure::Cancelled if self.cancelled.is_empty() => Err(String::from("nothing was cancelled")),
+            Failure::ObjectLost { .. } if !self.lost && !self.may_evaporate(world) => {
+                Err(String::from("nothing was lost"))
+            }
+            Failure::Freed { object } if !world.deaths.contains_key(&object.owner()) => {
+                Err(String::from("somebody still referred to it"))
+            }
+            Failure::EndOfStream => Err(String::from("no program asks beyond the end")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A process that dies between writing an object and telling its node loses the object.
+    fn may_evaporate(&self, world: &World) -> bool {
+        world.deaths.values().any(|death| *death != Death::Exited { code: 0 })
+    }
+
+    fn explain_actor(&self, world: &World, actor: ActorId, cause: &ActorDeath) -> Check {
+        match cause {
+            ActorDeath::Process(_) => match self.homes.get(&actor) {
+                Some(homes) if homes.iter().any(|home| !world.deaths.contains_key(home)) => {
+                    Err(String::from("its process lives"))
+                }
+                // Without a home, a process died before it became the actor.
+                _ if world.deaths.is_empty() => Err(String::from("nobody has died")),
+                _ => Ok(()),
+            },
+            ActorDeath::Killed if !self.killed.contains(&actor) => Err(String::from("nobody killed it")),
+            ActorDeath::CreatorDied if !world.deaths.contains_key(&actor.creator()) => {
+                Err(String::from("its creator lives"))
+            }
+            ActorDeath::Unknown => Err(String::from("it was made before it was called")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Deaths that a node declares are told as it declares them.
+fn is_nodes_word(death: &Death) -> bool {
+    matches!(
+        death,
+        Death::Killed { .. } | Death::OutOfMemory { .. } | Death::NotStarted { .. } | Death::NodeDied { .. }
+    )
+}

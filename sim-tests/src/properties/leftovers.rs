@@ -1,0 +1,56 @@
+//! Invariants 1 and 2 at rest: nothing that nobody can reach is left anywhere.
+
+use super::{Check, Property};
+use crate::world::World;
+
+/// See the module's text.
+#[derive(Default)]
+pub(super) struct Leftovers;
+
+impl Property for Leftovers {
+    fn name(&self) -> &'static str {
+        "leftovers"
+    }
+
+    fn at_rest(&mut self, world: &World) -> Check {
+        let mut left = Vec::new();
+        let actors = world.processes.values().any(|process| process.actor().is_some());
+        for (id, process) in &world.processes {
+            let inspection = process.owner.inspect();
+            for task in inspection.tasks {
+                left.push(format!("{id:?}: task {:?} {}", task.id, task.stage));
+            }
+            for lease in inspection.leases {
+                left.push(format!("{id:?}: {:?} of {:?}", lease.id, lease.worker));
+            }
+            // What an actor that still lives keeps in its state is reachable.
+            if !actors {
+                for object in inspection.objects {
+                    left.push(format!("{id:?}: {object:?}"));
+                }
+            }
+        }
+        none(left)
+    }
+
+    fn at_end(&mut self, world: &World) -> Check {
+        let detached = world.processes.values().any(|process| process.actor().is_some());
+        if detached {
+            return Ok(());
+        }
+        let mut left: Vec<String> = world.processes.keys().map(|id| format!("process {id:?}")).collect();
+        left.extend(world.daemon.operations().map(|work| format!("work {work:?}")));
+        if world.daemon.disk.used() > 0 {
+            left.push(format!("{} bytes on disk", world.daemon.disk.used()));
+        }
+        none(left)
+    }
+}
+
+fn none(left: Vec<String>) -> Check {
+    if left.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = left.iter().take(12).cloned().collect();
+    Err(format!("{} things are left:\n  {}", left.len(), shown.join("\n  ")))
+}

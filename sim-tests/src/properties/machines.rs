@@ -1,0 +1,25 @@
+//! Invariant 1 and others that a machine can check alone: resources add up, tables agree.
+
+use super::{Check, Property};
+use crate::world::World;
+
+/// The checks that node and head have of themselves; they panic, which fails the run.
+#[derive(Default)]
+pub(super) struct Machines {
+    events: u64,
+}
+
+impl Property for Machines {
+    fn name(&self) -> &'static str {
+        "machines"
+    }
+
+    fn after_event(&mut self, world: &World) -> Check {
+        self.events += 1;
+        if self.events.is_multiple_of(8) {
+            world.daemon.node.check();
+            world.daemon.head.check();
+        }
+        world.broken.clone().map_or(Ok(()), Err)
+    }
+}

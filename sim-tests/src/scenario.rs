@@ -1,0 +1,192 @@
+//! Everything about a run that is decided before it starts: the cluster, what its users do, what
+//! goes wrong. All drawn from one seed; all writable as TOML, so that a failing run can be kept.
+
+use serde::{Deserialize, Serialize};
+use shoal_core::Span;
+use shoal_transport_sim::{Delays, Fault, FaultKind, Random};
+
+use crate::workloads;
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scenario {
+    /// Seeds everything that is random while the run goes on.
+    #[serde(with = "text")]
+    pub seed: u64,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// What goes wrong.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+    /// What users do: one list for each driver.
+    #[serde(default)]
+    pub drivers: Vec<Driver>,
+}
+
+/// One driver's work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Driver {
+    /// When it comes, in microseconds.
+    pub starts_at_micros: u64,
+    /// It leaves without dropping its references first.
+    pub leaves_abruptly: bool,
+    /// What it does, one thread each.
+    #[serde(default)]
+    pub items: Vec<Item>,
+}
+
+/// One use of a workload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Item {
+    /// Which workload.
+    pub workload: String,
+    /// Seeds its shape.
+    #[serde(with = "text")]
+    pub seed: u64,
+}
+
+/// The cluster and its timing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cluster {
+    /// CPUs of the node.
+    pub cpus: u32,
+    /// Bytes of the store.
+    pub store_bytes: u64,
+    /// Bytes of the disk.
+    pub disk_bytes: u64,
+    /// The network.
+    pub delays: Delays,
+    /// So many of 1000 messages between linked processes go through the daemon all the same.
+    pub detour_per_mille: u64,
+    /// A program takes up to this long from one step to the next.
+    pub step_micros: u64,
+    /// Forking a worker takes up to this long.
+    pub fork_micros: u64,
+    /// A disk operation takes up to this long.
+    pub disk_micros: u64,
+    /// A death is noticed after up to this long.
+    pub reap_micros: u64,
+    /// Faults happen before this; then everything is healed.
+    pub heal_at_micros: u64,
+}
+
+impl Scenario {
+    /// The scenario of a seed. Swarm testing: each seed leaves out kinds of faults and workloads.
+    pub fn from_seed(seed: u64) -> Scenario {
+        let mut random = Random::new(seed);
+        let cluster = Cluster::draw(&mut random);
+        let faults = draw_faults(&mut random, cluster.heal_at_micros);
+        let drivers = draw_drivers(&mut random);
+        Scenario { seed, cluster, faults, drivers }
+    }
+
+    /// One line for people.
+    pub fn summary(&self) -> String {
+        let names: Vec<String> = self
+            .drivers
+            .iter()
+            .map(|driver| {
+                let items: Vec<&str> = driver.items.iter().map(|i| i.workload.as_str()).collect();
+                items.join("+")
+            })
+            .collect();
+        format!(
+            "cpus={} store={} disk={} clog={}‰ detour={}‰ faults={} drivers=[{}]",
+            self.cluster.cpus,
+            self.cluster.store_bytes,
+            self.cluster.disk_bytes,
+            self.cluster.delays.clog_per_mille,
+            self.cluster.detour_per_mille,
+            self.faults.len(),
+            names.join(" | ")
+        )
+    }
+}
+
+impl Cluster {
+    fn draw(random: &mut Random) -> Cluster {
+        let most = *random.pick(&[50, 200, 2_000, 20_000]);
+        let clogged = random.chance(300);
+        Cluster {
+            cpus: random.between(1, 4) as u32,
+            store_bytes: *random.pick(&[4 << 20, 16 << 20, 256 << 20]),
+            disk_bytes: *random.pick(&[4 << 20, 64 << 20, 1 << 30]),
+            delays: Delays {
+                least: Span::from_micros(random.between(0, 20)),
+                most: Span::from_micros(most),
+                clog_per_mille: if clogged { random.between(1, 50) } else { 0 },
+                clog_most: Span::from_millis(*random.pick(&[10, 200, 2_000])),
+            },
+            detour_per_mille: if random.chance(400) { random.between(10, 500) } else { 0 },
+            step_micros: *random.pick(&[1, 20, 500]),
+            fork_micros: *random.pick(&[1_000, 10_000, 300_000]),
+            disk_micros: *random.pick(&[200, 5_000, 100_000]),
+            reap_micros: *random.pick(&[100, 5_000, 500_000]),
+            heal_at_micros: *random.pick(&[50_000, 1_000_000, 10_000_000]),
+        }
+    }
+}
+
+fn draw_faults(random: &mut Random, heal_at_micros: u64) -> Vec<Fault> {
+    if random.chance(150) {
+        return Vec::new();
+    }
+    let kinds: Vec<FaultKind> =
+        FaultKind::ALL.into_iter().filter(|_| random.chance(400)).collect();
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let count = random.between(1, 12);
+    (0..count)
+        .map(|_| {
+            let kind = *random.pick(&kinds);
+            // Most of the work is done early, so most timed faults are early too.
+            let horizon = 1 + random.skewed(heal_at_micros);
+            kind.draw(random, horizon)
+        })
+        .collect()
+}
+
+fn draw_drivers(random: &mut Random) -> Vec<Driver> {
+    let usable: Vec<&str> =
+        workloads::ALL.iter().map(|w| w.name).filter(|_| random.chance(500)).collect();
+    let usable = if usable.is_empty() { vec![workloads::ALL[0].name] } else { usable };
+    let drivers = if random.chance(300) { random.between(2, 3) } else { 1 };
+    (0..drivers)
+        .map(|_| Driver {
+            starts_at_micros: random.skewed(100_000),
+            leaves_abruptly: random.chance(150),
+            items: (0..random.between(1, 4))
+                .map(|_| Item { workload: random.pick(&usable).to_string(), seed: random.next() })
+                .collect(),
+        })
+        .collect()
+}
+
+/// 64-bit numbers as text: TOML's integers are signed.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&value.to_string())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_survives_being_written_down() {
+        for seed in 0..50 {
+            let scenario = Scenario::from_seed(seed);
+            let written = toml::to_string(&scenario).expect("writable");
+            let read: Scenario = toml::from_str(&written).expect("readable");
+            assert_eq!(format!("{scenario:?}"), format!("{read:?}"));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Writing programs.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shoal_core::actor::ConcurrencyGroup;
+use shoal_core::ids::FunctionId;
+use shoal_core::resources::{Demand, Quantity, Resources};
+use shoal_core::task::{Definition, Method, Returns, RetryExceptions};
+use shoal_transport_sim::Random;
+
+use crate::program::{Class, Function, Product, Script, Slot, Step};
+
+/// Writes one program, and the functions and classes that it uses.
+pub struct Builder {
+    /// Gives the program its shape.
+    pub random: Random,
+    number: u64,
+    definitions: u64,
+    steps: Vec<Step>,
+    next_slot: Slot,
+}
+
+/// How a function is declared, apart from what it does.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// CPUs in ten-thousandths.
+    pub cpu: i64,
+    /// How many results, or items one after the other.
+    pub returns: Returns,
+    /// Attempts after the first; -1 is no limit.
+    pub retries_max: i32,
+    /// Exceptions use up retries, too.
+    pub retry_exceptions: bool,
+    /// The worker exits after so many calls; 0 is never.
+    pub calls_max: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            cpu: Quantity::ONE.0,
+            returns: Returns::Count(1),
+            retries_max: 3,
+            retry_exceptions: false,
+            calls_max: 0,
+        }
+    }
+}
+
+impl Builder {
+    pub(super) fn new(random: Random, number: u64) -> Builder {
+        Builder { random, number, definitions: 0, steps: Vec::new(), next_slot: 0 }
+    }
+
+    pub(super) fn script(self) -> Script {
+        Script { steps: self.steps, results: Vec::new() }
+    }
+
+    /// A slot that nothing uses yet.
+    pub fn slot(&mut self) -> Slot {
+        self.slots(1)
+    }
+
+    /// The first of so many slots that nothing uses yet.
+    pub fn slots(&mut self, count: u32) -> Slot {
+        let slot = self.next_slot;
+        self.next_slot += count as Slot;
+        slot
+    }
+
+    /// The next step.
+    pub fn step(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// Submit a function; the slot of its first result or of its stream.
+    pub fn submit(&mut self, function: &Rc<Function>, dependencies: &[Slot], borrows: &[Slot]) -> Slot {
+        let count = match function.definition.returns {
+            Returns::Count(count) => count.max(1),
+            Returns::Stream { .. } => 1,
+        };
+        let into = self.slots(count);
+        self.step(Step::Submit {
+            function: function.clone(),
+            dependencies: dependencies.to_vec(),
+            borrows: borrows.to_vec(),
+            into,
+        });
+        into
+    }
+
+    /// Call a method; the slot of its result.
+    pub fn call(&mut self, actor: Slot, method: usize, dependencies: &[Slot], borrows: &[Slot]) -> Slot {
+        let into = self.slot();
+        let (dependencies, borrows) = (dependencies.to_vec(), borrows.to_vec());
+        self.step(Step::Call { actor, method, dependencies, borrows, into });
+        into
+    }
+
+    /// Make an actor; the slot of its handle.
+    pub fn actor(&mut self, class: &Rc<Class>, borrows: &[Slot]) -> Slot {
+        let into = self.slot();
+        self.step(Step::CreateActor {
+            class: class.clone(),
+            dependencies: Vec::new(),
+            borrows: borrows.to_vec(),
+            name: String::new(),
+            detached: false,
+            into,
+        });
+        into
+    }
+
+    /// Get a value; its slot.
+    pub fn get(&mut self, slot: Slot) -> Slot {
+        let into = self.slot();
+        self.step(Step::Get { slot, into });
+        into
+    }
+
+    /// Put a value; the slot of its reference.
+    pub fn put(&mut self, size: u64, contains: &[Slot]) -> Slot {
+        let into = self.slot();
+        self.step(Step::Put { product: Product { size, contains: contains.to_vec() }, into });
+        into
+    }
+
+    /// Let go of a slot.
+    pub fn drop(&mut self, slot: Slot) {
+        self.step(Step::Drop { slot });
+    }
+
+    fn id(&mut self) -> FunctionId {
+        self.definitions += 1;
+        FunctionId(u128::from(self.number) << 64 | u128::from(self.definitions))
+    }
+
+    /// A function that does this.
+    pub fn function(&mut self, options: &Options, script: Script) -> Rc<Function> {
+        let id = self.id();
+        let mut resources = Resources::default();
+        resources.set(Resources::CPU, Quantity(options.cpu));
+        let definition = Definition {
+            function: id,
+            code: Bytes::from_static(b"code"),
+            name: "simulated".into(),
+            demand: Arc::new(Demand { resources, ..Demand::default() }),
+            returns: options.returns,
+            retries_max: options.retries_max,
+            retry_exceptions: if options.retry_exceptions {
+                RetryExceptions::Always
+            } else {
+                RetryExceptions::Never
+            },
+            calls_max: options.calls_max,
+        };
+        Rc::new(Function { definition: Arc::new(definition), script: Rc::new(script) })
+    }
+
+    /// A class whose constructor and methods do this. Methods have one result each.
+    pub fn class(&mut self, restarts_max: i32, task_retries_max: i32, limit: u32, constructor: Script, methods: Vec<Script>) -> Rc<Class> {
+        let id = self.id();
+        let method = |(number, script): (usize, Script)| {
+            let method = Method {
+                name: number.to_string().into(),
+                label: format!("Simulated.{number}").into(),
+                returns: Returns::Count(1),
+                retries_max: task_retries_max,
+                retry_exceptions: RetryExceptions::Never,
+                group: "".into(),
+            };
+            (Arc::new(method), Rc::new(script))
+        };
+        let mut placement = Demand::default();
+        placement.resources.set(Resources::CPU, Quantity::ONE);
+        Rc::new(Class {
+            id,
+            constructor: Rc::new(constructor),
+            methods: methods.into_iter().enumerate().map(method).collect(),
+            placement,
+            running: Resources::default(),
+            restarts_max,
+            groups: vec![ConcurrencyGroup { name: "".into(), limit }],
+            out_of_order: false,
+        })
+    }
+}
+
+/// A body that computes and returns one small value.
+pub fn body(steps: Vec<Step>) -> Script {
+    Script { steps, results: vec![Product::default()] }
+}

@@ -1,0 +1,38 @@
+//! What simulated users do. Each file is one kind of program; a seed gives it its shape.
+
+mod builder;
+mod fan_out;
+mod nested;
+mod actor_chain;
+
+use shoal_transport_sim::Random;
+
+pub use builder::Builder;
+
+use crate::program::Script;
+use crate::scenario::Item;
+
+/// One kind of program.
+pub struct Workload {
+    /// As scenarios name it.
+    pub name: &'static str,
+    /// Writes the program.
+    build: fn(&mut Builder),
+}
+
+/// All of them.
+pub const ALL: &[Workload] = &[
+    Workload { name: "fan_out", build: fan_out::build },
+    Workload { name: "nested", build: nested::build },
+    Workload { name: "actor_chain", build: actor_chain::build },
+];
+
+/// The program of an item. `number` keeps its functions apart from those of other items.
+pub fn build(item: &Item, number: u64) -> Script {
+    let Some(workload) = ALL.iter().find(|workload| workload.name == item.workload) else {
+        return Script::default();
+    };
+    let mut builder = Builder::new(Random::new(item.seed), number);
+    (workload.build)(&mut builder);
+    builder.script()
+}

@@ -1,0 +1,318 @@
+//! How programs call functions and actors, and how calls begin and end where they run.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use shoal_core::actor::ActorSpec;
+use shoal_core::ids::{ActorId, FunctionId, ObjectId, ProcessId, TaskId};
+use shoal_core::owner::{self, RunResult};
+use shoal_core::task::{Assignment, Callee, Returns, RetryExceptions, Submission, Target};
+use shoal_core::value::{ActorDeath, Outcome, Value};
+use shoal_transport_sim::Content;
+
+use super::process::ActorPart;
+use super::values::encode;
+use super::{Holding, Role, Thread, World};
+use crate::observation::Observation;
+use crate::program::{Class, Function, Slot};
+
+/// What a call passes on.
+pub(super) struct Passed<'a> {
+    pub(super) dependencies: &'a [Slot],
+    pub(super) borrows: &'a [Slot],
+}
+
+impl World {
+    pub(super) fn submit(
+        &mut self,
+        id: ProcessId,
+        thread: &mut Thread,
+        function: &Rc<Function>,
+        passed: Passed<'_>,
+        into: Slot,
+    ) {
+        self.functions.entry(function.definition.function).or_insert_with(|| function.clone());
+        let target = Target::Function(function.definition.clone());
+        self.submit_target(id, thread, target, function.definition.returns, passed, into);
+    }
+
+    pub(super) fn call(
+        &mut self,
+        id: ProcessId,
+        thread: &mut Thread,
+        slot: Slot,
+        method: usize,
+        passed: Passed<'_>,
+        into: Slot,
+    ) {
+        let Holding::Actor { actor, .. } = *thread.slot(slot) else {
+            return;
+        };
+        let Some((method, _)) = self.classes.get(&actor).and_then(|class| class.methods.get(method)) else {
+            return;
+        };
+        let target = Target::Method { actor, method: method.clone() };
+        let returns = method.returns;
+        self.submit_target(id, thread, target, returns, passed, into);
+    }
+
+    fn submit_target(
+        &mut self,
+        id: ProcessId,
+        thread: &mut Thread,
+        target: Target,
+        returns: Returns,
+        passed: Passed<'_>,
+        into: Slot,
+    ) {
+        let dependencies = thread.objects(passed.dependencies);
+        let borrows = thread.objects(passed.borrows);
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        let task = process.owner.next_task_id();
+        let submission = Submission {
+            id: task,
+            target,
+            arguments: Bytes::new(),
+            dependencies,
+            borrows,
+            parent: thread.task(),
+        };
+        self.tell(id, owner::Input::Submit(Box::new(submission)));
+        match returns {
+            Returns::Stream { .. } => self.set(id, thread, into, Holding::Stream(task)),
+            Returns::Count(count) => {
+                for index in 0..count {
+                    let reference = Holding::Reference(task.object(index));
+                    self.set(id, thread, into + index as Slot, reference);
+                }
+            }
+        }
+    }
+
+    pub(super) fn set(&mut self, id: ProcessId, thread: &mut Thread, slot: Slot, holding: Holding) {
+        let old = thread.put_slot(slot, holding);
+        self.release(id, old);
+    }
+
+    /// Describe an actor to its owner. Says which it is.
+    pub(super) fn create_actor(
+        &mut self,
+        id: ProcessId,
+        thread: &Thread,
+        class: &Rc<Class>,
+        passed: Passed<'_>,
+        name: &str,
+        detached: bool,
+    ) -> Option<(ActorId, Option<shoal_core::ids::RequestId>)> {
+        let dependencies = thread.objects(passed.dependencies);
+        let borrows = thread.objects(passed.borrows);
+        let process = self.processes.get_mut(&id)?;
+        let actor = ActorId(process.owner.next_task_id());
+        let request = (!name.is_empty()).then(|| process.request());
+        let spec = ActorSpec {
+            id: actor,
+            job: process.job,
+            class: class.id,
+            code: Bytes::new(),
+            label: "Simulated".into(),
+            arguments: Bytes::new(),
+            dependencies: Vec::new(),
+            borrows,
+            placement: class.placement.clone(),
+            running: class.running.clone(),
+            restarts_max: class.restarts_max,
+            name: name.to_string(),
+            namespace: String::from("everybody"),
+            detached,
+            asynchronous: false,
+            groups: class.groups.clone(),
+            out_of_order: class.out_of_order,
+            handle: Bytes::new(),
+        };
+        self.classes.insert(actor, class.clone());
+        let spec = Box::new(spec);
+        self.tell(id, owner::Input::CreateActor { spec, dependencies, request });
+        Some((actor, request))
+    }
+
+    /// An owner says that an assigned task runs now.
+    pub(super) fn run_task(&mut self, id: ProcessId, assignment: Assignment, group: u32) {
+        let Assignment { task, attempt, callee, dependencies, borrows, returns, retry_exceptions, .. } =
+            assignment;
+        let now = self.now();
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        let (script, function, call) = match callee {
+            Callee::Function { function, code, calls_max, .. } => {
+                if code.is_some() {
+                    process.code.insert(function);
+                } else if !process.code.contains(&function) {
+                    self.broken = Some(format!("{task:?} runs on {id:?}, which never got its code"));
+                }
+                let script = self.functions.get(&function).map(|function| function.script.clone());
+                (script, Some((function, calls_max)), None)
+            }
+            Callee::Method { actor, incarnation, name, .. } => {
+                let class = self.classes.get(&actor);
+                let method = class.and_then(|class| class.methods.get(name.parse::<usize>().ok()?));
+                let script = method.map(|(_, script)| script.clone());
+                (script, None, Some((actor, incarnation, group)))
+            }
+        };
+        process.last_started = Some(task);
+        self.observations.push(Observation::Started { process: id, task, attempt, call });
+        let role = Role::Task {
+            task,
+            attempt,
+            returns,
+            retryable: retry_exceptions != RetryExceptions::Never,
+            function,
+            started: now,
+            yielded: 0,
+            consumed: 0,
+            arguments: dependencies,
+            borrows,
+            loaded: false,
+        };
+        match script {
+            Some(script) => self.start_thread(id, Thread::new(script, role)),
+            None => self.broken = Some(format!("{task:?} calls something that nobody defined")),
+        }
+    }
+
+    /// The owner of a process says that it is an actor now.
+    pub(super) fn construct(&mut self, id: ProcessId, spec: ActorSpec, incarnation: u32) {
+        let actor = spec.id;
+        let Some(class) = self.classes.get(&actor).cloned() else {
+            self.broken = Some(format!("{actor:?} is constructed, and nobody made it"));
+            return;
+        };
+        self.observations.push(Observation::Constructing { process: id, actor, incarnation });
+        let script = class.constructor.clone();
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.actor = Some(ActorPart { id: actor, incarnation, class, state: Vec::new() });
+        }
+        let role = Role::Constructor { arguments: spec.dependencies, borrows: spec.borrows, loaded: 0 };
+        self.start_thread(id, Thread::new(script, role));
+    }
+
+    /// The steps of a thread are done: make its results, then end it. Says whether it has ended.
+    pub(super) fn thread_returns(&mut self, id: ProcessId, thread: &mut Thread) -> bool {
+        let script = thread.script.clone();
+        match thread.role.clone() {
+            Role::Driver => self.thread_ends(id, thread, Vec::new(), false),
+            Role::Constructor { .. } => self.constructor_ends(id, thread, None),
+            Role::Task { returns: Returns::Stream { .. }, .. } => {
+                self.thread_ends(id, thread, Vec::new(), false);
+            }
+            Role::Task { task, attempt, .. } => {
+                while thread.made.len() < script.results.len() {
+                    let object = task.object(thread.made.len() as u32);
+                    let product = &script.results[thread.made.len()];
+                    match self.make(id, thread, product, Content { object, attempt }) {
+                        Ok(outcome) => {
+                            if matches!(outcome, Outcome::Value(_)) {
+                                self.ended.entry(object).or_default().push((attempt, false));
+                            }
+                            thread.made.push(outcome);
+                        }
+                        Err(waits) => {
+                            thread.waits = waits;
+                            return false;
+                        }
+                    }
+                }
+                let outcomes = std::mem::take(&mut thread.made);
+                self.thread_ends(id, thread, outcomes, false);
+            }
+        }
+        true
+    }
+
+    /// The program raises.
+    pub(super) fn raise(&mut self, id: ProcessId, thread: &mut Thread) {
+        match thread.role {
+            Role::Driver => self.thread_ends(id, thread, Vec::new(), false),
+            Role::Constructor { .. } => {
+                let actor = self.processes.get(&id).and_then(|p| p.actor());
+                let (object, attempt) = match actor {
+                    Some((actor, incarnation)) => (actor.handle_object(), incarnation),
+                    None => return,
+                };
+                self.ended.entry(object).or_default().push((attempt, true));
+                let value = Value::inline(encode(Content { object, attempt }));
+                self.constructor_ends(id, thread, Some(ActorDeath::Constructor(value)));
+            }
+            Role::Task { task, attempt, .. } => {
+                let object = task.object(0);
+                self.ended.entry(object).or_default().push((attempt, true));
+                let value = Value::inline(encode(Content { object, attempt }));
+                self.thread_ends(id, thread, vec![Outcome::Exception(value)], true);
+            }
+        }
+    }
+
+    fn constructor_ends(&mut self, id: ProcessId, thread: &mut Thread, failed: Option<ActorDeath>) {
+        self.release_slots(id, thread, &[]);
+        self.tell(id, owner::Input::Constructed { failed });
+    }
+
+    pub(super) fn thread_ends(
+        &mut self,
+        id: ProcessId,
+        thread: &mut Thread,
+        outcomes: Vec<Outcome>,
+        raised: bool,
+    ) {
+        let Role::Task { task, retryable, function, started, yielded, .. } = thread.role.clone() else {
+            self.release_slots(id, thread, &[]);
+            return;
+        };
+        if thread.blocked {
+            thread.blocked = false;
+            self.tell(id, owner::Input::Unblocked);
+        }
+        let returned: Vec<ObjectId> = outcomes.iter().flat_map(contained).copied().collect();
+        self.release_slots(id, thread, &returned);
+        let exiting = self.counts_as_last(id, function);
+        let micros = ((self.now() - started).0 / 1_000) as u32;
+        let retryable = retryable && raised;
+        let result = RunResult { outcomes, items: yielded, retryable, micros, exiting };
+        self.tell(id, owner::Input::Ran { task, result: Box::new(result) });
+        self.release_slots(id, thread, &[]);
+    }
+
+    /// A worker ends after so many calls of some functions.
+    fn counts_as_last(&mut self, id: ProcessId, function: Option<(FunctionId, u32)>) -> bool {
+        let (Some((function, calls_max)), Some(process)) = (function, self.processes.get_mut(&id)) else {
+            return false;
+        };
+        let calls = process.calls.entry(function).or_default();
+        *calls += 1;
+        calls_max > 0 && *calls >= calls_max
+    }
+
+    /// Let go of every slot, except of what the results refer to.
+    fn release_slots(&mut self, id: ProcessId, thread: &mut Thread, except: &[ObjectId]) {
+        for at in 0..thread.slots.len() {
+            if thread.slots[at].object().is_none_or(|object| !except.contains(&object)) {
+                let holding = std::mem::take(&mut thread.slots[at]);
+                self.release(id, holding);
+            }
+        }
+    }
+
+    pub(super) fn cancelled(&mut self, task: TaskId, recursive: bool) {
+        self.observations.push(Observation::Cancelled { task, recursive });
+    }
+}
+
+fn contained(outcome: &Outcome) -> &[ObjectId] {
+    match outcome {
+        Outcome::Value(value) | Outcome::Exception(value) => &value.contains,
+        Outcome::Failure(_) => &[],
+    }
+}

@@ -1,0 +1,224 @@
+//! A simulated process: its `Owner`, and the threads of its program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use shoal_core::ids::{ActorId, FunctionId, JobId, ObjectId, ProcessId, RequestId, TaskId};
+use shoal_core::message::Answer;
+use shoal_core::owner::Owner;
+use shoal_core::task::Returns;
+use shoal_core::value::Failure;
+use shoal_core::Time;
+
+use crate::program::{Class, Script};
+
+/// A process that is alive.
+pub struct Process {
+    /// Its machine.
+    pub owner: Owner,
+    /// Its job.
+    pub job: JobId,
+    /// The driver's number, if it is a driver.
+    pub driver: Option<usize>,
+    pub(super) threads: BTreeMap<u32, Thread>,
+    pub(super) next_thread: u32,
+    pub(super) next_request: u64,
+    pub(super) timer: Option<Time>,
+    pub(super) paused_until: Time,
+    /// Effects that took place, and after how many it crashes.
+    pub(super) effects: u32,
+    pub(super) doom: Option<u32>,
+    /// It was told to end, and does.
+    pub(super) ending: bool,
+    pub(super) last_started: Option<TaskId>,
+    pub(super) code: BTreeSet<FunctionId>,
+    pub(super) calls: BTreeMap<FunctionId, u32>,
+    pub(super) actor: Option<ActorPart>,
+}
+
+/// What makes a process an actor.
+pub(super) struct ActorPart {
+    pub(super) id: ActorId,
+    pub(super) incarnation: u32,
+    pub(super) class: Rc<Class>,
+    pub(super) state: Vec<Holding>,
+}
+
+/// A program that runs: a driver's, a task's or a constructor's.
+pub(super) struct Thread {
+    pub(super) script: Rc<Script>,
+    pub(super) at: usize,
+    pub(super) slots: Vec<Holding>,
+    pub(super) role: Role,
+    pub(super) waits: Waits,
+    /// Its owner was told that it waits.
+    pub(super) blocked: bool,
+    pub(super) interrupted: bool,
+    /// Only the latest wake-up counts.
+    pub(super) wake: u64,
+    pub(super) computed: bool,
+    /// Results that are made, once the last step is done.
+    pub(super) made: Vec<shoal_core::value::Outcome>,
+    pub(super) room_refused: Option<Failure>,
+    pub(super) answer: Option<Answer>,
+    /// What `answer` is for.
+    pub(super) pending_actor: Option<ActorId>,
+}
+
+/// Whose program it is.
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    Driver,
+    Task {
+        task: TaskId,
+        attempt: u32,
+        returns: Returns,
+        retryable: bool,
+        function: Option<(FunctionId, u32)>,
+        started: Time,
+        yielded: u32,
+        consumed: u32,
+        /// Values of its arguments, and why it cannot run if it cannot.
+        arguments: Vec<shoal_core::task::Dependency>,
+        borrows: Vec<ObjectId>,
+        loaded: bool,
+    },
+    Constructor {
+        arguments: Vec<shoal_core::task::Dependency>,
+        borrows: Vec<ObjectId>,
+        loaded: usize,
+    },
+}
+
+/// What a thread waits for.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) enum Waits {
+    #[default]
+    Nothing,
+    Objects(Vec<ObjectId>),
+    Room(RequestId),
+    Answer(RequestId),
+    Consumer,
+}
+
+/// What a slot holds.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Holding {
+    #[default]
+    Nothing,
+    /// One counted reference.
+    Reference(ObjectId),
+    /// A stream's consumer end.
+    Stream(TaskId),
+    /// A handle; a weak one is not counted.
+    Actor { actor: ActorId, weak: bool },
+    /// A value, with one counted reference for each that it contains.
+    Value { object: ObjectId, contains: Vec<ObjectId>, mapped: bool },
+}
+
+impl Thread {
+    pub(super) fn new(script: Rc<Script>, role: Role) -> Thread {
+        Thread {
+            script,
+            at: 0,
+            slots: Vec::new(),
+            role,
+            waits: Waits::Nothing,
+            blocked: false,
+            interrupted: false,
+            wake: 0,
+            computed: false,
+            made: Vec::new(),
+            room_refused: None,
+            answer: None,
+            pending_actor: None,
+        }
+    }
+
+    pub(super) fn task(&self) -> Option<TaskId> {
+        match self.role {
+            Role::Task { task, .. } => Some(task),
+            _ => None,
+        }
+    }
+
+    pub(super) fn put_slot(&mut self, slot: u16, holding: Holding) -> Holding {
+        let at = usize::from(slot);
+        if self.slots.len() <= at {
+            self.slots.resize(at + 1, Holding::Nothing);
+        }
+        std::mem::replace(&mut self.slots[at], holding)
+    }
+
+    pub(super) fn slot(&self, slot: u16) -> &Holding {
+        self.slots.get(usize::from(slot)).unwrap_or(&Holding::Nothing)
+    }
+
+    /// The objects that these slots refer to; empty slots are left out.
+    pub(super) fn objects(&self, slots: &[u16]) -> Vec<ObjectId> {
+        slots.iter().filter_map(|slot| self.slot(*slot).object()).collect()
+    }
+}
+
+impl Holding {
+    /// The object that a reference or handle stands for.
+    pub(super) fn object(&self) -> Option<ObjectId> {
+        match self {
+            Holding::Reference(object) => Some(*object),
+            Holding::Actor { actor, .. } => Some(actor.handle_object()),
+            _ => None,
+        }
+    }
+}
+
+impl Process {
+    pub(super) fn new(owner: Owner, job: JobId) -> Process {
+        Process {
+            owner,
+            job,
+            driver: None,
+            threads: BTreeMap::new(),
+            next_thread: 0,
+            next_request: 1,
+            timer: None,
+            paused_until: Time(0),
+            effects: 0,
+            doom: None,
+            ending: false,
+            last_started: None,
+            code: BTreeSet::new(),
+            calls: BTreeMap::new(),
+            actor: None,
+        }
+    }
+
+    pub(super) fn request(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
+    /// The actor that lives here.
+    pub fn actor(&self) -> Option<(ActorId, u32)> {
+        self.actor.as_ref().map(|actor| (actor.id, actor.incarnation))
+    }
+
+    /// What each of its threads waits for.
+    pub fn waiting(&self, process: ProcessId) -> Vec<String> {
+        let waiting = |(number, thread): (&u32, &Thread)| {
+            let what = match &thread.waits {
+                Waits::Nothing => return None,
+                Waits::Objects(objects) => format!("for {objects:?}"),
+                Waits::Room(request) => format!("for room in the store ({request:?})"),
+                Waits::Answer(request) => format!("for an answer ({request:?})"),
+                Waits::Consumer => String::from("for its consumer"),
+            };
+            let role = match &thread.role {
+                Role::Driver => format!("driver thread {number}"),
+                Role::Task { task, attempt, .. } => format!("task {task:?} attempt {attempt}"),
+                Role::Constructor { .. } => String::from("constructor"),
+            };
+            Some(format!("{process:?} {role} waits {what} at step {}", thread.at))
+        };
+        self.threads.iter().filter_map(waiting).collect()
+    }
+}

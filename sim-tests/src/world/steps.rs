@@ -1,0 +1,479 @@
+//! Programs going on, one step at a time.
+
+use shoal_core::ids::{ObjectId, ProcessId};
+use shoal_core::message::{Answer, Query};
+use shoal_core::owner::{self, NextItem};
+use shoal_core::task::{Dependency, Returns};
+use shoal_core::value::{Death, Outcome, Payload};
+use shoal_core::Effects;
+use shoal_transport_sim::Content;
+
+use super::calls::Passed;
+use super::values::Found;
+use super::{Event, Holding, Role, Thread, Waits, World};
+use crate::program::{Product, Slot, Step};
+
+/// An actor remembers this many references.
+const STATE_MAX: usize = 4;
+
+/// What a step led to.
+enum Next {
+    /// The next step, after up to the usual time.
+    Go,
+    /// The next step, after this many microseconds.
+    After(u64),
+    /// This step again, when something changes.
+    Wait(Waits),
+    /// The program raises.
+    Raise,
+    /// The thread is over, or its process is.
+    Over,
+}
+
+impl World {
+    pub(super) fn thread_step(&mut self, id: ProcessId, number: u32, wake: u64) {
+        let now = self.now();
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        if process.ending {
+            return;
+        }
+        if process.paused_until > now {
+            let at = process.paused_until;
+            self.schedule(at, Event::Step { process: id, thread: number, wake });
+            return;
+        }
+        let Some(mut thread) = process.threads.remove(&number) else {
+            return;
+        };
+        if thread.wake != wake {
+            process.threads.insert(number, thread);
+            return;
+        }
+        let ended = self.go_on(id, number, &mut thread);
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        if !ended {
+            process.threads.insert(number, thread);
+        } else if process.driver.is_some() {
+            self.finish_driver(id);
+        }
+    }
+
+    /// Run a thread until it waits, takes time, or ends. Says whether it has ended.
+    fn go_on(&mut self, id: ProcessId, number: u32, thread: &mut Thread) -> bool {
+        if let Some(ended) = self.load_arguments(id, thread) {
+            return ended;
+        }
+        loop {
+            if !self.processes.contains_key(&id) {
+                return true;
+            }
+            if std::mem::take(&mut thread.interrupted) && self.random.chance(800) {
+                self.count("a running task was interrupted");
+                self.stop_waiting(id, thread);
+                self.raise(id, thread);
+                return true;
+            }
+            let Some(step) = thread.script.steps.get(thread.at).cloned() else {
+                thread.waits = Waits::Nothing;
+                return self.thread_returns(id, thread) || !self.processes.contains_key(&id);
+            };
+            match self.one_step(id, thread, step) {
+                Next::Go => {
+                    self.stop_waiting(id, thread);
+                    thread.at += 1;
+                    if self.random.chance(500) {
+                        self.continue_later(id, number, thread, self.scenario.cluster.step_micros);
+                        return false;
+                    }
+                }
+                Next::After(micros) => {
+                    let now = self.now();
+                    thread.wake += 1;
+                    let event = Event::Step { process: id, thread: number, wake: thread.wake };
+                    self.schedule(now + super::micros(micros), event);
+                    return false;
+                }
+                Next::Wait(waits) => {
+                    thread.waits = waits;
+                    self.start_waiting(id, thread);
+                    return !self.processes.contains_key(&id);
+                }
+                Next::Raise => {
+                    self.stop_waiting(id, thread);
+                    self.raise(id, thread);
+                    return true;
+                }
+                Next::Over => return true,
+            }
+        }
+    }
+
+    fn continue_later(&mut self, id: ProcessId, number: u32, thread: &mut Thread, most: u64) {
+        thread.wake += 1;
+        self.schedule_in(most, Event::Step { process: id, thread: number, wake: thread.wake });
+    }
+
+    fn start_waiting(&mut self, id: ProcessId, thread: &mut Thread) {
+        if matches!(thread.waits, Waits::Objects(_)) && !thread.blocked && thread.task().is_some() {
+            thread.blocked = true;
+            self.tell(id, owner::Input::Blocked);
+        }
+    }
+
+    fn stop_waiting(&mut self, id: ProcessId, thread: &mut Thread) {
+        thread.waits = Waits::Nothing;
+        if std::mem::take(&mut thread.blocked) {
+            self.tell(id, owner::Input::Unblocked);
+        }
+    }
+
+    /// Before the first step: the values of dependencies, then the borrows, go to the first slots.
+    fn load_arguments(&mut self, id: ProcessId, thread: &mut Thread) -> Option<bool> {
+        match thread.role.clone() {
+            Role::Task { arguments, borrows, loaded: false, task, .. } => {
+                if let Role::Task { loaded, .. } = &mut thread.role {
+                    *loaded = true;
+                }
+                let broken = arguments.iter().find(|given| !matches!(given.outcome, Outcome::Value(_)));
+                if let Some(given) = broken {
+                    self.thread_ends(id, thread, vec![given.outcome.clone()], false);
+                    return Some(true);
+                }
+                for given in &arguments {
+                    let holding = self.load(id, given);
+                    if holding.is_none() {
+                        let object = given.object;
+                        self.broken = Some(format!("{task:?} runs and its argument {object:?} is not here"));
+                    }
+                    thread.slots.push(holding.unwrap_or_default());
+                }
+                self.load_borrows(id, thread, &borrows);
+                None
+            }
+            Role::Constructor { arguments, borrows, loaded } if loaded <= arguments.len() => {
+                for (at, given) in arguments.iter().enumerate().skip(loaded) {
+                    match self.load(id, given) {
+                        Some(holding) => thread.slots.push(holding),
+                        None => {
+                            thread.waits = Waits::Objects(vec![given.object]);
+                            if let Role::Constructor { loaded, .. } = &mut thread.role {
+                                *loaded = at;
+                            }
+                            return Some(false);
+                        }
+                    }
+                }
+                if let Role::Constructor { loaded, .. } = &mut thread.role {
+                    *loaded = arguments.len() + 1;
+                }
+                thread.waits = Waits::Nothing;
+                self.load_borrows(id, thread, &borrows);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn load_borrows(&mut self, id: ProcessId, thread: &mut Thread, borrows: &[ObjectId]) {
+        for object in borrows {
+            self.reference(id, *object);
+            let holding = self.holding(*object);
+            thread.slots.push(holding);
+        }
+    }
+
+    /// The value of an argument; nothing if its bytes are not here.
+    fn load(&mut self, id: ProcessId, given: &Dependency) -> Option<Holding> {
+        let Outcome::Value(value) = &given.outcome else {
+            return Some(Holding::Nothing);
+        };
+        let object = given.object;
+        let contains = value.contains.clone();
+        let mapped = match &value.payload {
+            Payload::Inline(_) => false,
+            Payload::Stored { .. } => match self.find(id, object) {
+                Found::Value(Holding::Value { contains: found, mapped, .. }) => {
+                    for inner in found {
+                        self.tell(id, owner::Input::RemoveReference { object: inner });
+                    }
+                    mapped
+                }
+                Found::Gone => return Some(Holding::Nothing),
+                _ => return None,
+            },
+        };
+        for inner in &contains {
+            self.reference(id, *inner);
+        }
+        Some(Holding::Value { object, contains, mapped })
+    }
+
+    fn one_step(&mut self, id: ProcessId, thread: &mut Thread, step: Step) -> Next {
+        match step {
+            Step::Compute { micros } => {
+                if std::mem::take(&mut thread.computed) {
+                    return Next::Go;
+                }
+                thread.computed = true;
+                Next::After(micros)
+            }
+            Step::Submit { function, dependencies, borrows, into } => {
+                let passed = Passed { dependencies: &dependencies, borrows: &borrows };
+                self.submit(id, thread, &function, passed, into);
+                Next::Go
+            }
+            Step::Call { actor, method, dependencies, borrows, into } => {
+                let passed = Passed { dependencies: &dependencies, borrows: &borrows };
+                self.call(id, thread, actor, method, passed, into);
+                Next::Go
+            }
+            Step::Put { product, into } => self.put_step(id, thread, &product, into),
+            Step::Get { slot, into } => self.get_step(id, thread, slot, into),
+            Step::Wait { slots, count } => self.wait_step(id, thread, &slots, count),
+            Step::Take { slot, index, into } => {
+                if let Holding::Value { contains, .. } = thread.slot(slot)
+                    && let Some(object) = contains.get(index).copied()
+                {
+                    self.reference(id, object);
+                    let holding = self.holding(object);
+                    self.set(id, thread, into, holding);
+                }
+                Next::Go
+            }
+            Step::Drop { slot } => {
+                self.set(id, thread, slot, Holding::Nothing);
+                Next::Go
+            }
+            Step::Next { slot, into } => self.next_step(id, thread, slot, into),
+            Step::CreateActor { .. } | Step::FindActor { .. } => self.actor_step(id, thread, step),
+            Step::Kill { actor, no_restart } => {
+                if let Holding::Actor { actor, .. } = *thread.slot(actor) {
+                    self.observations.push(crate::observation::Observation::Killed { actor });
+                    self.tell(id, owner::Input::KillActor { actor, no_restart });
+                }
+                Next::Go
+            }
+            Step::Cancel { slot, force, recursive } => {
+                let object = match thread.slot(slot) {
+                    Holding::Stream(task) => Some(task.object(0)),
+                    other => other.object(),
+                };
+                if let Some(object) = object {
+                    self.cancelled(object.task, recursive);
+                    self.tell(id, owner::Input::Cancel { object, force, recursive });
+                }
+                Next::Go
+            }
+            Step::Yield { product } => self.yield_step(id, thread, &product),
+            Step::Keep { .. } | Step::Recall { .. } | Step::ExitActor => self.state_step(id, thread, step),
+            Step::Raise => Next::Raise,
+            Step::RaiseUntil { attempts } => match attempt(thread) {
+                made if made < attempts => Next::Raise,
+                _ => Next::Go,
+            },
+            Step::CrashUntil { attempts } => match attempt(thread) {
+                made if made < attempts => {
+                    self.count("a program crashed its process");
+                    self.die(id, Death::Signalled { signal: 11 }, true);
+                    Next::Over
+                }
+                _ => Next::Go,
+            },
+        }
+    }
+
+    fn put_step(&mut self, id: ProcessId, thread: &mut Thread, product: &Product, into: Slot) -> Next {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return Next::Over;
+        };
+        let object = process.owner.next_task_id().object(0);
+        match self.make(id, thread, product, Content { object, attempt: 0 }) {
+            Ok(Outcome::Value(value)) => {
+                self.ended.entry(object).or_default().push((0, false));
+                self.tell(id, owner::Input::Put { object, value });
+                self.set(id, thread, into, Holding::Reference(object));
+                Next::Go
+            }
+            Ok(_) if thread.task().is_some() => Next::Raise,
+            Ok(_) => Next::Go,
+            Err(waits) => Next::Wait(waits),
+        }
+    }
+
+    fn get_step(&mut self, id: ProcessId, thread: &mut Thread, slot: Slot, into: Slot) -> Next {
+        let Some(object) = thread.slot(slot).object() else {
+            return Next::Go;
+        };
+        match self.find(id, object) {
+            Found::NotYet => Next::Wait(Waits::Objects(vec![object])),
+            Found::Value(holding) => {
+                self.set(id, thread, into, holding);
+                Next::Go
+            }
+            // A task lets the error through; a driver notes it and goes on.
+            Found::Error if thread.task().is_some() => Next::Raise,
+            Found::Error => Next::Go,
+            Found::Gone => Next::Over,
+        }
+    }
+
+    fn wait_step(&mut self, id: ProcessId, thread: &mut Thread, slots: &[Slot], count: usize) -> Next {
+        let objects = thread.objects(slots);
+        let mut missing = Vec::new();
+        for object in &objects {
+            let Some(process) = self.processes.get(&id) else {
+                return Next::Over;
+            };
+            if !process.owner.has_outcome(*object) {
+                missing.push(*object);
+            }
+        }
+        if objects.len() - missing.len() >= count.min(objects.len()) {
+            return Next::Go;
+        }
+        for object in &missing {
+            self.tell(id, owner::Input::Need { object: *object });
+        }
+        Next::Wait(Waits::Objects(missing))
+    }
+
+    fn next_step(&mut self, id: ProcessId, thread: &mut Thread, slot: Slot, into: Slot) -> Next {
+        let Holding::Stream(task) = *thread.slot(slot) else {
+            return Next::Go;
+        };
+        let now = self.now();
+        let Some(process) = self.processes.get_mut(&id) else {
+            return Next::Over;
+        };
+        let mut effects = Effects::new();
+        let next = process.owner.next_item(task, &mut effects);
+        self.trace.record(now, id, '<', &("next item", task));
+        self.perform(id, effects);
+        match next {
+            NextItem::Item(object) => {
+                self.set(id, thread, into, Holding::Reference(object));
+                Next::Go
+            }
+            NextItem::NotYet(object) => Next::Wait(Waits::Objects(vec![object])),
+            NextItem::End => {
+                self.set(id, thread, into, Holding::Nothing);
+                Next::Go
+            }
+        }
+    }
+
+    fn actor_step(&mut self, id: ProcessId, thread: &mut Thread, step: Step) -> Next {
+        let answered = thread.answer.take();
+        match step {
+            Step::CreateActor { class, dependencies, borrows, name, detached, into } => {
+                if let (Some(answer), Some(actor)) = (answered, thread.pending_actor.take()) {
+                    let handle = Holding::Actor { actor, weak: false };
+                    if answer == Answer::ActorCreated {
+                        self.set(id, thread, into, handle);
+                    } else {
+                        self.count("an actor's name was taken");
+                        self.release(id, handle);
+                    }
+                    return Next::Go;
+                }
+                let passed = Passed { dependencies: &dependencies, borrows: &borrows };
+                let Some((actor, request)) = self.create_actor(id, thread, &class, passed, &name, detached)
+                else {
+                    return Next::Over;
+                };
+                match request {
+                    Some(request) => {
+                        thread.pending_actor = Some(actor);
+                        Next::Wait(Waits::Answer(request))
+                    }
+                    None => {
+                        self.set(id, thread, into, Holding::Actor { actor, weak: false });
+                        Next::Go
+                    }
+                }
+            }
+            Step::FindActor { name, into, .. } => {
+                match answered {
+                    None => {}
+                    Some(Answer::Actor { actor, .. }) => {
+                        self.tell(id, owner::Input::WatchActor { actor });
+                        self.set(id, thread, into, Holding::Actor { actor, weak: true });
+                        return Next::Go;
+                    }
+                    Some(_) => return Next::Go,
+                }
+                let Some(process) = self.processes.get_mut(&id) else {
+                    return Next::Over;
+                };
+                let request = process.request();
+                let query = Query::ActorByName { name, namespace: String::from("everybody") };
+                self.tell(id, owner::Input::Ask { request, to: ProcessId::HEAD, query });
+                Next::Wait(Waits::Answer(request))
+            }
+            _ => Next::Go,
+        }
+    }
+
+    fn yield_step(&mut self, id: ProcessId, thread: &mut Thread, product: &Product) -> Next {
+        let Role::Task { task, attempt, returns, yielded, consumed, .. } = thread.role else {
+            return Next::Go;
+        };
+        let Returns::Stream { backpressure } = returns else {
+            return Next::Go;
+        };
+        if backpressure > 0 && yielded.saturating_sub(consumed) >= backpressure {
+            self.count("a generator waited for its consumer");
+            return Next::Wait(Waits::Consumer);
+        }
+        let object = task.object(yielded + 1);
+        match self.make(id, thread, product, Content { object, attempt }) {
+            Ok(outcome) => {
+                if matches!(outcome, Outcome::Value(_)) {
+                    self.ended.entry(object).or_default().push((attempt, false));
+                }
+                self.tell(id, owner::Input::Yielded { task, index: yielded, outcome });
+                if let Role::Task { yielded, .. } = &mut thread.role {
+                    *yielded += 1;
+                }
+                Next::Go
+            }
+            Err(waits) => Next::Wait(waits),
+        }
+    }
+
+    fn state_step(&mut self, id: ProcessId, thread: &mut Thread, step: Step) -> Next {
+        let Some(actor) = self.processes.get_mut(&id).and_then(|process| process.actor.as_mut()) else {
+            return Next::Go;
+        };
+        match step {
+            Step::Keep { slot } => {
+                let holding = thread.put_slot(slot, Holding::Nothing);
+                actor.state.push(holding);
+                if actor.state.len() > STATE_MAX {
+                    let oldest = actor.state.remove(0);
+                    self.release(id, oldest);
+                }
+            }
+            Step::Recall { index, into } => {
+                if let Some(object) = actor.state.get(index).and_then(Holding::object) {
+                    self.reference(id, object);
+                    let holding = self.holding(object);
+                    self.set(id, thread, into, holding);
+                }
+            }
+            _ => self.tell(id, owner::Input::ExitActor),
+        }
+        Next::Go
+    }
+}
+
+fn attempt(thread: &Thread) -> u32 {
+    match thread.role {
+        Role::Task { attempt, .. } => attempt,
+        _ => u32::MAX,
+    }
+}

@@ -1,0 +1,188 @@
+//! Values as simulated programs see them: bytes that say which object they are and who made them.
+
+use bytes::Bytes;
+use shoal_core::ids::{ActorId, ObjectId, ProcessId, RequestId, TaskId};
+use shoal_core::owner::{self, Lookup};
+use shoal_core::value::{INLINE_BYTES_MAX, Outcome, Payload, Value};
+use shoal_transport_sim::Content;
+
+use super::{Holding, NODE, Thread, Waits, World};
+use crate::observation::{Got, Observation};
+use crate::program::Product;
+
+/// What a program found when it asked for a value.
+pub(super) enum Found {
+    /// Not yet; wait for the object to change.
+    NotYet,
+    /// This.
+    Value(Holding),
+    /// An exception or a failure.
+    Error,
+    /// The process is gone.
+    Gone,
+}
+
+/// What stands for a small value's bytes.
+pub(super) fn encode(content: Content) -> Bytes {
+    let ObjectId { task, index } = content.object;
+    let mut bytes = Vec::with_capacity(24);
+    bytes.extend(task.owner.0.to_le_bytes());
+    bytes.extend(task.number.to_le_bytes());
+    bytes.extend(index.to_le_bytes());
+    bytes.extend(content.attempt.to_le_bytes());
+    Bytes::from(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Option<Content> {
+    let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let half = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let task = TaskId { owner: ProcessId(word(0)?), number: word(8)? };
+    let content = Content { object: task.object(half(16)?), attempt: half(20)? };
+    (bytes.len() == 24).then_some(content)
+}
+
+impl World {
+    /// Look for an object's value, as `get` does.
+    pub(super) fn find(&mut self, id: ProcessId, object: ObjectId) -> Found {
+        for asked in [false, true] {
+            let Some(process) = self.processes.get_mut(&id) else {
+                return Found::Gone;
+            };
+            let got = match process.owner.lookup(object) {
+                Lookup::NotReady if asked => return Found::NotYet,
+                Lookup::NotReady => None,
+                Lookup::Failed(failure) => Some(Got::Failure(failure.clone())),
+                Lookup::Inline { bytes, exception: false } if bytes.is_empty() && object.index == 0 => {
+                    Some(Got::Marker)
+                }
+                Lookup::Inline { bytes, exception } => Some(inline(bytes, exception)),
+                Lookup::Stored { exception } => Some(self.stored(id, object, exception)),
+            };
+            let Some(got) = got else {
+                self.tell(id, owner::Input::Need { object });
+                continue;
+            };
+            let mapped = self.is_mapped(id, object, &got);
+            let value = matches!(got, Got::Value { .. } | Got::Marker);
+            self.observations.push(Observation::Got { process: id, object, result: got });
+            if !value {
+                return Found::Error;
+            }
+            let contains = self.contained_in(id, object);
+            for inner in &contains {
+                self.reference(id, *inner);
+            }
+            return Found::Value(Holding::Value { object, contains, mapped });
+        }
+        Found::NotYet
+    }
+
+    fn is_mapped(&self, id: ProcessId, object: ObjectId, got: &Got) -> bool {
+        let stored = |process: &super::Process| matches!(process.owner.lookup(object), Lookup::Stored { .. });
+        matches!(got, Got::Value { .. }) && self.processes.get(&id).is_some_and(stored)
+    }
+
+    fn stored(&mut self, id: ProcessId, object: ObjectId, exception: bool) -> Got {
+        let place = self.processes.get_mut(&id).and_then(|process| process.owner.open(object));
+        let Some((offset, size)) = place else {
+            return Got::Garbage(format!("{object:?} is said to be pinned and cannot be opened"));
+        };
+        match self.daemon.segment.read(offset, size) {
+            Some(Content { object, attempt }) if exception => Got::Exception { object, attempt },
+            Some(Content { object, attempt }) => Got::Value { object, attempt },
+            None => Got::Garbage(format!("{object:?} is not at {offset}, {size} bytes")),
+        }
+    }
+
+    /// The references inside a value that was looked up.
+    fn contained_in(&self, id: ProcessId, object: ObjectId) -> Vec<ObjectId> {
+        let process = self.processes.get(&id);
+        process.map(|process| process.owner.contained(object).to_vec()).unwrap_or_default()
+    }
+
+    /// The program of a process makes one more reference.
+    pub(super) fn reference(&mut self, id: ProcessId, object: ObjectId) {
+        self.tell(id, owner::Input::AddReference { object });
+        if self.is_actor(object) {
+            self.tell(id, owner::Input::WatchActor { actor: ActorId(object.task) });
+        }
+    }
+
+    pub(super) fn is_actor(&self, object: ObjectId) -> bool {
+        object.index == 0 && self.classes.contains_key(&ActorId(object.task))
+    }
+
+    /// A holding for a reference that is counted already.
+    pub(super) fn holding(&self, object: ObjectId) -> Holding {
+        if self.is_actor(object) {
+            Holding::Actor { actor: ActorId(object.task), weak: false }
+        } else {
+            Holding::Reference(object)
+        }
+    }
+
+    /// Let go of what a slot held.
+    pub(super) fn release(&mut self, id: ProcessId, holding: Holding) {
+        match holding {
+            Holding::Nothing | Holding::Actor { weak: true, .. } => {}
+            Holding::Reference(object) => self.tell(id, owner::Input::RemoveReference { object }),
+            Holding::Actor { actor, .. } => {
+                let object = actor.handle_object();
+                self.tell(id, owner::Input::RemoveReference { object });
+            }
+            Holding::Stream(task) => {
+                self.tell(id, owner::Input::CloseStream { task });
+                self.tell(id, owner::Input::RemoveReference { object: task.object(0) });
+            }
+            Holding::Value { object, contains, mapped } => {
+                for inner in contains {
+                    self.tell(id, owner::Input::RemoveReference { object: inner });
+                }
+                if mapped {
+                    self.tell(id, owner::Input::RemoveReader { object });
+                }
+            }
+        }
+    }
+
+    /// Make a value. `Err` says that the thread must wait for room first.
+    pub(super) fn make(
+        &mut self,
+        id: ProcessId,
+        thread: &mut Thread,
+        product: &Product,
+        content: Content,
+    ) -> Result<Outcome, Waits> {
+        let contains = thread.objects(&product.contains);
+        if product.size <= INLINE_BYTES_MAX as u64 {
+            let payload = Payload::Inline(encode(content));
+            return Ok(Outcome::Value(Value { payload, contains }));
+        }
+        if let Some(failure) = thread.room_refused.take() {
+            self.count("the store had no room");
+            return Ok(Outcome::Failure(Box::new(failure)));
+        }
+        let Some(process) = self.processes.get_mut(&id) else {
+            return Err(Waits::Nothing);
+        };
+        let size = product.size;
+        let Some(offset) = process.owner.allocate(size) else {
+            let request: RequestId = process.request();
+            self.tell(id, owner::Input::RequestRoom { request, size });
+            return Err(Waits::Room(request));
+        };
+        self.daemon.segment.write(offset, size, content);
+        let object = content.object;
+        self.tell(id, owner::Input::Seal { object, offset, size });
+        let payload = Payload::Stored { node: NODE, size };
+        Ok(Outcome::Value(Value { payload, contains }))
+    }
+}
+
+fn inline(bytes: &Bytes, exception: bool) -> Got {
+    match decode(bytes) {
+        Some(Content { object, attempt }) if exception => Got::Exception { object, attempt },
+        Some(Content { object, attempt }) => Got::Value { object, attempt },
+        None => Got::Garbage(format!("{} bytes that no program wrote", bytes.len())),
+    }
+}

@@ -1,0 +1,143 @@
+//! What goes wrong, and when. A run's faults are a list that is drawn before it starts, so that a
+//! failing one can be shrunk and stored.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Random;
+
+/// One fault.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Fault {
+    /// The process of that number dies after so many effects; what it had not sent is lost.
+    Crash {
+        /// Its number on the node.
+        process: u32,
+        /// How many effects take place.
+        effects: u32,
+    },
+    /// At that time some worker is killed from outside.
+    Kill {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the worker.
+        choice: u64,
+    },
+    /// Some process stops for a while; 0 micros of `choice` is the daemon.
+    Pause {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the process.
+        choice: u64,
+        /// For how long.
+        micros: u64,
+    },
+    /// The n-th worker is not started.
+    ForkFails {
+        /// Counted from 0.
+        nth: u32,
+    },
+    /// The n-th worker dies before it is up.
+    StartCrash {
+        /// Counted from 0.
+        nth: u32,
+    },
+    /// Nothing can be written to the disk for a while.
+    DiskFull {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// For how long.
+        micros: u64,
+    },
+    /// The n-th spill is torn: one object cannot be read back.
+    TornSpill {
+        /// Counted from 0.
+        nth: u32,
+    },
+    /// The n-th restore fails.
+    RestoreFails {
+        /// Counted from 0.
+        nth: u32,
+    },
+    /// The n-th reservation of memory for the store fails.
+    ReserveFails {
+        /// Counted from 0.
+        nth: u32,
+    },
+    /// The node is short of memory.
+    MemoryPressure {
+        /// Microseconds since the start.
+        at_micros: u64,
+    },
+    /// A driver is killed.
+    DriverDies {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the driver.
+        choice: u64,
+    },
+}
+
+/// A kind of fault that a seed may leave out.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// [`Fault::Crash`].
+    Crash,
+    /// [`Fault::Kill`].
+    Kill,
+    /// [`Fault::Pause`].
+    Pause,
+    /// [`Fault::ForkFails`] and [`Fault::StartCrash`].
+    Start,
+    /// [`Fault::DiskFull`], [`Fault::TornSpill`] and [`Fault::RestoreFails`].
+    Disk,
+    /// [`Fault::ReserveFails`].
+    Reserve,
+    /// [`Fault::MemoryPressure`].
+    Memory,
+    /// [`Fault::DriverDies`].
+    Driver,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [FaultKind; 8] = [
+        FaultKind::Crash,
+        FaultKind::Kill,
+        FaultKind::Pause,
+        FaultKind::Start,
+        FaultKind::Disk,
+        FaultKind::Reserve,
+        FaultKind::Memory,
+        FaultKind::Driver,
+    ];
+
+    /// A fault of this kind somewhere in the first `horizon_micros`.
+    pub fn draw(self, random: &mut Random, horizon_micros: u64) -> Fault {
+        let at_micros = random.below(horizon_micros.max(1));
+        let choice = random.next() >> 32;
+        let nth = random.skewed(24) as u32;
+        match self {
+            FaultKind::Crash => Fault::Crash {
+                process: random.between(1, 14) as u32,
+                effects: random.skewed(400) as u32,
+            },
+            FaultKind::Kill => Fault::Kill { at_micros, choice },
+            FaultKind::Pause => {
+                let micros = random.skewed(3_000_000);
+                Fault::Pause { at_micros, choice, micros }
+            }
+            FaultKind::Start if random.chance(500) => Fault::ForkFails { nth },
+            FaultKind::Start => Fault::StartCrash { nth },
+            FaultKind::Disk => match random.below(3) {
+                0 => Fault::DiskFull { at_micros, micros: random.below(2_000_000) },
+                1 => Fault::TornSpill { nth },
+                _ => Fault::RestoreFails { nth },
+            },
+            FaultKind::Reserve => Fault::ReserveFails { nth },
+            FaultKind::Memory => Fault::MemoryPressure { at_micros },
+            FaultKind::Driver => Fault::DriverDies { at_micros, choice },
+        }
+    }
+}
