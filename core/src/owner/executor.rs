@@ -10,15 +10,17 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use bytes::Bytes;
+
 use super::objects::{Object, State};
 use super::{Effect, Out, Owner, RunResult};
-use crate::OrderedMap;
 use crate::actor::ActorSpec;
-use crate::ids::{ActorId, ObjectId, ProcessId, TaskId};
+use crate::ids::{ActorId, FunctionId, ObjectId, ProcessId, TaskId};
 use crate::message::Message;
 use crate::resources::Devices;
 use crate::task::{Assignment, Callee, Completion};
 use crate::value::{ActorDeath, Failure, Outcome, Payload};
+use crate::{Map, OrderedMap};
 
 /// What this process was assigned.
 #[derive(Debug, Default)]
@@ -33,6 +35,9 @@ pub(super) struct Executor {
     leaving: Option<String>,
     /// Stored arguments that queued tasks wait for; almost always empty.
     awaited: Vec<ObjectId>,
+    /// Code that came with tasks of which none has run here: the one that brought it may be given
+    /// back, and those that follow come without.
+    codes: Map<FunctionId, Bytes>,
 }
 
 #[derive(Debug)]
@@ -110,6 +115,9 @@ impl Owner {
             .filter(|object| !self.is_pinned(*object))
             .collect();
         self.executor.awaited.extend(&unpinned);
+        if let Callee::Function { function, code: Some(code), .. } = &assignment.callee {
+            self.executor.codes.insert(*function, code.clone());
+        }
         self.executor.lanes[lane].queue.push_back(Assigned {
             from,
             assignment,
@@ -209,7 +217,7 @@ impl Owner {
             }
             let Some(Assigned {
                 from,
-                assignment,
+                mut assignment,
                 stored,
                 ..
             }) = queue.queue.pop_front()
@@ -217,6 +225,9 @@ impl Owner {
                 return;
             };
             queue.running += 1;
+            if let Callee::Function { function, code, .. } = &mut assignment.callee {
+                *code = self.executor.codes.remove(function).or(code.take());
+            }
             let contained = assignment.dependencies.iter().flat_map(|dependency| {
                 super::borrowing::contained(&dependency.outcome)
                     .iter()

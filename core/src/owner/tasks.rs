@@ -334,7 +334,12 @@ impl Owner {
         }
         self.use_all(super::borrowing::contained(&outcome));
         let items = self.items_received(number);
+        let actor = self.tasks.get(&number).and_then(|task| task.actor());
         self.finish(now, number, alloc::vec![outcome], items, out);
+        if let Some(actor) = actor {
+            // It may have held up the calls behind it.
+            self.push_calls(now, actor, out);
+        }
     }
 
     /// Release what the task held, or keep it for lineage.
