@@ -65,6 +65,8 @@ struct Assigned {
     unpinned: Vec<ObjectId>,
     /// Stored arguments, each with a record of its own while the task is here.
     stored: Vec<ObjectId>,
+    /// How many items of this generator its consumer has taken already.
+    consumed: u32,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,7 @@ impl Owner {
             assignment,
             unpinned,
             stored,
+            consumed: 0,
         });
         self.run_next(lane, out);
     }
@@ -219,6 +222,7 @@ impl Owner {
                 from,
                 mut assignment,
                 stored,
+                consumed,
                 ..
             }) = queue.queue.pop_front()
             else {
@@ -248,11 +252,15 @@ impl Owner {
                 cancelled: false,
                 is_function: matches!(assignment.callee, Callee::Function { .. }),
             };
-            self.executor.running.insert(assignment.task, running);
+            let task = assignment.task;
+            self.executor.running.insert(task, running);
             out.push(Effect::Run {
                 assignment,
                 group: lane as u32,
             });
+            if consumed > 0 {
+                out.push(Effect::Consumed { task, consumed });
+            }
         }
     }
 
@@ -354,6 +362,18 @@ impl Owner {
             },
             out,
         );
+    }
+
+    /// The consumer of a generator has taken items; one that has not started is told when it does.
+    pub(super) fn consumed(&mut self, task: TaskId, consumed: u32, out: Out<'_>) {
+        if self.executor.running.contains_key(&task) {
+            out.push(Effect::Consumed { task, consumed });
+            return;
+        }
+        let queued = self.executor.lanes.iter_mut().flat_map(|lane| &mut lane.queue);
+        for assigned in queued.filter(|assigned| assigned.assignment.task == task) {
+            assigned.consumed = assigned.consumed.max(consumed);
+        }
     }
 
     /// Whether a running task was asked to stop; for code that looks by itself.

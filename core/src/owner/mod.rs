@@ -397,9 +397,7 @@ impl Owner {
                 index,
                 outcome,
             } => self.item_received(from, task, attempt, index, outcome, out),
-            Message::GeneratorConsumed { task, consumed } => {
-                out.push(Effect::Consumed { task, consumed })
-            }
+            Message::GeneratorConsumed { task, consumed } => self.consumed(task, consumed, out),
             Message::CancelTask {
                 task,
                 force,

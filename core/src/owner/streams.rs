@@ -33,6 +33,14 @@ impl StreamState {
             closed: false,
         }
     }
+
+    /// What the producer of a new attempt must know of the consumer, if it is news to it.
+    pub(super) fn progress(&self) -> Option<u32> {
+        if self.closed {
+            return Some(u32::MAX);
+        }
+        (self.backpressure > 0 && self.taken > 0).then_some(self.taken)
+    }
 }
 
 /// What [`Owner::next_item`] finds.

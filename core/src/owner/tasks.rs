@@ -485,13 +485,20 @@ impl Owner {
         assignment: Box<Assignment>,
         out: Out<'_>,
     ) {
+        let mut progress = None;
         if let Some(task) = self.tasks.get_mut(&number) {
             task.stage = Stage::Pushed { to };
+            progress = task.stream.as_ref().and_then(|stream| stream.progress());
         }
+        let task = assignment.task;
         out.push(Effect::Send {
             to,
             message: Message::PushTask(assignment),
         });
+        if let Some(consumed) = progress {
+            // Items of an earlier attempt were taken: the producer need not wait for that again.
+            self.send(to, Message::GeneratorConsumed { task, consumed }, out);
+        }
     }
 }
 

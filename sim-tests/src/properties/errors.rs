@@ -83,6 +83,7 @@ impl Errors {
 
     fn explain_actor(&self, world: &World, actor: ActorId, cause: &ActorDeath) -> Check {
         match cause {
+            ActorDeath::Process(Death::NotStarted { .. }) => Ok(()),
             ActorDeath::Process(_) => match self.homes.get(&actor) {
                 Some(homes) if homes.iter().any(|home| !world.deaths.contains_key(home)) => {
                     Err(String::from("its process lives"))

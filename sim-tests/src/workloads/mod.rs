@@ -1,9 +1,15 @@
 //! What simulated users do. Each file is one kind of program; a seed gives it its shape.
 
 mod builder;
-mod fan_out;
-mod nested;
 mod actor_chain;
+mod big_objects;
+mod borrowing;
+mod cancellation;
+mod fan_out;
+mod floods;
+mod generators;
+mod named_actors;
+mod nested;
 
 use shoal_transport_sim::Random;
 
@@ -25,6 +31,12 @@ pub const ALL: &[Workload] = &[
     Workload { name: "fan_out", build: fan_out::build },
     Workload { name: "nested", build: nested::build },
     Workload { name: "actor_chain", build: actor_chain::build },
+    Workload { name: "generators", build: generators::build },
+    Workload { name: "cancellation", build: cancellation::build },
+    Workload { name: "big_objects", build: big_objects::build },
+    Workload { name: "borrowing", build: borrowing::build },
+    Workload { name: "named_actors", build: named_actors::build },
+    Workload { name: "floods", build: floods::build },
 ];
 
 /// The program of an item. `number` keeps its functions apart from those of other items.

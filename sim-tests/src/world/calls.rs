@@ -193,7 +193,7 @@ impl World {
         self.observations.push(Observation::Constructing { process: id, actor, incarnation });
         let script = class.constructor.clone();
         if let Some(process) = self.processes.get_mut(&id) {
-            process.actor = Some(ActorPart { id: actor, incarnation, class, state: Vec::new() });
+            process.actor = Some(ActorPart { id: actor, incarnation, state: Vec::new() });
         }
         let role = Role::Constructor { arguments: spec.dependencies, borrows: spec.borrows, loaded: 0 };
         self.start_thread(id, Thread::new(script, role));

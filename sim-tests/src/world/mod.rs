@@ -18,7 +18,7 @@ use shoal_core::owner::{self, Owner};
 use shoal_core::value::Death;
 use shoal_core::{Effects, Machine, Span, Time};
 use shoal_core::{head, node};
-use shoal_transport_sim::{Disk, Heap, Network, Random, Segment, Way};
+use shoal_transport_sim::{Heap, Network, Random, Way};
 
 use crate::observation::Observation;
 use crate::program::{Class, Function};

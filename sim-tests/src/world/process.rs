@@ -10,7 +10,7 @@ use shoal_core::task::Returns;
 use shoal_core::value::Failure;
 use shoal_core::Time;
 
-use crate::program::{Class, Script};
+use crate::program::Script;
 
 /// A process that is alive.
 pub struct Process {
@@ -40,7 +40,6 @@ pub struct Process {
 pub(super) struct ActorPart {
     pub(super) id: ActorId,
     pub(super) incarnation: u32,
-    pub(super) class: Rc<Class>,
     pub(super) state: Vec<Holding>,
 }
 
