@@ -280,7 +280,15 @@ impl World {
         let exiting = self.counts_as_last(id, function);
         let micros = ((self.now() - started).0 / 1_000) as u32;
         let retryable = retryable && raised;
-        let result = RunResult { outcomes, items: yielded, retryable, micros, exiting };
+        let result = RunResult {
+            outcomes,
+            items: yielded,
+            retryable,
+            started: started.0 / 1_000,
+            micros,
+            exiting,
+            silent: false,
+        };
         self.tell(id, owner::Input::Ran { task, result: Box::new(result) });
         self.release_slots(id, thread, &[]);
     }
