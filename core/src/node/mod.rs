@@ -365,7 +365,7 @@ impl Node {
             Message::ActorExits { actor, incarnation } => self.actor_exits(from, actor, incarnation),
             Message::Ask { request, query } => self.answer(from, request, query, out),
             Message::RequestExtent { request, size } => store.request_extent(from, request, size, out),
-            Message::ReturnExtent { offset, size } => store.return_extent(from, offset, size, out),
+            Message::ReturnExtent { offset, size } => store.return_extent(from, offset, size),
             Message::Seal { object, offset, size } => {
                 let job = self.processes.get(from).and_then(|process| process.job);
                 store.seal(from, job.unwrap_or_default(), object, offset, size, out);

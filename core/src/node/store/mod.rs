@@ -1,35 +1,177 @@
-//! The object store's table; follows in the next change.
+//! The object store's table: which bytes of the node's segment are free, given to processes as
+//! extents, or objects; which objects are pinned, spilled, or on their way.
+//!
+//! Every byte is in exactly one place (invariant 7): free + held by processes + objects in memory +
+//! in transit = capacity. A process allocates inside what it holds; sealing an object takes its range
+//! out of that, freeing the object gives it back. What is spilled, or left by a dead process, goes to
+//! the free space.
+
+mod endings;
+mod extents;
+mod objects;
+mod ranges;
+mod release;
+mod room;
+#[cfg(test)]
+mod soak;
+mod spill;
+mod victims;
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use self::extents::Holder;
+use self::objects::{Object, Place, Unsealed};
+use self::ranges::{FreeSpace, PAGE, Ranges, round_down, round_up};
+use self::release::Floor;
+use self::room::{Operation, Room};
 use super::outbox::Outbox;
-use super::WorkResult;
+use super::{WorkResult, outbox};
 use crate::deadlines::Deadlines;
-use crate::ids::*;
-use crate::machine::Span;
+use crate::ids::{ObjectId, OperationId, ProcessId};
+use crate::machine::{Span, Time};
 use crate::message::StoreSummary;
 
+/// The table.
 #[derive(Debug)]
-pub(super) struct Store {}
+pub(super) struct Store {
+    capacity: u64,
+    /// How long nothing can be done for a request before it is refused.
+    full_grace: Span,
+    free: FreeSpace,
+    /// Memory that has pages behind it.
+    backed: Ranges,
+    /// What live processes hold.
+    holders: BTreeMap<ProcessId, Holder>,
+    objects: BTreeMap<ObjectId, Object>,
+    /// Objects in memory, and room that is being filled from disk, by offset.
+    resident: BTreeMap<u64, ObjectId>,
+    /// Whom to unpin when a process ends.
+    pins: BTreeMap<ProcessId, BTreeMap<ObjectId, u32>>,
+    unsealed: BTreeMap<ObjectId, Unsealed>,
+    /// Freed before they were sealed: the owner's word was faster than the producer's.
+    freed_early: BTreeMap<ObjectId, Time>,
+    /// Requests for room, first come, first served.
+    waiting: VecDeque<Room>,
+    /// Holders were asked for room; objects are not spilled before this.
+    holders_asked: Option<Time>,
+    operations: BTreeMap<OperationId, Operation>,
+    /// Ranges that an operation works on: being backed for an extent, or released.
+    transit: Ranges,
+    /// Memory that stays free.
+    floor: Floor,
+    /// Counts uses of objects.
+    uses: u64,
+    held_bytes: u64,
+    resident_bytes: u64,
+    spilled_total: u64,
+    restored_total: u64,
+}
 
-#[allow(unused_variables)]
 impl Store {
     pub(super) fn new(start: u64, capacity: u64, full_grace: Span) -> Store {
-        Store {}
+        let aligned = round_up(start, PAGE);
+        let capacity = round_down(capacity.saturating_sub(aligned - start), PAGE);
+        Store {
+            capacity,
+            full_grace,
+            free: FreeSpace::new(aligned, capacity),
+            backed: Ranges::default(),
+            holders: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            resident: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            unsealed: BTreeMap::new(),
+            freed_early: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            holders_asked: None,
+            operations: BTreeMap::new(),
+            transit: Ranges::default(),
+            floor: Floor::default(),
+            uses: 0,
+            held_bytes: 0,
+            resident_bytes: 0,
+            spilled_total: 0,
+            restored_total: 0,
+        }
     }
-    pub(super) fn check(&self) {}
+
+    /// Serve those who wait for room, and see to the timers.
+    pub(super) fn settle(&mut self, out: &mut Outbox, deadlines: &mut Deadlines) {
+        self.expire_unsealed(out, deadlines);
+        self.serve(out, deadlines);
+        self.release_idle(out, deadlines);
+        let accounted =
+            self.free.total() + self.held_bytes + self.resident_bytes + self.transit.total();
+        assert_eq!(accounted, self.capacity, "every byte of the store is in one place");
+    }
+
+    pub(super) fn finished(&mut self, id: OperationId, result: WorkResult, out: &mut Outbox) {
+        match self.operations.remove(&id) {
+            Some(Operation::Back { room, offset }) => self.backed(room, offset, result, out),
+            Some(Operation::Spill { objects }) => self.spilled(&objects, result, out),
+            Some(Operation::Restore { object }) => self.restored(object, result, out),
+            Some(Operation::Release { offset, size }) => self.released(offset, size, &result),
+            // Nobody waits for the end of a deletion.
+            None => {}
+        }
+    }
+
     pub(super) fn summary(&self) -> StoreSummary {
-        StoreSummary::default()
+        let mut summary = StoreSummary {
+            capacity: self.capacity,
+            spilled_total: self.spilled_total,
+            restored_total: self.restored_total,
+            ..StoreSummary::default()
+        };
+        for object in self.objects.values() {
+            if let Place::Memory(_) = object.place {
+                summary.used += object.size;
+                summary.objects += 1;
+                summary.pinned += if object.pins > 0 { object.size } else { 0 };
+            }
+            summary.spilled += if object.disk.is_some() { object.size } else { 0 };
+        }
+        summary
     }
-    pub(super) fn request_extent(&mut self, from: ProcessId, request: RequestId, size: u64, out: &mut Outbox) {
-        let failure = crate::value::Failure::StoreFull { detail: "the store is not there yet".into() };
-        out.send(from, crate::message::Message::ExtentRefused { request, failure });
+
+    /// The tables must agree, and cover the capacity without overlap.
+    pub(super) fn check(&self) {
+        self.free.check();
+        let mut all = self.free.ranges().clone();
+        for holder in self.holders.values() {
+            holder.ranges.iter().for_each(|(offset, size)| drop(all.insert(offset, size)));
+        }
+        for (offset, id) in &self.resident {
+            let object = &self.objects[id];
+            assert_eq!(object.place.offset(), Some(*offset), "{id:?} is where it is said to be");
+            all.insert(*offset, object.room());
+        }
+        self.transit.iter().for_each(|(offset, size)| drop(all.insert(offset, size)));
+        let pieces: Vec<(u64, u64)> = all.iter().collect();
+        assert!(self.capacity == 0 || (pieces.len() == 1 && pieces[0].1 == self.capacity), "{pieces:?}");
+
+        for (id, object) in &self.objects {
+            assert_eq!(object.place.offset().is_some(), self.resident.values().any(|other| other == id));
+            let pins: u32 = self.pins.values().filter_map(|pins| pins.get(id)).sum();
+            assert_eq!(object.pins, pins, "pins of {id:?}");
+            let gone = object.freed && object.pins == 0 && !object.spilling;
+            assert!(!gone || matches!(object.place, Place::Restoring(_)), "{id:?} is free and still here");
+            assert!(object.disk.is_some() || matches!(object.place, Place::Memory(_)), "{id:?} has a copy");
+            let queued = self.waiting.iter().any(|room| room.is_for(*id));
+            assert_eq!(queued, object.place == Place::Queued, "{id:?} waits for room");
+            if object.holder.is_some_and(|holder| !self.holders.contains_key(&holder)) {
+                panic!("{id:?} is held by a dead process");
+            }
+        }
+        assert!(self.unsealed.keys().all(|id| !self.objects.contains_key(id)));
     }
-    pub(super) fn return_extent(&mut self, from: ProcessId, offset: u64, size: u64, out: &mut Outbox) {}
-    pub(super) fn seal(&mut self, from: ProcessId, job: JobId, object: ObjectId, offset: u64, size: u64, out: &mut Outbox) {}
-    pub(super) fn pin(&mut self, from: ProcessId, object: ObjectId, owner_dead: bool, out: &mut Outbox) {}
-    pub(super) fn unpin(&mut self, from: ProcessId, object: ObjectId, out: &mut Outbox) {}
-    pub(super) fn free_object(&mut self, from: ProcessId, object: ObjectId, out: &mut Outbox) {}
-    pub(super) fn finished(&mut self, operation: OperationId, result: WorkResult, out: &mut Outbox) {}
-    pub(super) fn settle(&mut self, out: &mut Outbox, deadlines: &mut Deadlines) {}
-    pub(super) fn owners_lost(&mut self, job: JobId, live: &dyn Fn(ProcessId) -> bool, out: &mut Outbox) {}
-    pub(super) fn job_gone(&mut self, job: JobId, out: &mut Outbox) {}
-    pub(super) fn process_gone(&mut self, id: ProcessId, job_ended: bool, out: &mut Outbox) {}
+
+    fn used(&mut self) -> u64 {
+        self.uses += 1;
+        self.uses
+    }
 }
+
+#[cfg(test)]
+mod harness;

@@ -1,0 +1,456 @@
+//! Objects: sealed by who made them, pinned by who reads them, freed by who owns them.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::Store;
+use super::outbox::Outbox;
+use super::ranges::OBJECT_ALIGNMENT;
+use super::room::Room;
+use crate::deadlines::Deadlines;
+use crate::ids::{JobId, ObjectId, ProcessId};
+use crate::machine::{Span, Time, Wakeup};
+use crate::message::Message;
+use crate::node::{SpillLocation, Work};
+use crate::value::Failure;
+
+/// A reader knows of an object from its owner, the owner from its producer, and the producer sealed
+/// it before it told anybody: the news is on its way, or the object is gone.
+const SEALED_WITHIN: Span = Span::from_secs(5);
+/// How many objects are remembered that were freed before they were sealed.
+const FREED_EARLY_MAX: usize = 10_000;
+
+/// A sealed object.
+#[derive(Debug)]
+pub(super) struct Object {
+    /// Bytes of its value.
+    pub(super) size: u64,
+    /// The job of the process that sealed it.
+    pub(super) job: JobId,
+    /// The live process that gets its room when it is freed.
+    pub(super) holder: Option<ProcessId>,
+    pub(super) place: Place,
+    /// A copy on disk; it stays when the object is read back, so that the next eviction is free.
+    pub(super) disk: Option<SpillLocation>,
+    /// It is being written to disk.
+    pub(super) spilling: bool,
+    pub(super) pins: u32,
+    /// Who waits for it to be in memory.
+    pub(super) readers: Vec<ProcessId>,
+    /// Nobody can reach it any more; it goes with its last pin.
+    pub(super) freed: bool,
+    /// When it was used last, in counted uses.
+    pub(super) used: u64,
+}
+
+/// Where the bytes of an object can be read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Place {
+    /// In memory, at this offset.
+    Memory(u64),
+    /// On disk.
+    Disk,
+    /// On disk, and it waits for room in memory.
+    Queued,
+    /// On disk, and it is being read to this offset.
+    Restoring(u64),
+}
+
+impl Place {
+    /// Where it takes up memory.
+    pub(super) fn offset(self) -> Option<u64> {
+        match self {
+            Place::Memory(offset) | Place::Restoring(offset) => Some(offset),
+            Place::Disk | Place::Queued => None,
+        }
+    }
+}
+
+impl Object {
+    /// Bytes that it takes up in memory.
+    pub(super) fn room(&self) -> u64 {
+        room_of(self.size).expect("the room of a sealed object was held")
+    }
+
+    /// Whether its memory could be used for something else.
+    pub(super) fn is_evictable(&self) -> bool {
+        self.pins == 0 && !self.spilling && matches!(self.place, Place::Memory(_))
+    }
+}
+
+/// Bytes that a value of `size` bytes takes up.
+pub(super) fn room_of(size: u64) -> Option<u64> {
+    let room = size.max(1).checked_add(OBJECT_ALIGNMENT - 1)?;
+    Some(room - room % OBJECT_ALIGNMENT)
+}
+
+/// An object that somebody wants to read before it is sealed.
+#[derive(Debug)]
+pub(super) struct Unsealed {
+    deadline: Time,
+    pub(super) readers: Vec<ProcessId>,
+}
+
+pub(super) fn lost(object: ObjectId, detail: &str) -> Failure {
+    Failure::ObjectLost { object, detail: String::from(detail) }
+}
+
+impl Store {
+    pub(in crate::node) fn seal(
+        &mut self,
+        from: ProcessId,
+        job: JobId,
+        id: ObjectId,
+        offset: u64,
+        size: u64,
+        out: &mut Outbox,
+    ) {
+        let Some(room) = room_of(size).filter(|room| self.holds(from, offset, *room)) else { return };
+        let early = self.freed_early.remove(&id);
+        let freed = early.is_some_and(|at| at + SEALED_WITHIN > out.now);
+        if freed || !self.make_way(id, out) {
+            return out.send(from, Message::Freed { offset, size: room });
+        }
+        self.unhold(from, offset, room);
+        self.resident_bytes += room;
+        self.resident.insert(offset, id);
+        let readers = self.unsealed.remove(&id).map(|unsealed| unsealed.readers).unwrap_or_default();
+        let object = self.objects.entry(id).or_insert_with(|| Object {
+            size,
+            job,
+            holder: None,
+            place: Place::Disk,
+            disk: None,
+            spilling: false,
+            pins: 0,
+            readers: Vec::new(),
+            freed: false,
+            used: 0,
+        });
+        object.size = size;
+        object.job = job;
+        object.holder = Some(from);
+        object.place = Place::Memory(offset);
+        object.readers.extend(readers);
+        self.touch(id);
+        self.serve_readers(id, out);
+    }
+
+    /// An object is sealed again, by another attempt of its task: the new copy counts, for its owner
+    /// has been told of that one, unless somebody reads the old one. Says whether it does.
+    fn make_way(&mut self, id: ObjectId, out: &mut Outbox) -> bool {
+        let Some(object) = self.objects.get_mut(&id) else { return true };
+        if object.pins > 0 || object.spilling || matches!(object.place, Place::Restoring(_)) {
+            return false;
+        }
+        if let Some(location) = object.disk.take() {
+            out.start(Work::DeleteSpilled { location });
+        }
+        if object.place == Place::Queued {
+            self.waiting.retain(|room| !room.is_for(id));
+        }
+        self.vacate(id, true, out);
+        true
+    }
+
+    /// Take an object out of memory. Its room goes to who holds the extent, if that process lives and
+    /// nobody waits for room, and `to_holder` is set.
+    pub(super) fn vacate(&mut self, id: ObjectId, to_holder: bool, out: &mut Outbox) {
+        let object = self.objects.get_mut(&id).expect("the object was just looked up");
+        let room = object.room();
+        let holder = object.holder.take();
+        let Some(offset) = object.place.offset() else { return };
+        object.place = Place::Disk;
+        self.resident.remove(&offset);
+        self.resident_bytes -= room;
+        match holder.filter(|_| to_holder && self.waiting.is_empty()) {
+            Some(holder) => {
+                self.hold(holder, offset, room);
+                out.send(holder, Message::Freed { offset, size: room });
+            }
+            None => self.free.release(offset, room),
+        }
+    }
+
+    /// The object was used just now.
+    pub(super) fn touch(&mut self, id: ObjectId) {
+        let used = self.used();
+        if let Some(object) = self.objects.get_mut(&id) {
+            object.used = used;
+        }
+    }
+
+    pub(in crate::node) fn pin(&mut self, from: ProcessId, id: ObjectId, owner_dead: bool, out: &mut Outbox) {
+        let Some(object) = self.objects.get_mut(&id) else {
+            if owner_dead {
+                let failure = lost(id, "its owner is dead, and it is not in this node's store");
+                return out.send(from, Message::PinFailed { object: id, failure });
+            }
+            let deadline = out.now + SEALED_WITHIN;
+            let fresh = Unsealed { deadline, readers: Vec::new() };
+            return self.unsealed.entry(id).or_insert(fresh).readers.push(from);
+        };
+        if object.freed {
+            let failure = Failure::Freed { object: id };
+            return out.send(from, Message::PinFailed { object: id, failure });
+        }
+        object.readers.push(from);
+        if object.place == Place::Disk {
+            object.place = Place::Queued;
+            let size = object.room();
+            self.waiting.push_back(Room::restore(id, size));
+        }
+        self.serve_readers(id, out);
+    }
+
+    /// Those who wait for an object get it, if it is in memory.
+    pub(super) fn serve_readers(&mut self, id: ObjectId, out: &mut Outbox) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let Place::Memory(offset) = object.place else { return };
+        for reader in core::mem::take(&mut object.readers) {
+            object.pins += 1;
+            *self.pins.entry(reader).or_default().entry(id).or_default() += 1;
+            out.send(reader, Message::Pinned { object: id, offset, size: object.size });
+        }
+        self.touch(id);
+    }
+
+    /// Those who wait for an object will not get it.
+    pub(super) fn refuse_readers(&mut self, id: ObjectId, failure: &Failure, out: &mut Outbox) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        for reader in core::mem::take(&mut object.readers) {
+            let failure = failure.clone();
+            out.send(reader, Message::PinFailed { object: id, failure });
+        }
+    }
+
+    pub(in crate::node) fn unpin(&mut self, from: ProcessId, id: ObjectId, out: &mut Outbox) {
+        let Some(pins) = self.pins.get_mut(&from) else { return };
+        let Some(count) = pins.get_mut(&id) else { return };
+        *count -= 1;
+        if *count == 0 {
+            pins.remove(&id);
+        }
+        if pins.is_empty() {
+            self.pins.remove(&from);
+        }
+        self.unpinned(id, 1, out);
+    }
+
+    pub(super) fn unpinned(&mut self, id: ObjectId, count: u32, out: &mut Outbox) {
+        let object = self.objects.get_mut(&id).expect("pinned objects stay");
+        object.pins = object.pins.checked_sub(count).expect("pins are counted");
+        self.touch(id);
+        self.reap(id, out);
+    }
+
+    pub(in crate::node) fn free_object(&mut self, from: ProcessId, id: ObjectId, out: &mut Outbox) {
+        if from != id.owner() {
+            return;
+        }
+        if self.objects.contains_key(&id) {
+            return self.free_known(id, out);
+        }
+        let failure = Failure::Freed { object: id };
+        for reader in self.unsealed.remove(&id).into_iter().flat_map(|unsealed| unsealed.readers) {
+            let failure = failure.clone();
+            out.send(reader, Message::PinFailed { object: id, failure });
+        }
+        if self.freed_early.len() >= FREED_EARLY_MAX {
+            let now = out.now;
+            self.freed_early.retain(|_, at| *at + SEALED_WITHIN > now);
+        }
+        if self.freed_early.len() < FREED_EARLY_MAX {
+            self.freed_early.insert(id, out.now);
+        }
+    }
+
+    /// Nobody can reach this object any more.
+    pub(super) fn free_known(&mut self, id: ObjectId, out: &mut Outbox) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        object.freed = true;
+        self.refuse_readers(id, &Failure::Freed { object: id }, out);
+        self.reap(id, out);
+    }
+
+    /// Drop an object that nobody can reach, reads or moves.
+    pub(super) fn reap(&mut self, id: ObjectId, out: &mut Outbox) {
+        let Some(object) = self.objects.get(&id) else { return };
+        let moving = object.spilling || matches!(object.place, Place::Restoring(_));
+        if object.freed && object.pins == 0 && !moving {
+            self.forget(id, out);
+        }
+    }
+
+    /// Drop an object and its copies.
+    pub(super) fn forget(&mut self, id: ObjectId, out: &mut Outbox) {
+        self.vacate(id, true, out);
+        let Some(object) = self.objects.remove(&id) else { return };
+        if object.place == Place::Queued {
+            self.waiting.retain(|room| !room.is_for(id));
+        }
+        if let Some(location) = object.disk {
+            out.start(Work::DeleteSpilled { location });
+        }
+    }
+
+    /// Whoever waits for an object that should have been sealed by now is told that it is lost.
+    pub(super) fn expire_unsealed(&mut self, out: &mut Outbox, deadlines: &mut Deadlines) {
+        if self.unsealed.is_empty() {
+            return;
+        }
+        let mut late = Vec::new();
+        for (id, unsealed) in &self.unsealed {
+            if unsealed.deadline <= out.now {
+                late.push(*id);
+            } else {
+                deadlines.arm(Wakeup::Unsealed, unsealed.deadline);
+            }
+        }
+        for id in late {
+            let seconds = SEALED_WITHIN.0 / 1_000_000_000;
+            let detail = format!("it is not in this node's store, and did not come within {seconds} s");
+            self.refuse_unsealed(id, &detail, out);
+        }
+    }
+
+    pub(super) fn refuse_unsealed(&mut self, id: ObjectId, detail: &str, out: &mut Outbox) {
+        for reader in self.unsealed.remove(&id).into_iter().flat_map(|unsealed| unsealed.readers) {
+            let failure = lost(id, detail);
+            out.send(reader, Message::PinFailed { object: id, failure });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Effect;
+    use crate::node::harness::{KILLED, driver, send, sent_to};
+    use crate::node::store::harness::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn pinned(object: ObjectId, offset: u64, size: u64) -> Message {
+        Message::Pinned { object, offset, size }
+    }
+
+    #[test]
+    fn an_object_can_be_read_by_all_and_its_room_returns_with_the_last_pin() {
+        let mut store = StoreHarness::new(64 * MIB);
+        let reader = store.worker();
+        let (offset, _) = store.extent(driver(), 100);
+        let x = object(1);
+        assert_eq!(store.node.receive(driver(), Message::Seal { object: x, offset, size: 100 }), []);
+        for _ in 0..2 {
+            let effects = store.node.receive(reader, pin(x));
+            assert_eq!(effects, [send(reader, pinned(x, offset, 100))]);
+        }
+        assert_eq!(store.node.receive(driver(), Message::FreeObject { object: x }), []);
+        let effects = store.node.receive(driver(), pin(x));
+        let failure = Failure::Freed { object: x };
+        assert_eq!(effects, [send(driver(), Message::PinFailed { object: x, failure })]);
+        assert_eq!(store.node.receive(reader, Message::Unpin { object: x }), []);
+        assert_eq!(store.node.receive(driver(), Message::Unpin { object: x }), [], "not its pin");
+        let effects = store.node.receive(reader, Message::Unpin { object: x });
+        assert_eq!(effects, [send(driver(), Message::Freed { offset, size: 128 })]);
+        assert_eq!(store.node.receive(reader, Message::Unpin { object: x }), []);
+    }
+
+    #[test]
+    fn only_the_owner_frees_and_only_held_room_is_sealed() {
+        let mut store = StoreHarness::new(64 * MIB);
+        let worker = store.worker();
+        let (offset, size) = store.extent(driver(), 100);
+        let x = object(1);
+        for (from, offset, size) in [
+            (worker, offset, 100),
+            (driver(), offset + 1, 100),
+            (driver(), offset, size + 1),
+            (driver(), offset, u64::MAX),
+            (driver(), u64::MAX - 63, 100),
+        ] {
+            store.node.receive(from, Message::Seal { object: x, offset, size });
+        }
+        assert!(store.table().objects.is_empty());
+        store.node.receive(driver(), Message::Seal { object: x, offset, size: 100 });
+        store.node.receive(driver(), Message::Seal { object: object(2), offset, size: 100 });
+        store.node.receive(worker, Message::FreeObject { object: x });
+        assert_eq!(store.table().objects.len(), 1);
+    }
+
+    #[test]
+    fn a_reader_that_is_faster_than_the_producer_waits_for_it() {
+        let mut store = StoreHarness::new(64 * MIB);
+        let (reader, other) = (store.worker(), store.worker());
+        let (offset, _) = store.extent(driver(), 100);
+        let x = object(1);
+        assert_eq!(store.node.receive(reader, pin(x)), []);
+        assert_eq!(store.node.receive(other, pin(x)), []);
+        store.node.exited(other, KILLED);
+        let effects = store.node.receive(driver(), Message::Seal { object: x, offset, size: 5 });
+        assert_eq!(effects, [send(reader, pinned(x, offset, 5))]);
+    }
+
+    #[test]
+    fn an_object_that_does_not_come_is_lost_after_a_while_or_with_its_owner_or_freed() {
+        let mut store = StoreHarness::new(64 * MIB);
+        let (reader, owner) = (store.worker(), store.worker());
+        store.node.receive(reader, pin(object(1)));
+        assert_eq!(store.node.pass(Span::from_millis(4_999)), []);
+        let effects = store.node.pass(Span::from_millis(1));
+        let [Message::PinFailed { failure: Failure::ObjectLost { .. }, .. }] = &sent_to(reader, &effects)[..]
+        else {
+            panic!("{effects:?}")
+        };
+
+        store.node.receive(reader, pin(object(2)));
+        let effects = store.node.receive(driver(), Message::FreeObject { object: object(2) });
+        let failure = Failure::Freed { object: object(2) };
+        assert_eq!(effects, [send(reader, Message::PinFailed { object: object(2), failure })]);
+
+        let orphan = object_of(owner, 1);
+        store.node.receive(reader, pin(orphan));
+        let effects = store.node.exited(owner, KILLED);
+        let failed = |effects: &[Effect]| {
+            matches!(
+                &sent_to(reader, effects)[..],
+                [Message::PinFailed { object, failure: Failure::ObjectLost { .. } }] if *object == orphan
+            )
+        };
+        assert!(failed(&effects), "{effects:?}");
+        let effects = store.node.receive(reader, pin(orphan));
+        assert!(failed(&effects), "{effects:?}");
+    }
+
+    #[test]
+    fn an_object_that_is_freed_before_it_is_sealed_leaves_no_trace() {
+        let mut store = StoreHarness::new(64 * MIB);
+        let (offset, _) = store.extent(driver(), 1_000);
+        let x = object(1);
+        store.node.receive(driver(), Message::FreeObject { object: x });
+        let effects = store.node.receive(driver(), Message::Seal { object: x, offset, size: 1 });
+        assert_eq!(effects, [send(driver(), Message::Freed { offset, size: 64 })]);
+        // Sealed again much later it is another matter: the object was rebuilt.
+        store.node.receive(driver(), Message::FreeObject { object: x });
+        store.node.pass(Span::from_secs(6));
+        assert_eq!(store.node.receive(driver(), Message::Seal { object: x, offset, size: 1 }), []);
+    }
+
+    #[test]
+    fn the_copy_of_a_later_attempt_replaces_one_that_nobody_reads() {
+        let mut store = StoreHarness::new(64 * MIB);
+        let worker = store.worker();
+        let (first, _) = store.extent(driver(), 100);
+        let (second, _) = store.extent(worker, 100);
+        let x = object(1);
+        store.node.receive(driver(), Message::Seal { object: x, offset: first, size: 100 });
+        let effects = store.node.receive(worker, Message::Seal { object: x, offset: second, size: 90 });
+        assert_eq!(effects, [send(driver(), Message::Freed { offset: first, size: 128 })]);
+        let effects = store.node.receive(driver(), pin(x));
+        assert_eq!(effects, [send(driver(), pinned(x, second, 90))]);
+        let effects = store.node.receive(driver(), Message::Seal { object: x, offset: first, size: 100 });
+        assert_eq!(effects, [send(driver(), Message::Freed { offset: first, size: 128 })]);
+    }
+}
