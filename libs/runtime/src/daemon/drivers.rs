@@ -56,7 +56,8 @@ impl Daemon {
             launch,
             output,
         }));
-        let prestart = self.prestart;
+        // As many workers as can run at once will be wanted soon; the machine bounds the number.
+        let prestart = self.cpus;
         self.tell_node(Input::DriverConnected {
             connection: id.0,
             pid,

@@ -71,9 +71,6 @@ pub(crate) use log;
 /// The share of the disk that may be full after spilling.
 const SPILL_DISK_SHARE: f64 = 0.95;
 
-/// Workers that a driver finds ready at its start, whatever the number of CPUs.
-const PRESTART_MAX: u32 = 16;
-
 /// How a daemon is to run.
 #[derive(Debug)]
 pub struct Options {
@@ -256,7 +253,6 @@ impl Node {
             session: session.directory().to_owned(),
             logs: session.logs(),
             cpus: cpus as u32,
-            prestart: (cpus as u32).min(PRESTART_MAX),
             idle_exit: options.idle_exit,
         };
         let local = LocalSet::new();

@@ -38,7 +38,6 @@ pub(super) struct Parts {
     pub(super) session: PathBuf,
     pub(super) logs: PathBuf,
     pub(super) cpus: u32,
-    pub(super) prestart: u32,
     pub(super) idle_exit: Option<Duration>,
 }
 
@@ -54,7 +53,6 @@ pub(super) struct Daemon {
     pub(super) session: PathBuf,
     pub(super) logs: PathBuf,
     pub(super) cpus: u32,
-    pub(super) prestart: u32,
 
     pub(super) links: HashMap<LinkId, Link>,
     pub(super) links_made: u64,
@@ -170,7 +168,6 @@ impl Daemon {
                 session: parts.session,
                 logs: parts.logs,
                 cpus: parts.cpus,
-                prestart: parts.prestart,
                 links: HashMap::new(),
                 links_made: 0,
                 dirty: Vec::new(),

@@ -365,6 +365,7 @@ fn spawn_detached(
             return Err(io::ErrorKind::NotFound.into());
         }
         rustix::process::setrlimit(Resource::Nofile, files)?;
+        close_on_exec();
         for descriptor in &inherited {
             // SAFETY: the descriptors are open in the daemon while it spawns, and this is its copy.
             let descriptor = unsafe { BorrowedFd::borrow_raw(*descriptor) };
@@ -376,6 +377,13 @@ fn spawn_detached(
     unsafe { command.pre_exec(prepare) };
     // The child is reaped by number, together with those that this process adopts.
     command.spawn().map(|child| child.id())
+}
+
+/// Have everything closed on exec: also what this process was started with and knows nothing of.
+fn close_on_exec() {
+    // SAFETY: this changes a flag of open descriptors. Kernels that cannot do it say so, and then the
+    // flags that this process has set itself must do.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
 }
 
 /// A file in memory that holds `bytes`, to be read from its start.
