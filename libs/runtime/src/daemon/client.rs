@@ -90,7 +90,10 @@ fn receive(stream: &mut UnixStream) -> io::Result<Control> {
     let mut inbox = Inbox::default();
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        if let Some((_, body)) = inbox.next_frame().map_err(|error| invalid(error.to_string()))? {
+        if let Some((_, body)) = inbox
+            .next_frame()
+            .map_err(|error| invalid(error.to_string()))?
+        {
             return wire::decode(body).map_err(|error| invalid(error.to_string()));
         }
         match stream.read(&mut buffer)? {

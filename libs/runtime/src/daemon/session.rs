@@ -217,6 +217,10 @@ fn remove_stale(base: &Path) {
         let spill = described.map_or_else(|| directory.join(SPILL), |found| found.spill);
         remove_files(&directory, &spill);
     }
+    let current = base.join(CURRENT);
+    if fs::read_to_string(&current).is_ok_and(|socket| !Path::new(&socket).exists()) {
+        let _ = fs::remove_file(&current);
+    }
 }
 
 fn remove_files(directory: &Path, spill: &Path) {
@@ -342,6 +346,10 @@ mod tests {
 
         let new = Session::create(temp.path(), None).expect("a session");
         assert!(!stale.exists() && !spill.exists());
+        assert!(
+            !base_directory(temp.path()).join(CURRENT).exists(),
+            "it named the stale one"
+        );
         assert!(live.directory().exists() && new.directory().exists());
         std::mem::forget(killed);
     }

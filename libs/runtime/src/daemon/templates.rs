@@ -383,7 +383,13 @@ fn spawn_detached(
 fn close_on_exec() {
     // SAFETY: this changes a flag of open descriptors. Kernels that cannot do it say so, and then the
     // flags that this process has set itself must do.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+    unsafe {
+        libc::close_range(
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+        )
+    };
 }
 
 /// A file in memory that holds `bytes`, to be read from its start.

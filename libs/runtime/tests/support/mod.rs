@@ -27,13 +27,13 @@ use shoal_runtime::frame::{self, HEADER_BYTES, Header, Kind};
 use shoal_runtime::inbox::Inbox;
 use shoal_runtime::socket;
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_shoal-test-node");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_shoal-test-node");
 
 /// Whatever takes longer has failed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Wait for something that another process does.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "{what} did not come true");
@@ -42,23 +42,32 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Whether a process runs; one that only waits to be reaped does not.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|text| text.rsplit_once(')').map(|(_, rest)| rest.trim_start().to_owned()))
+        .and_then(|text| {
+            text.rsplit_once(')')
+                .map(|(_, rest)| rest.trim_start().to_owned())
+        })
         .is_some_and(|rest| !rest.starts_with(['Z', 'X']))
 }
 
 /// The pids of all processes whose environment, or whose parent's, names this directory.
-pub fn processes_of(session: &Path) -> Vec<u32> {
+pub(crate) fn processes_of(session: &Path) -> Vec<u32> {
     let mark = format!("{}={}", session::SESSION_VARIABLE, session.display());
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("Linux").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == mark.as_bytes())
             && is_alive(pid)
         {
             found.push(pid);
@@ -68,10 +77,10 @@ pub fn processes_of(session: &Path) -> Vec<u32> {
 }
 
 /// A directory that goes away with its owner.
-pub struct Temp(PathBuf);
+pub(crate) struct Temp(PathBuf);
 
 impl Temp {
-    pub fn new() -> Temp {
+    pub(crate) fn new() -> Temp {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("shoal-daemon-test-{}-{number}", std::process::id());
@@ -80,12 +89,12 @@ impl Temp {
         Temp(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// Everything below it, apart from what stays by design.
-    pub fn entries(&self) -> Vec<PathBuf> {
+    pub(crate) fn entries(&self) -> Vec<PathBuf> {
         fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
                 if entry.path().is_dir() {
@@ -110,18 +119,18 @@ impl Drop for Temp {
 }
 
 /// A daemon in a process of its own.
-pub struct Daemon {
-    pub process: Child,
-    pub description: Description,
-    pub temp: Rc<Temp>,
+pub(crate) struct Daemon {
+    pub(crate) process: Child,
+    pub(crate) description: Description,
+    pub(crate) temp: Rc<Temp>,
 }
 
 impl Daemon {
-    pub fn start(options: &[&str]) -> Daemon {
+    pub(crate) fn start(options: &[&str]) -> Daemon {
         Daemon::start_in(Rc::new(Temp::new()), options)
     }
 
-    pub fn start_in(temp: Rc<Temp>, options: &[&str]) -> Daemon {
+    pub(crate) fn start_in(temp: Rc<Temp>, options: &[&str]) -> Daemon {
         let mut process = command(&temp, options).spawn().expect("the test's program");
         let mut line = String::new();
         let stdout = process.stdout.take().expect("it was asked for");
@@ -138,36 +147,40 @@ impl Daemon {
             let mut text = String::new();
             let _ = stderr.read_to_string(&mut text);
         });
-        Daemon { process, description, temp }
+        Daemon {
+            process,
+            description,
+            temp,
+        }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
     /// The owner's end of the pipe.
-    pub fn owner(&mut self) -> Option<ChildStdin> {
+    pub(crate) fn owner(&mut self) -> Option<ChildStdin> {
         self.process.stdin.take()
     }
 
     /// End it without letting it clean up.
-    pub fn kill(&mut self) -> Rc<Temp> {
+    pub(crate) fn kill(&mut self) -> Rc<Temp> {
         self.process.kill().expect("it is our child");
         self.process.wait().expect("it is our child");
         Rc::clone(&self.temp)
     }
 
-    pub fn wait_for_end(&mut self) {
+    pub(crate) fn wait_for_end(&mut self) {
         wait_until("the end of the daemon", || {
             self.process.try_wait().expect("it is our child").is_some()
         });
     }
 
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Connection::new(&self.description)
     }
 
-    pub fn driver(&self) -> Driver {
+    pub(crate) fn driver(&self) -> Driver {
         Driver::connect(self, launch(), false)
     }
 }
@@ -179,31 +192,34 @@ impl Drop for Daemon {
     }
 }
 
-pub fn command(temp: &Temp, options: &[&str]) -> Command {
+pub(crate) fn command(temp: &Temp, options: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("daemon").arg(temp.path()).args(options);
     command.env_remove(session::SESSION_VARIABLE);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
 /// A socket to the daemon, and what came over it.
-pub struct Connection {
-    pub stream: UnixStream,
+pub(crate) struct Connection {
+    pub(crate) stream: UnixStream,
     inbox: Inbox,
-    pub descriptors: VecDeque<OwnedFd>,
+    pub(crate) descriptors: VecDeque<OwnedFd>,
     waiting: VecDeque<(Header, Vec<u8>)>,
 }
 
 /// A frame from the daemon.
 #[derive(Debug)]
-pub enum Frame {
+pub(crate) enum Frame {
     Message(ProcessId, Message),
     Control(Control),
 }
 
 impl Connection {
-    pub fn new(node: &Description) -> Connection {
+    pub(crate) fn new(node: &Description) -> Connection {
         let stream = UnixStream::connect(&node.socket).expect("the node listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
@@ -215,27 +231,25 @@ impl Connection {
         }
     }
 
-    pub fn control(&mut self, control: &Control) {
+    pub(crate) fn control(&mut self, control: &Control) {
         let mut bytes = Vec::new();
         let nobody = ProcessId::default();
         frame::append(&mut bytes, Kind::Control, nobody, nobody, control).expect("encodable");
         self.write(&bytes);
     }
 
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the daemon listens");
     }
 
     /// The next frame; `None` at the end of the stream.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub(crate) fn next(&mut self) -> Option<Frame> {
         let (header, body) = match self.waiting.pop_front() {
             Some(frame) => frame,
             None => self.read()?,
         };
         Some(match header.kind {
-            Kind::Message => {
-                Frame::Message(header.from, wire::decode(&body).expect("a message"))
-            }
+            Kind::Message => Frame::Message(header.from, wire::decode(&body).expect("a message")),
             Kind::Control => Frame::Control(wire::decode(&body).expect("a control frame")),
         })
     }
@@ -256,7 +270,7 @@ impl Connection {
     }
 
     /// Take frames until `pick` takes one; others are dropped.
-    pub fn expect<T>(&mut self, what: &str, mut pick: impl FnMut(Frame) -> Option<T>) -> T {
+    pub(crate) fn expect<T>(&mut self, what: &str, mut pick: impl FnMut(Frame) -> Option<T>) -> T {
         let mut seen = Vec::new();
         loop {
             let Some(frame) = self.next() else {
@@ -271,12 +285,12 @@ impl Connection {
     }
 
     /// The daemon must close the link.
-    pub fn expect_end(&mut self) {
+    pub(crate) fn expect_end(&mut self) {
         while self.next().is_some() {}
     }
 
     /// The daemon must still answer.
-    pub fn ask_status(&mut self) -> serde_json::Value {
+    pub(crate) fn ask_status(&mut self) -> serde_json::Value {
         self.control(&Control::AskStatus);
         self.expect("a status", |frame| match frame {
             Frame::Control(Control::Status { json }) => serde_json::from_str(&json).ok(),
@@ -286,7 +300,7 @@ impl Connection {
 }
 
 /// How the tests' workers are started.
-pub fn launch() -> Launch {
+pub(crate) fn launch() -> Launch {
     Launch {
         python: String::from(PROGRAM),
         module_path: vec![String::from("/a path"), String::from("/b")],
@@ -296,60 +310,77 @@ pub fn launch() -> Launch {
     }
 }
 
-pub fn hello(launch: Launch, output: bool) -> Control {
+pub(crate) fn hello(launch: Launch, output: bool) -> Control {
     let pid = std::process::id();
     let namespace = String::from("tests");
-    Control::Hello { version: String::from(VERSION), pid, namespace, launch, output }
+    Control::Hello {
+        version: String::from(VERSION),
+        pid,
+        namespace,
+        launch,
+        output,
+    }
 }
 
 /// A driver that was let in.
-pub struct Driver {
-    pub connection: Connection,
-    pub welcome: Welcome,
-    pub segment: File,
+pub(crate) struct Driver {
+    pub(crate) connection: Connection,
+    pub(crate) welcome: Welcome,
+    pub(crate) segment: File,
     asked: u64,
     tasks: u64,
 }
 
 /// A leased worker.
 #[derive(Clone, Debug)]
-pub struct Lease {
-    pub lease: LeaseId,
-    pub worker: ProcessId,
+pub(crate) struct Lease {
+    pub(crate) lease: LeaseId,
+    pub(crate) worker: ProcessId,
 }
 
 impl Driver {
-    pub fn connect(daemon: &Daemon, launch: Launch, output: bool) -> Driver {
+    pub(crate) fn connect(daemon: &Daemon, launch: Launch, output: bool) -> Driver {
         let mut connection = daemon.connect();
         connection.control(&hello(launch, output));
         let welcome = connection.expect("a welcome", |frame| match frame {
             Frame::Control(Control::Welcome(welcome)) => Some(welcome),
             _ => None,
         });
-        let segment = connection.descriptors.pop_front().expect("the segment came along");
-        Driver { connection, welcome, segment: File::from(segment), asked: 0, tasks: 0 }
+        let segment = connection
+            .descriptors
+            .pop_front()
+            .expect("the segment came along");
+        Driver {
+            connection,
+            welcome,
+            segment: File::from(segment),
+            asked: 0,
+            tasks: 0,
+        }
     }
 
-    pub fn node(&self) -> ProcessId {
+    pub(crate) fn node(&self) -> ProcessId {
         ProcessId::daemon(self.welcome.node)
     }
 
-    pub fn send(&mut self, to: ProcessId, message: &Message) {
+    pub(crate) fn send(&mut self, to: ProcessId, message: &Message) {
         self.send_as(to, self.welcome.process, message);
     }
 
-    pub fn send_as(&mut self, to: ProcessId, from: ProcessId, message: &Message) {
+    pub(crate) fn send_as(&mut self, to: ProcessId, from: ProcessId, message: &Message) {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, Kind::Message, to, from, message).expect("encodable");
         self.connection.write(&bytes);
     }
 
-    pub fn request_lease(&mut self, variables: &[(&str, &str)]) {
+    pub(crate) fn request_lease(&mut self, variables: &[(&str, &str)]) {
         self.asked += 1;
         let mut resources = Resources::default();
         resources.set(Resources::CPU, Quantity::ONE);
-        let variables =
-            variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
         let demand = Demand {
             resources,
             strategy: Strategy::Hybrid,
@@ -357,11 +388,15 @@ impl Driver {
         };
         let request = RequestId(self.asked);
         let job = self.welcome.job;
-        let message = Message::RequestLease { request, job, demand: Arc::new(demand) };
+        let message = Message::RequestLease {
+            request,
+            job,
+            demand: Arc::new(demand),
+        };
         self.send(self.node(), &message);
     }
 
-    pub fn lease_with(&mut self, variables: &[(&str, &str)]) -> Lease {
+    pub(crate) fn lease_with(&mut self, variables: &[(&str, &str)]) -> Lease {
         self.request_lease(variables);
         self.connection.expect("a lease", |frame| match frame {
             Frame::Message(_, Message::LeaseGranted { lease, worker, .. }) => {
@@ -374,14 +409,17 @@ impl Driver {
         })
     }
 
-    pub fn lease(&mut self) -> Lease {
+    pub(crate) fn lease(&mut self) -> Lease {
         self.lease_with(&[])
     }
 
     /// Have the worker do something, without waiting for it.
-    pub fn push(&mut self, lease: &Lease, command: &str) -> TaskId {
+    pub(crate) fn push(&mut self, lease: &Lease, command: &str) -> TaskId {
         self.tasks += 1;
-        let task = TaskId { owner: self.welcome.process, number: self.tasks };
+        let task = TaskId {
+            owner: self.welcome.process,
+            number: self.tasks,
+        };
         let callee = Callee::Function {
             function: FunctionId(0),
             code: None,
@@ -405,7 +443,7 @@ impl Driver {
     }
 
     /// What the worker answers.
-    pub fn answer(&mut self, task: TaskId) -> String {
+    pub(crate) fn answer(&mut self, task: TaskId) -> String {
         self.connection.expect("an answer", |frame| match frame {
             Frame::Message(_, Message::TaskFinished(completion)) if completion.task == task => {
                 Some(text_of(&completion.outcomes[0]))
@@ -414,13 +452,13 @@ impl Driver {
         })
     }
 
-    pub fn run(&mut self, lease: &Lease, command: &str) -> String {
+    pub(crate) fn run(&mut self, lease: &Lease, command: &str) -> String {
         let task = self.push(lease, command);
         self.answer(task)
     }
 }
 
-pub fn text_of(outcome: &Outcome) -> String {
+pub(crate) fn text_of(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Value(value) => match &value.payload {
             Payload::Inline(bytes) => String::from_utf8(bytes.to_vec()).expect("text"),
@@ -431,7 +469,7 @@ pub fn text_of(outcome: &Outcome) -> String {
 }
 
 /// The header of a frame with a body of this length.
-pub fn header(length: u32, kind: u32) -> [u8; HEADER_BYTES] {
+pub(crate) fn header(length: u32, kind: u32) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     bytes[0..4].copy_from_slice(&length.to_le_bytes());
     bytes[4..8].copy_from_slice(&kind.to_le_bytes());
