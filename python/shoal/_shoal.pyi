@@ -197,7 +197,62 @@ def rebuild_actor(binary: bytes, weak: bool) -> Actor: ...
 # --- inside a worker ----------------------------------------------------------------------------
 
 def run_template(link: int, segment: int) -> dict[str, Any] | None:
-    """Serve fork requests. Returns in each forked worker with what it needs, in the template None."""
+    """Serve fork requests. Returns in each forked worker with what it needs (``variables``), in the template None."""
+
+@final
+class Construction:
+    """The actor that this process is to be."""
+
+    @property
+    def asynchronous(self) -> bool: ...
+    @property
+    def groups(self) -> list[tuple[str, int]]: ...
+    @property
+    def devices(self) -> dict[str, list[int]]: ...
+    def prepare(self) -> tuple[type, tuple[Any, ...], dict[str, Any]]:
+        """The class and the arguments of its constructor."""
+    def complete(self, instance: Any) -> None: ...
+    def fail(self, exception: BaseException) -> None: ...
+
+@final
+class Assigned:
+    """A call that an async actor is to run."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def task_id(self) -> bytes: ...
+    @property
+    def is_stream(self) -> bool: ...
+    def prepare(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]: ...
+    def complete(self, value: Any) -> None: ...
+    def fail(self, exception: BaseException) -> None: ...
+    def abandon(self) -> None:
+        """It ends the process: report nothing."""
+    def must_wait_after(self, item: Any) -> bool: ...
+    def wait_for_consumer(self) -> None: ...
+    def end_stream(self) -> None: ...
+
+def run_tasks(group: int | None = None) -> Construction | None:
+    """Run tasks on this thread. Returns an actor to construct, or None when the process is to end."""
+
+def poll_tasks(spin: bool) -> list[Assigned | None]:
+    """The calls that have come; None at the end when the process is to end."""
+
+def pollable() -> int:
+    """A descriptor that is readable when ``poll_tasks`` would find something."""
+
+def flush() -> None:
+    """Write what waits to be written."""
+
+def set_asynchronous(find: Callable[[], Assigned | None]) -> None:
+    """``find()`` returns the call of the running coroutine."""
+
+def on_cancel(callback: Callable[[bytes], None]) -> None:
+    """Call back with a task's id when that task is cancelled."""
+
+def take_interrupt() -> bool:
+    """Whether the task that runs now is to be interrupted; forgets it."""
 
 def current_task() -> dict[str, Any] | None:
     """What this thread or coroutine runs: task (bytes), attempt, label, actor (bytes or None),
