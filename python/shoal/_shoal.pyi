@@ -14,12 +14,12 @@ A call through a handle of an earlier session raises ConnectionError.
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, Self, TypeVar, final
 
 from shoal.ids import JobID, TaskID
 
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 def version() -> str: ...
 def main(program: list[str], arguments: list[str]) -> int:
@@ -58,7 +58,7 @@ def ask(query: str, arguments: dict[str, Any]) -> Any:
 # --- objects ----------------------------------------------------------------------------------
 
 @final
-class ObjectRef(Generic[T_co]):
+class ObjectRef(Generic[_T_co]):
     """A reference to a value that exists now or later. Counted: the value lives while one is left."""
 
     def hex(self) -> str: ...
@@ -75,9 +75,9 @@ class ObjectRef(Generic[T_co]):
     def owner_process(self) -> int: ...
     def on_ready(self, callback: Callable[[], None]) -> None:
         """Call back once the outcome is here (maybe at once, maybe on another thread)."""
-    def future(self) -> Future[T_co]: ...
-    def as_future(self) -> Awaitable[T_co]: ...
-    def __await__(self) -> Generator[Any, None, T_co]: ...
+    def future(self) -> Future[_T_co]: ...
+    def as_future(self) -> Awaitable[_T_co]: ...
+    def __await__(self) -> Generator[Any, None, _T_co]: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
 
@@ -94,11 +94,17 @@ class Stream:
         """Ready when the generator's task has ended."""
     def close(self) -> None: ...
 
+@final
+class StoredBytes:
+    """Bytes in the object store, for as long as somebody looks at them; they can only be read."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 def put(value: Any) -> ObjectRef[Any]: ...
 def get(refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
     """All values in order; raises the first error."""
 
-def get_one(ref: ObjectRef[T], timeout: float | None) -> T: ...
+def get_one(ref: ObjectRef[_T], timeout: float | None) -> _T: ...
 def wait(
     refs: Sequence[ObjectRef[Any] | Stream], num_returns: int, timeout: float | None, fetch: bool
 ) -> tuple[list[int], list[int]]:
@@ -112,8 +118,8 @@ def cancel(ref: ObjectRef[Any] | Stream, force: bool, recursive: bool) -> None: 
 class Function:
     """A remote function with all options fixed. Build one per set of options and keep it."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         code: bytes,
         name: str,
@@ -125,7 +131,7 @@ class Function:
         retries_max: int,
         retry_exceptions: bool | bytes,
         calls_max: int,
-    ) -> None:
+    ) -> Self:
         """``returns`` -1 is a stream; ``strategy`` is 'hybrid', 'spread' or (node, soft);
         ``retry_exceptions`` bytes is a pickled tuple of classes."""
     def submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -137,8 +143,8 @@ class Function:
 class Method:
     """A method of an actor class with all options fixed."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         name: str,
         label: str,
@@ -147,7 +153,7 @@ class Method:
         retries_max: int,
         retry_exceptions: bool | bytes,
         group: str,
-    ) -> None: ...
+    ) -> Self: ...
 
 @final
 class Actor:
@@ -248,7 +254,7 @@ def flush() -> None:
 def set_asynchronous(find: Callable[[], Assigned | None]) -> None:
     """``find()`` returns the call of the running coroutine."""
 
-def on_cancel(callback: Callable[[bytes], None]) -> None:
+def on_cancel(cancel: Callable[[bytes], None]) -> None:
     """Call back with a task's id when that task is cancelled."""
 
 def take_interrupt() -> bool:

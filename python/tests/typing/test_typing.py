@@ -43,3 +43,17 @@ def test_a_wrong_expectation_is_found(tmp_path):
 def test_the_package_is_strictly_typed():
     done = run_mypy()
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(320)
+def test_the_stub_describes_the_extension():
+    arguments = ["--mypy-config-file", PACKAGE / "pyproject.toml", "--ignore-unused-allowlist"]
+    arguments += ["--allowlist", HERE / "stubtest_allowlist.txt"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", "shoal._shoal", *arguments],
+        cwd=PACKAGE,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
