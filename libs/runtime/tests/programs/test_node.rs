@@ -269,6 +269,7 @@ impl Worker {
             attempt: 0,
             outcomes: vec![Outcome::Value(Value::inline(text.as_bytes().to_vec()))],
             items: 0,
+            started: 0,
             retryable: false,
             kept: Vec::new(),
             micros: 0,
