@@ -61,7 +61,17 @@ impl Owner {
             Some((_, grants)) => *grants += 1,
             None => sharing.grants.push((from, 1)),
         }
-        if from != owner && !sharing.registering {
+        if from != owner {
+            self.ask_to_register(object, out);
+        }
+    }
+
+    /// Ask the owner to count this process among the holders. A dead one has nothing to count.
+    fn ask_to_register(&mut self, object: ObjectId, out: Out<'_>) {
+        let owner = object.owner();
+        let dead = self.is_dead(owner);
+        let sharing = self.record(object).sharing();
+        if !sharing.registering && !dead {
             sharing.registering = true;
             self.watch(owner, out);
             self.send(owner, Message::Borrow { object }, out);
@@ -155,11 +165,8 @@ impl Owner {
         if record.local == 0 && record.uses == 0 {
             return;
         }
-        let sharing = record.sharing();
-        if sharing.grants.is_empty() && !sharing.registering {
-            sharing.registering = true;
-            self.watch(owner, out);
-            self.send(owner, Message::Borrow { object }, out);
+        if record.sharing().grants.is_empty() {
+            self.ask_to_register(object, out);
         }
     }
 

@@ -27,9 +27,11 @@ impl Owner {
     }
 
     pub(super) fn is_dead(&self, process: ProcessId) -> bool {
-        self.peers
-            .get(&process)
-            .is_some_and(|peer| peer.dead.is_some())
+        self.death_of(process).is_some()
+    }
+
+    pub(super) fn death_of(&self, process: ProcessId) -> Option<&Death> {
+        self.peers.get(&process)?.dead.as_ref()
     }
 
     /// The node has recorded a death.
@@ -74,7 +76,7 @@ impl Owner {
         }
     }
 
-    fn owner_died(&mut self, now: Time, object: ObjectId, death: &Death, out: Out<'_>) {
+    pub(super) fn owner_died(&mut self, now: Time, object: ObjectId, death: &Death, out: Out<'_>) {
         let unresolved = self
             .objects
             .get(&object)

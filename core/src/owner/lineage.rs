@@ -182,7 +182,7 @@ impl Owner {
             if let State::Ready(outcome) = core::mem::take(&mut record.state) {
                 self.release_outcome(object, outcome, out);
             }
-            self.fetch(object, Some(node), out);
+            self.fetch(now, object, Some(node), out);
         }
     }
 }

@@ -262,7 +262,7 @@ impl Owner {
     /// Somebody here waits for the object.
     pub(super) fn need(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
         match &self.record(object).state {
-            State::Unknown => self.fetch(object, None, out),
+            State::Unknown => self.fetch(now, object, None, out),
             State::Evicted => self.rebuild(now, object, out),
             State::Ready(Outcome::Value(value) | Outcome::Exception(value)) => {
                 if matches!(value.payload, Payload::Stored { .. }) {
@@ -274,9 +274,19 @@ impl Owner {
     }
 
     /// Ask the owner of a borrowed object for its outcome.
-    pub(super) fn fetch(&mut self, object: ObjectId, missing_at: Option<NodeId>, out: Out<'_>) {
+    pub(super) fn fetch(
+        &mut self,
+        now: Time,
+        object: ObjectId,
+        missing_at: Option<NodeId>,
+        out: Out<'_>,
+    ) {
         self.record(object).state = State::Fetching;
         let owner = object.owner();
+        if let Some(death) = self.death_of(owner).cloned() {
+            self.owner_died(now, object, &death, out);
+            return;
+        }
         self.watch(owner, out);
         self.send(owner, Message::FetchObject { object, missing_at }, out);
     }

@@ -123,22 +123,23 @@ impl Owner {
             return;
         }
         let dependencies = task.submission.dependencies.clone();
-        let mut missing = 0;
-        for object in dependencies {
-            if !self.has_outcome(object) {
-                missing += 1;
-                self.record(object).waiting.push(number);
-                self.need(now, object, out);
-            }
-        }
+        let missing: Vec<ObjectId> =
+            dependencies.into_iter().filter(|object| !self.has_outcome(*object)).collect();
         let Some(task) = self.tasks.get_mut(&number) else {
             return;
         };
-        if missing > 0 {
-            task.stage = Stage::Waiting { missing };
-        } else {
+        if missing.is_empty() {
             task.stage = Stage::Queued;
             self.ready_to_push(now, number, out);
+            return;
+        }
+        // Asking for an object may show at once that it is lost, so the task waits before it asks.
+        task.stage = Stage::Waiting { missing: missing.len() as u32 };
+        for object in &missing {
+            self.record(*object).waiting.push(number);
+        }
+        for object in missing {
+            self.need(now, object, out);
         }
     }
 
