@@ -18,7 +18,7 @@ use crate::value::Outcome;
 impl Owner {
     /// `to` gets a reference to `object` from this process.
     pub(super) fn grant(&mut self, object: ObjectId, to: ProcessId, out: Out<'_>) {
-        if self.is_dead(to) {
+        if self.is_dead(to) || to == self.config.process {
             return;
         }
         self.count_held(object, to, 1);
@@ -43,6 +43,10 @@ impl Owner {
     /// `from` keeps `object` alive for this process until the grant is returned.
     pub(super) fn receive_grant(&mut self, object: ObjectId, from: ProcessId, out: Out<'_>) {
         let owner = object.owner();
+        if from == self.config.process {
+            // A worker that runs its own task: what it holds for itself needs no counting.
+            return;
+        }
         if owner == self.config.process {
             self.send(from, Message::ReturnGrants { object, grants: 1 }, out);
             return;
