@@ -139,6 +139,7 @@ def start_driver(source, directory, environment=None, arguments=()):
         [sys.executable, str(script), *map(str, arguments)],
         cwd=directory,
         env={**os.environ, **(environment or {})},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
