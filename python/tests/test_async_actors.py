@@ -240,9 +240,7 @@ def test_wait_without_blocking_the_loop():
     @api.remote
     class Waits:
         async def first(self):
-            done, pending = await asyncio.wait(
-                [asyncio.ensure_future(as_coroutine(give.remote(i))) for i in range(3)]
-            )
+            done, pending = await asyncio.wait([asyncio.ensure_future(as_coroutine(give.remote(i))) for i in range(3)])
             return sorted(task.result() for task in done), len(pending)
 
     async def as_coroutine(reference):

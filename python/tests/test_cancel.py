@@ -435,9 +435,7 @@ def test_a_task_cancels_its_child(tmp_path):
     "arrived",
     [
         True,
-        pytest.param(
-            False, marks=pytest.mark.shoal_only(reason="Ray fails the calls behind it after 30 seconds")
-        ),
+        pytest.param(False, marks=pytest.mark.shoal_only(reason="Ray fails the calls behind it after 30 seconds")),
     ],
 )
 def test_a_call_that_waits_at_an_actor(tmp_path, arrived):

@@ -308,4 +308,3 @@ def test_sessions_leave_no_descriptor_open(no_cluster):
     first = session()
     counts = [session() for _ in range(4)]
     assert max(counts) <= first, f"{first} open descriptors became {counts}"
-

@@ -143,7 +143,7 @@ def test_the_same_line_of_many_workers_is_shown_once(tmp_path):
         listener.wait_for(r"\(Speaker pid=\d+\) one says \w+", count=4)
         lines = [line for line in listener.end() if "all say this" in line]
     assert len(lines) == 2, lines
-    assert re.fullmatch(r"\(Speaker pid=\d+\) all say this \[repeated 3x.*\]", lines[1])
+    assert re.fullmatch(r"\(Speaker pid=\d+\) all say this \[repeated 3x across cluster\].*", lines[1])
 
 
 def test_repeated_lines_may_all_be_shown(tmp_path):
