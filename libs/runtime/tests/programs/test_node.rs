@@ -229,6 +229,13 @@ impl Worker {
                 std::io::stdout().flush().expect("printed");
                 String::new()
             }
+            "lines" => {
+                let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+                for number in 0..argument.parse().expect("a number") {
+                    writeln!(out, "line {number} {}", "x".repeat(80)).expect("printed");
+                }
+                String::new()
+            }
             "complain" => {
                 eprint!("{argument}");
                 String::new()

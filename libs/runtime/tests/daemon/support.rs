@@ -1,8 +1,6 @@
 //! What the tests of the daemon share: a daemon in a process of its own, and a driver that speaks
 //! frames by hand.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
-
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -19,7 +17,7 @@ use shoal_core::ids::{FunctionId, LeaseId, ProcessId, RequestId, TaskId};
 use shoal_core::message::Message;
 use shoal_core::resources::{Demand, Devices, Environment, Quantity, Resources, Strategy};
 use shoal_core::task::{Assignment, Callee, RetryExceptions, Returns};
-use shoal_core::value::{Outcome, Payload};
+use shoal_core::value::{Death, Outcome, Payload};
 use shoal_core::wire;
 use shoal_runtime::control::{Control, Launch, VERSION, Welcome};
 use shoal_runtime::daemon::session::{self, Description};
@@ -131,7 +129,20 @@ impl Daemon {
     }
 
     pub(crate) fn start_in(temp: Rc<Temp>, options: &[&str]) -> Daemon {
-        let mut process = command(&temp, options).spawn().expect("the test's program");
+        let command = command(&temp, options);
+        Daemon::spawn(temp, command)
+    }
+
+    /// With environment variables.
+    pub(crate) fn start_with(options: &[&str], variables: &[(&str, &str)]) -> Daemon {
+        let temp = Rc::new(Temp::new());
+        let mut command = command(&temp, options);
+        command.envs(variables.iter().copied());
+        Daemon::spawn(temp, command)
+    }
+
+    fn spawn(temp: Rc<Temp>, mut command: Command) -> Daemon {
+        let mut process = command.spawn().expect("the test's program");
         let mut line = String::new();
         let stdout = process.stdout.take().expect("it was asked for");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -474,4 +485,32 @@ pub(crate) fn header(length: u32, kind: u32) -> [u8; HEADER_BYTES] {
     bytes[0..4].copy_from_slice(&length.to_le_bytes());
     bytes[4..8].copy_from_slice(&kind.to_le_bytes());
     bytes
+}
+
+/// How the worker of a lease died.
+pub(crate) fn death_of(driver: &mut Driver, wanted: &Lease) -> Death {
+    driver
+        .connection
+        .expect("the end of the lease", |frame| match frame {
+            Frame::Message(_, Message::LeaseEnded { lease, death, .. })
+                if lease == wanted.lease =>
+            {
+                Some(death)
+            }
+            _ => None,
+        })
+}
+
+pub(crate) fn parent_of(pid: u32) -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let rest = text.rsplit_once(')').expect("well formed").1;
+    rest.split_whitespace()
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .expect("a parent")
+}
+
+pub(crate) fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is ours");
 }
