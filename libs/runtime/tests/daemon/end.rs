@@ -1,6 +1,5 @@
 //! How nodes end, and what they leave.
 
-use std::io::BufRead;
 use std::path::PathBuf;
 use std::time::Duration;
 

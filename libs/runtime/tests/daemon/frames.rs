@@ -1,6 +1,5 @@
 //! What comes over links.
 
-use std::io::BufRead;
 use std::time::Duration;
 
 use shoal_core::ids::ProcessId;

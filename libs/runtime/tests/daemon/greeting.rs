@@ -1,10 +1,9 @@
 //! Letting drivers in, and answering for people.
 
-use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::PermissionsExt;
-
 use shoal_runtime::control::Control;
 use shoal_runtime::daemon::client;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
 
 use crate::support::*;
 

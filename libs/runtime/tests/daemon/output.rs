@@ -1,7 +1,5 @@
 //! What workers print.
 
-use std::io::BufRead;
-
 use shoal_core::message::Message;
 use shoal_runtime::control::Control;
 

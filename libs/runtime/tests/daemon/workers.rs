@@ -1,7 +1,5 @@
 //! Workers and templates, from their start to their end.
 
-use std::io::BufRead;
-
 use shoal_core::message::Message;
 use shoal_core::value::{Death, Failure};
 use shoal_runtime::control::{Control, Launch};
