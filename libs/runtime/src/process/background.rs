@@ -16,6 +16,8 @@ use super::Process;
 const TICK: Duration = Duration::from_millis(1);
 /// After so long without any activity it sleeps until something comes.
 const QUIET: Duration = Duration::from_millis(20);
+/// How long an event loop has for reading what came.
+const LOOP_PATIENCE: Duration = Duration::from_millis(5);
 
 pub(super) fn start(process: &Arc<Process>) -> std::io::Result<()> {
     let weak = Arc::downgrade(process);
@@ -54,11 +56,27 @@ impl Process {
         if inner.is_dirty() {
             inner.flush();
         }
+        let lonely = self.waiting.load(Ordering::SeqCst) == 0 || inner.has_callbacks();
         self.finish(inner);
-        let lonely = self.waiting.load(Ordering::SeqCst) == 0 || self.inner.lock().has_callbacks();
-        if lonely && let Some(mut reader) = self.reader.try_lock() {
-            while reader.poll(self, 0) {}
+        if !lonely || self.is_read_by_a_loop() {
+            return;
         }
+        if let Some(mut reader) = self.reader.try_lock() {
+            while reader.poll(self, 0) {}
+            drop(reader);
+            self.pass_on();
+        }
+    }
+
+    /// Whether an event loop reads. One that runs the program's code for long does not, and then
+    /// somebody must, or nobody would see a cancellation.
+    fn is_read_by_a_loop(&self) -> bool {
+        if !self.has_loop.load(Ordering::SeqCst) {
+            return false;
+        }
+        let before = self.activity.load(Ordering::SeqCst);
+        std::thread::sleep(LOOP_PATIENCE);
+        self.activity.load(Ordering::SeqCst) != before
     }
 
     /// Sleep until input comes, at most `limit`.

@@ -193,6 +193,10 @@ impl Inner {
         self.jobs[group].push_back(job);
     }
 
+    pub(super) fn has_jobs(&self) -> bool {
+        self.exiting.is_some() || self.jobs.iter().any(|queue| !queue.is_empty())
+    }
+
     /// The next job of a concurrency group, or of any.
     pub(super) fn take_job(&mut self, group: Option<usize>) -> Option<Job> {
         let job = match group {

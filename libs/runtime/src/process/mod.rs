@@ -95,6 +95,10 @@ pub struct Process {
     /// Wakes the background thread.
     kick: OwnedFd,
     background_asleep: AtomicBool,
+    /// An event loop takes the jobs; it must be woken when another thread has read one.
+    has_loop: AtomicBool,
+    polling: AtomicBool,
+    jobs_came: OwnedFd,
     /// Counts the program's calls, so that the background thread keeps out of its way.
     activity: AtomicU64,
     /// References and readers that went, noted without the lock: the collector of the program's
@@ -168,6 +172,8 @@ impl Process {
         let mut reader = Reader::default();
         reader.add(&poller, incoming)?;
         reader.watch_kick(&poller, &kick)?;
+        let jobs_came = rustix::event::eventfd(0, flags).map_err(std::io::Error::from)?;
+        reader.watch_jobs(&poller, &jobs_came)?;
         let store = Store::new(segment, &welcome)?;
         let process = Arc::new(Process {
             inner: Mutex::new(inner),
@@ -177,6 +183,9 @@ impl Process {
             poller,
             kick,
             background_asleep: AtomicBool::new(false),
+            has_loop: AtomicBool::new(false),
+            polling: AtomicBool::new(false),
+            jobs_came,
             activity: AtomicU64::new(0),
             dropped: Mutex::new(Vec::new()),
             has_dropped: AtomicBool::new(false),
@@ -284,7 +293,11 @@ impl Process {
     /// Leave the lock, do what must be done outside of it, and see that somebody does the rest.
     fn finish(&self, mut inner: parking_lot::MutexGuard<'_, Inner>) {
         let signals = std::mem::take(&mut inner.signals);
+        let has_jobs = self.has_loop.load(Ordering::Relaxed) && inner.has_jobs();
         drop(inner);
+        if has_jobs && !self.polling.load(Ordering::SeqCst) {
+            let _ = rustix::io::write(&self.jobs_came, &1u64.to_ne_bytes());
+        }
         if self.background_asleep.load(Ordering::SeqCst) {
             self.wake_background();
         }
@@ -390,12 +403,17 @@ impl Process {
             inner.handle(Input::Unblocked);
             inner.flush();
         }
+        self.pass_on();
+        result
+    }
+
+    /// This thread does not read any more: wake one that waits, if one does.
+    fn pass_on(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            // Somebody else must read now.
+            // A thread that found the reader taken is asleep once the lock is free.
             drop(self.inner.lock());
             self.progress.notify_all();
         }
-        result
     }
 
     /// Look once, then read as the leader, or sleep as a follower.
@@ -494,13 +512,19 @@ impl Process {
     /// Read what has come and write what waits, without sleeping; for event loops.
     pub fn poll(&self, spin: bool) {
         self.activity.fetch_add(1, Ordering::SeqCst);
+        self.has_loop.store(true, Ordering::SeqCst);
+        self.polling.store(true, Ordering::SeqCst);
+        self.flush();
         if let Some(mut reader) = self.reader.try_lock() {
             if spin {
                 reader.look(self);
             } else {
                 reader.poll(self, 0);
             }
+            drop(reader);
+            self.pass_on();
         }
+        self.polling.store(false, Ordering::SeqCst);
         self.flush();
     }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
@@ -20,6 +19,8 @@ use crate::frame::Kind;
 
 /// The poller's name for the descriptor that wakes the background thread.
 const KICK: u64 = u64::MAX;
+/// The poller's name for the descriptor that tells an event loop of jobs that others have read.
+const JOBS: u64 = u64::MAX - 1;
 /// Looks at the link that was last used, before looking at all.
 const HOT_LOOKS: u32 = 4;
 /// A sleeping leader looks up this often, for deadlines of the machine.
@@ -58,6 +59,11 @@ impl Reader {
 
     pub(super) fn watch_kick(&mut self, poller: &OwnedFd, kick: &OwnedFd) -> std::io::Result<()> {
         epoll::add(poller, kick, epoll::EventData::new_u64(KICK), epoll::EventFlags::IN)?;
+        Ok(())
+    }
+
+    pub(super) fn watch_jobs(&mut self, poller: &OwnedFd, jobs: &OwnedFd) -> std::io::Result<()> {
+        epoll::add(poller, jobs, epoll::EventData::new_u64(JOBS), epoll::EventFlags::IN)?;
         Ok(())
     }
 
@@ -107,10 +113,10 @@ impl Reader {
         }
         let mut names = Vec::with_capacity(events.len());
         for event in events {
-            if event.data.u64() == KICK {
-                let _ = rustix::io::read(&process.kick, &mut [0; 8]);
-            } else {
-                names.push(ProcessId(event.data.u64()));
+            match event.data.u64() {
+                KICK => drop(rustix::io::read(&process.kick, &mut [0; 8])),
+                JOBS => drop(rustix::io::read(&process.jobs_came, &mut [0; 8])),
+                name => names.push(ProcessId(name)),
             }
         }
         Ok(names)
@@ -230,9 +236,7 @@ impl Reader {
                 process.hooks.output(from, pid, error, lines);
             }
         }
-        if process.waiting.load(Ordering::SeqCst) > 1 {
-            process.progress.notify_all();
-        }
+        process.progress.notify_all();
         true
     }
 
