@@ -68,7 +68,7 @@ class RemoteFunction(Generic[F_co, Result_co]):
 
     @property
     def _function_name(self) -> str:
-        return getattr(self._function, "__qualname__", None) or repr(self._function)
+        return getattr(self._function, "__name__", None) or repr(self._function)
 
     # The first form keeps names, defaults and keywords; the others let a reference to a value
     # stand for the value, which types can only say of positional arguments.
