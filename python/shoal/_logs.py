@@ -282,7 +282,17 @@ class NamedStream:
         return iter(self._stream)
 
 
-def name_streams(name: Callable[[], str]) -> None:
+def name_streams() -> None:
     """Have this worker's output say whose it is."""
-    sys.stdout = NamedStream(sys.stdout, name)
-    sys.stderr = NamedStream(sys.stderr, name)
+    sys.stdout = NamedStream(sys.stdout, _current_name)
+    sys.stderr = NamedStream(sys.stderr, _current_name)
+
+
+def _current_name() -> str:
+    """The class of the actor that this process is, or the name of the task that this thread runs."""
+    from shoal import _shoal
+
+    task = _shoal.current_task()
+    # A constructor runs before there is a task.
+    actor = _shoal.process_info().get("actor_label") if task is None else task.get("actor_label")
+    return str(actor or (task or {}).get("label") or "")

@@ -109,6 +109,15 @@ def _adopt_worker() -> None:
                 current = Session(info, daemon=None, socket=socket, runtime_env=runtime_env)
 
 
+def enter_worker() -> None:
+    """Do in a worker what its driver has asked for; called before it runs anything of the program."""
+    from shoal import _logs, _ray_compat, logging_config
+
+    _ray_compat.install_if_asked()
+    _logs.name_streams()
+    logging_config.apply_from_environment()
+
+
 class Context(Mapping[str, Any]):
     """What `shoal.init` returns: facts about the cluster, and a context manager that leaves it.
 
