@@ -12,7 +12,7 @@ import pytest
 import harness
 
 TESTS = pathlib.Path(__file__).parent
-TEST_TIMEOUT_SECONDS = 60 if harness.ON_SHOAL else 240
+TEST_TIMEOUT_SECONDS = int(os.environ.get("SHOAL_TEST_TIMEOUT", "60" if harness.ON_SHOAL else "240"))
 
 # Every process started from here inherits this variable; it tells ours from those of other runs.
 RUN_VARIABLE = "SHOAL_TEST_RUN"
