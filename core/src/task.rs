@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ActorId, FunctionId, LeaseId, ObjectId, TaskId};
-use crate::resources::{Demand, Devices};
+use crate::resources::{Demand, Devices, Resources};
 use crate::value::Outcome;
 
 /// How many results a task has.
@@ -69,6 +69,9 @@ pub struct Method {
     pub retry_exceptions: RetryExceptions,
     /// The concurrency group; empty is the default one.
     pub group: Arc<str>,
+    /// The actor is declared to take calls in any order: one whose arguments are not ready holds up
+    /// no other.
+    pub any_order: bool,
 }
 
 /// What a task calls.
@@ -124,6 +127,8 @@ pub enum Callee {
         lease: LeaseId,
         /// The devices that the lease holds.
         devices: Devices,
+        /// What the lease holds, with the first push under it.
+        holds: Option<Resources>,
         /// See [`Definition::calls_max`].
         calls_max: u32,
     },

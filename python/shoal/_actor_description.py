@@ -39,22 +39,22 @@ class MethodDescription:
         self.signature = signature
         self.is_generator = is_generator
         self.options = given
-        self._cores: dict[int, _shoal.Method] = {}
+        self._cores: dict[tuple[int, bool], _shoal.Method] = {}
 
     def streams(self, given: dict[str, Any]) -> bool:
         """Whether a call with these options returns a generator."""
         return options.returns({**self.options, **given}, is_generator=self.is_generator) == -1
 
-    def core(self, given: dict[str, Any], retries: int) -> _shoal.Method:
-        """The extension's object; `retries` is what the actor says where the method does not."""
+    def core(self, given: dict[str, Any], retries: int, any_order: bool) -> _shoal.Method:
+        """The extension's object; `retries` and `any_order` are what the actor says."""
         if given:
-            return self._make_core({**self.options, **given}, retries)
-        known = self._cores.get(retries)
+            return self._make_core({**self.options, **given}, retries, any_order)
+        known = self._cores.get((retries, any_order))
         if known is None:
-            known = self._cores[retries] = self._make_core(self.options, retries)
+            known = self._cores[retries, any_order] = self._make_core(self.options, retries, any_order)
         return known
 
-    def _make_core(self, given: dict[str, Any], retries: int) -> _shoal.Method:
+    def _make_core(self, given: dict[str, Any], retries: int, any_order: bool) -> _shoal.Method:
         from shoal import _shoal
 
         own = given.get("max_task_retries")
@@ -66,6 +66,7 @@ class MethodDescription:
             retries_max=retries if own is None else own,
             retry_exceptions=options.retry_exceptions(given),
             group=given.get("concurrency_group") or "",
+            any_order=any_order,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -21,6 +21,9 @@ def main(worker: Mapping[str, Any]) -> None:
     # Lines reach the driver as they are printed.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    from shoal import _session
+
+    _session.enter_worker()
     construction = _shoal.run_tasks()
     if construction is not None:
         _be_actor(construction)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from shoal import _executor, _shoal
+from shoal import _executor, _objects, _shoal
 
 _current: ContextVar[_shoal.Assigned | None] = ContextVar("shoal_call", default=None)
 
@@ -129,6 +129,7 @@ def serve(construction: _shoal.Construction) -> None:
     asyncio.set_event_loop(loop)
     _shoal.set_asynchronous(_current.get)
     _shoal.on_cancel(server.cancel)
+    _objects.warn_of_blocking()
 
     async def construct() -> bool:
         # In the loop, so that the constructor can use it.

@@ -232,6 +232,8 @@ def _create_actor(
     defaults = HandleDefaults(
         retries=given.get("max_task_retries") or 0,
         pending_max=_or(given.get("max_pending_calls"), -1),
+        any_order=out_of_order,
+        groups=tuple(name for name, _ in groups),
     )
     placement, running = options.actor_resources(given)
     actor = _shoal.create_actor(
@@ -265,14 +267,16 @@ def _or(value: int | None, default: int) -> int:
 class HandleDefaults:
     """Options of an actor that its handles apply to calls."""
 
-    __slots__ = ("pending_max", "retries")
+    __slots__ = ("any_order", "groups", "pending_max", "retries")
 
-    def __init__(self, retries: int, pending_max: int) -> None:
+    def __init__(self, retries: int, pending_max: int, any_order: bool, groups: tuple[str, ...]) -> None:
         self.retries = retries
         self.pending_max = pending_max
+        self.any_order = any_order
+        self.groups = groups
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HandleDefaults, (self.retries, self.pending_max)
+        return HandleDefaults, (self.retries, self.pending_max, self.any_order, self.groups)
 
 
 def _pack(description: ClassDescription, defaults: HandleDefaults) -> bytes:
@@ -393,7 +397,10 @@ class ActorMethod(Generic[F_co, Result_co]):
         self._description = description
         self._given = given
         self._defaults = defaults
-        self._core = description.core(given, defaults.retries)
+        group = given.get("concurrency_group") or description.options.get("concurrency_group")
+        if group and group not in defaults.groups:
+            raise ValueError(f"the actor has no concurrency group {group!r}; it has {list(defaults.groups)}")
+        self._core = description.core(given, defaults.retries, defaults.any_order)
         self._low, self._high = description.signature.low, description.signature.high
         self._pending_max = defaults.pending_max
         self._actor: Any = actor

@@ -219,7 +219,8 @@ pub(crate) struct Method {
 #[pymethods]
 impl Method {
     #[new]
-    #[pyo3(signature = (*, name, label, returns, backpressure, retries_max, retry_exceptions, group))]
+    #[pyo3(signature = (*, name, label, returns, backpressure, retries_max, retry_exceptions, group, any_order))]
+    #[allow(clippy::too_many_arguments, reason = "one per option")]
     fn new(
         name: &str,
         label: &str,
@@ -228,6 +229,7 @@ impl Method {
         retries_max: i32,
         retry_exceptions: &Bound<'_, PyAny>,
         group: &str,
+        any_order: bool,
     ) -> PyResult<Method> {
         let method = task::Method {
             name: name.into(),
@@ -236,6 +238,7 @@ impl Method {
             retries_max,
             retry_exceptions: self::retry_exceptions(retry_exceptions)?,
             group: group.into(),
+            any_order,
         };
         Ok(Method { method: Arc::new(method) })
     }

@@ -6,6 +6,7 @@ use pyo3::types::{PyBytes, PyDict};
 use shoal_core::ids::{ActorId, ObjectId, TaskId};
 use shoal_core::value::{ActorDeath, Death, Failure, Payload};
 
+use crate::objects::OBJECT_ID_BYTES;
 use crate::values;
 
 /// The daemon is gone, or this process has left.
@@ -175,16 +176,19 @@ fn describe_cause<'py>(py: Python<'py>, cause: &ActorDeath) -> PyResult<Bound<'p
     Ok(fields)
 }
 
-/// An object's id as bytes: owner, number, index.
+/// An object's id as bytes.
 pub(crate) fn object_bytes<'py>(py: Python<'py>, object: ObjectId) -> Bound<'py, PyBytes> {
     PyBytes::new(py, &object_array(object))
 }
 
-/// See [`object_bytes`].
-pub(crate) fn object_array(object: ObjectId) -> [u8; 20] {
-    let mut bytes = [0; 20];
+/// See [`object_bytes`] and [`OBJECT_ID_BYTES`].
+pub(crate) fn object_array(object: ObjectId) -> [u8; OBJECT_ID_BYTES] {
+    let mut bytes = [0; OBJECT_ID_BYTES];
     bytes[..16].copy_from_slice(&task_array(object.task));
-    bytes[16..].copy_from_slice(&object.index.to_be_bytes());
+    bytes[24..].copy_from_slice(&object.index.to_be_bytes());
+    if object.owner().0 == u64::MAX {
+        bytes[16..24].fill(0xff);
+    }
     bytes
 }
 

@@ -254,7 +254,9 @@ pub(crate) fn serialize_error(
 ) -> PyResult<(Value, bool)> {
     let keywords = PyDict::new(py);
     worker::describe_error_source(py, &keywords)?;
-    let arguments = (error.value(py), &*context.label, retry);
+    // Before Python 3.12 a fetched exception lacks its traceback until it is turned into a value.
+    let exception = error.clone_ref(py).into_value(py);
+    let arguments = (exception, &*context.label, retry);
     let serialized = py
         .import("shoal._errors")?
         .call_method("serialize_task_exception", arguments, Some(&keywords))?;

@@ -1,6 +1,5 @@
 //! References to objects and actors: counted while Python holds them.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use pyo3::basic::CompareOp;
@@ -19,10 +18,26 @@ pub(crate) struct ObjectRef {
     pub(crate) id: ObjectId,
 }
 
+/// Bytes of a reference's id, as many as programs written for Ray expect: owner, number, padding,
+/// index.
+pub(crate) const OBJECT_ID_BYTES: usize = 28;
+
 impl ObjectRef {
     /// Takes over one local reference.
     pub(crate) fn new(process: Arc<Process>, id: ObjectId) -> ObjectRef {
         ObjectRef { process, id }
+    }
+
+    fn rebuild(binary: &[u8]) -> PyResult<ObjectRef> {
+        let bytes: [u8; OBJECT_ID_BYTES] =
+            binary.try_into().map_err(|_| errors::bad_id("an object id", binary.len()))?;
+        let id = ObjectId {
+            task: parse_task(&bytes[..16])?,
+            index: u32::from_be_bytes(bytes[24..].try_into()?),
+        };
+        let process = session::current()?;
+        process.handle(Input::AddReference { object: id });
+        Ok(ObjectRef::new(process, id))
     }
 }
 
@@ -34,6 +49,40 @@ impl Drop for ObjectRef {
 
 #[pymethods]
 impl ObjectRef {
+    #[new]
+    fn from_binary(binary: &[u8]) -> PyResult<ObjectRef> {
+        ObjectRef::rebuild(binary)
+    }
+
+    #[staticmethod]
+    fn nil() -> PyResult<ObjectRef> {
+        ObjectRef::rebuild(&[0xff; OBJECT_ID_BYTES])
+    }
+
+    #[staticmethod]
+    fn from_random(py: Python<'_>) -> PyResult<ObjectRef> {
+        let mut bytes = [0; OBJECT_ID_BYTES];
+        let random = py.import("os")?.call_method1("urandom", (OBJECT_ID_BYTES,))?;
+        bytes.copy_from_slice(random.cast::<PyBytes>()?.as_bytes());
+        bytes[16..24].fill(0);
+        ObjectRef::rebuild(&bytes)
+    }
+
+    #[staticmethod]
+    fn from_hex(py: Python<'_>, text: &str) -> PyResult<ObjectRef> {
+        let bytes = py.get_type::<PyBytes>().call_method1("fromhex", (text,))?;
+        ObjectRef::rebuild(bytes.cast::<PyBytes>()?.as_bytes())
+    }
+
+    #[staticmethod]
+    fn size() -> usize {
+        OBJECT_ID_BYTES
+    }
+
+    fn is_nil(&self) -> bool {
+        self.id.index == u32::MAX && self.id.owner().0 == u64::MAX
+    }
+
     fn hex(&self) -> String {
         hex(&errors::object_array(self.id))
     }
@@ -46,8 +95,25 @@ impl ObjectRef {
         PyBytes::new(py, &errors::task_array(self.id.task))
     }
 
+    fn task_id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("shoal.ids")?.getattr("TaskID")?.call1((self.task_id_binary(py),))
+    }
+
+    fn job_id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let job = self.process.welcome().job.0;
+        py.import("shoal.ids")?.getattr("JobID")?.call_method1("from_number", (job,))
+    }
+
     fn owner_process(&self) -> u64 {
         self.id.owner().0
+    }
+
+    fn owner_address(&self) -> String {
+        format!("{:?}", self.id.owner())
+    }
+
+    fn call_site(&self) -> &'static str {
+        ""
     }
 
     fn on_ready(&self, py: Python<'_>, callback: Py<PyAny>) {
@@ -68,7 +134,7 @@ impl ObjectRef {
     }
 
     fn __hash__(&self) -> u64 {
-        hashed(&self.id)
+        mixed(self.id.task, self.id.index)
     }
 
     fn __richcmp__(&self, other: &Bound<'_, PyAny>, op: CompareOp) -> Py<PyAny> {
@@ -129,12 +195,7 @@ fn call(callback: &Py<PyAny>) {
 
 #[pyfunction]
 pub(crate) fn rebuild_reference(binary: &[u8]) -> PyResult<ObjectRef> {
-    let bytes: [u8; 20] = binary.try_into().map_err(|_| errors::bad_id("an object id", binary.len()))?;
-    let (task, index) = bytes.split_at(16);
-    let id = ObjectId { task: parse_task(task)?, index: u32::from_be_bytes(index.try_into()?) };
-    let process = session::current()?;
-    process.handle(Input::AddReference { object: id });
-    Ok(ObjectRef::new(process, id))
+    ObjectRef::rebuild(binary)
 }
 
 pub(crate) fn parse_task(bytes: &[u8]) -> PyResult<TaskId> {
@@ -211,7 +272,7 @@ impl Actor {
     }
 
     fn __hash__(&self) -> u64 {
-        hashed(&self.id)
+        mixed(self.id.0, 0)
     }
 
     fn __richcmp__(&self, other: &Bound<'_, PyAny>, op: CompareOp) -> Py<PyAny> {
@@ -320,10 +381,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-fn hashed(id: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
+/// Spreads neighbouring numbers; nothing more is needed of it.
+fn mixed(task: TaskId, index: u32) -> u64 {
+    let word = task.number ^ task.owner.0.rotate_left(32) ^ u64::from(index).rotate_left(48);
+    word.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 fn compare(py: Python<'_>, same: Option<bool>, op: CompareOp) -> Py<PyAny> {

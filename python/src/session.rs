@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -21,13 +22,35 @@ use crate::objects::Actor;
 
 static PROCESS: RwLock<Option<Arc<Process>>> = RwLock::new(None);
 
+/// Called in a fork. What it inherited is left alone: it belongs to the process it was forked from.
+#[pyfunction]
+fn forget_session() {
+    shoal_runtime::process::forked();
+    if let Some(mut process) = PROCESS.try_write() {
+        std::mem::forget(process.take());
+    }
+}
+
+/// See that forks of this process know that they have no session.
+fn watch_forks(py: Python<'_>) -> PyResult<()> {
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    if WATCHED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let keywords = PyDict::new(py);
+    keywords.set_item("after_in_child", pyo3::wrap_pyfunction!(forget_session, py)?)?;
+    py.import("os")?.call_method("register_at_fork", (), Some(&keywords))?;
+    Ok(())
+}
+
 /// The session, or an error that says how to get one.
 pub(crate) fn current() -> PyResult<Arc<Process>> {
     PROCESS.read().clone().ok_or_else(errors::not_connected)
 }
 
-pub(crate) fn set_current(process: Arc<Process>) {
+pub(crate) fn set_current(py: Python<'_>, process: Arc<Process>) -> PyResult<()> {
     *PROCESS.write() = Some(process);
+    watch_forks(py)
 }
 
 /// What only the interpreter's side can do.
@@ -65,7 +88,7 @@ pub(crate) fn connect<'py>(
     let joined = py.detach(|| Process::connect(Path::new(socket), namespace, launch, wants_output, hooks));
     let process = joined.map_err(|error| PyConnectionError::new_err(error.to_string()))?;
     let info = describe(py, &process)?;
-    set_current(process);
+    set_current(py, process)?;
     Ok(info)
 }
 

@@ -244,6 +244,10 @@ pub(crate) fn cancel(r#ref: &Bound<'_, PyAny>, force: bool, recursive: bool) -> 
     } else {
         return Err(errors::wrong_type("only references and streams can be cancelled"));
     };
+    if force && process.peek(|owner| owner.is_call(object)) {
+        let text = "force=True would end the actor: its methods can only be cancelled without force";
+        return Err(pyo3::exceptions::PyValueError::new_err(text));
+    }
     process.handle(Input::Cancel { object, force, recursive });
     process.flush();
     Ok(())

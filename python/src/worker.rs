@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 use shoal_core::actor::ActorSpec;
 use shoal_core::ids::{FunctionId, TaskId};
 use shoal_core::owner::Input;
-use shoal_core::resources::Devices;
+use shoal_core::resources::{Devices, Resources};
 use shoal_core::task::{Assignment, Callee};
 use shoal_core::value::{ActorDeath, Payload};
 use shoal_runtime::process::{Job, Process, Stopped};
@@ -37,7 +37,10 @@ pub(crate) struct TaskContext {
 impl TaskContext {
     pub(crate) fn of(assignment: &Assignment) -> TaskContext {
         let (devices, is_method, is_last_call) = match &assignment.callee {
-            Callee::Function { function, devices, calls_max, .. } => {
+            Callee::Function { function, devices, holds, calls_max, .. } => {
+                if let Some(holds) = holds {
+                    *HOLDS.lock() = holds.clone();
+                }
                 (devices.clone(), false, *calls_max > 0 && count_call(*function) >= *calls_max)
             }
             Callee::Method { .. } => (Devices::default(), true, false),
@@ -52,6 +55,9 @@ impl TaskContext {
         }
     }
 }
+
+/// What the lease that this worker serves holds.
+static HOLDS: Mutex<Resources> = Mutex::new(Resources(std::collections::BTreeMap::new()));
 
 thread_local! {
     /// What this thread runs.
@@ -102,6 +108,7 @@ pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>
         }
         None => {
             info.set_item("actor", py.None())?;
+            info.set_item("resources", session::resources_dict(py, &HOLDS.lock())?)?;
             &context.devices
         }
     };
@@ -431,7 +438,7 @@ pub(crate) fn run_template<'py>(py: Python<'py>, link: i32, segment: i32) -> PyR
                 let hooks = Box::new(session::PythonHooks { on_output: None });
                 let started = Process::start_worker(request.welcome, request.link, segment, hooks);
                 let process = started.map_err(|error| PyOSError::new_err(error.to_string()))?;
-                session::set_current(process);
+                session::set_current(py, process)?;
                 let info = PyDict::new(py);
                 info.set_item("variables", request.environment.variables)?;
                 return Ok(Some(info));

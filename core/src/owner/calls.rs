@@ -6,9 +6,9 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::objects::{Object, State};
-use super::tasks::Stage;
+use super::tasks::{Stage, Task};
 use super::{Out, Owner};
-use crate::OrderedMap;
+use crate::{Map, OrderedMap};
 use crate::actor::{ActorSpec, ActorState};
 use crate::ids::{ActorId, ObjectId, ProcessId, RequestId};
 use crate::machine::Time;
@@ -45,6 +45,21 @@ struct Creation {
     dependencies: Vec<ObjectId>,
     borrows: Vec<ObjectId>,
     detached: bool,
+}
+
+/// Which queued call to push next: the first, or, where order does not matter, the first that is
+/// ready.
+fn next_call(queue: &VecDeque<u64>, tasks: &Map<u64, Task>) -> Option<usize> {
+    let is_ready = |number: &u64| tasks.get(number).is_some_and(|task| task.stage == Stage::Queued);
+    let first = queue.front()?;
+    if is_ready(first) {
+        return Some(0);
+    }
+    let any_order = tasks.get(first).is_some_and(|task| match &task.submission.target {
+        Target::Method { method, .. } => method.any_order,
+        Target::Function(_) => false,
+    });
+    if any_order { queue.iter().position(is_ready) } else { None }
 }
 
 impl Calls {
@@ -248,20 +263,15 @@ impl Owner {
             let ActorState::Alive { process } = calls.state else {
                 return;
             };
-            let Some(&number) = calls.queue.front() else {
-                return;
-            };
             if calls.closed || calls.in_flight.len() >= IN_FLIGHT_MAX {
                 return;
             }
-            if self
-                .tasks
-                .get(&number)
-                .is_none_or(|task| task.stage != Stage::Queued)
-            {
+            let Some(at) = next_call(&calls.queue, &self.tasks) else {
                 return;
-            }
-            calls.queue.pop_front();
+            };
+            let Some(number) = calls.queue.remove(at) else {
+                return;
+            };
             calls.in_flight.insert(number, ());
             calls.process = Some(process);
             let incarnation = calls.incarnation;
@@ -462,6 +472,12 @@ impl Owner {
             let cause = ActorDeath::OutOfScope;
             self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out);
         }
+    }
+
+    /// Whether the object is the result of an actor's call that this process made.
+    pub fn is_call(&self, object: ObjectId) -> bool {
+        let task = self.tasks.get(&object.task.number);
+        task.is_some_and(|task| task.id() == object.task && task.actor().is_some())
     }
 
     /// Whether the actor is known to be dead for good, and why.

@@ -311,7 +311,10 @@ impl Owner {
         };
         self.release_arguments(&running.stored);
         let mut outcomes = result.outcomes;
-        if running.cancelled && outcomes.iter().any(|o| matches!(o, Outcome::Exception(_))) {
+        // A method cannot be interrupted: that it was cancelled is all that its caller learns. A
+        // task that ended before the interrupt came has its value.
+        let raised = outcomes.iter().any(|o| matches!(o, Outcome::Exception(_)));
+        if running.cancelled && (raised || !running.is_function) {
             outcomes = vec![Outcome::Failure(Box::new(Failure::Cancelled))];
         }
         for outcome in &outcomes {
@@ -329,11 +332,9 @@ impl Owner {
             micros: result.micros,
             exiting: result.exiting || (self.executor.leaving.is_some() && running.is_function),
         };
-        self.send(
-            running.from,
-            Message::TaskFinished(Box::new(completion)),
-            out,
-        );
+        if !result.silent {
+            self.send(running.from, Message::TaskFinished(Box::new(completion)), out);
+        }
         if let Some(lane) = self.executor.lanes.get_mut(running.lane) {
             lane.running -= 1;
         }

@@ -260,11 +260,14 @@ impl Owner {
             Some(Target::Function(definition)) => definition.calls_max,
             _ => 0,
         };
+        let class = &self.leases.classes[worker.class];
+        let holds = (!worker.contacted).then(|| class.demand.resources.clone());
         let callee = Callee::Function {
             function,
             code: code.map(|definition| definition.code.clone()),
             lease: worker.lease,
             devices: worker.devices.clone(),
+            holds,
             calls_max,
         };
         // What was never measured counts as filling the worker.

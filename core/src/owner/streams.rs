@@ -183,17 +183,15 @@ impl Owner {
         }
         stream.total = Some(items.max(stream.received));
         let end = stream.received;
+        // Whoever waits for the generator as a whole learns what broke it, too.
+        let whole = broke.clone().unwrap_or(Outcome::Value(crate::value::Value::inline(END)));
+        self.use_all(super::borrowing::contained(&whole));
         match broke {
             Some(outcome) if closed => self.release_outcome(id.object(next + 1), outcome, out),
             Some(outcome) => self.add_item(id.object(next + 1), outcome, out),
             None => {}
         }
-        self.resolve(
-            now,
-            id.object(0),
-            Outcome::Value(crate::value::Value::inline(END)),
-            out,
-        );
+        self.resolve(now, id.object(0), whole, out);
         out.push(Effect::Changed {
             object: id.object(end + 1),
         });

@@ -170,6 +170,7 @@ impl Builder {
                 retries_max: task_retries_max,
                 retry_exceptions: RetryExceptions::Never,
                 group: "".into(),
+                any_order: false,
             };
             (Arc::new(method), Rc::new(script))
         };

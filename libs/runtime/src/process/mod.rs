@@ -84,6 +84,15 @@ pub enum ConnectError {
     Store(#[from] StoreError),
 }
 
+/// This process is a fork of one that has a runtime.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Called in a fork: values that it inherited may be dropped there without touching the sockets and
+/// locks that they came with.
+pub fn forked() {
+    FORKED.store(true, Ordering::SeqCst);
+}
+
 /// The runtime of this process.
 pub struct Process {
     inner: Mutex<Inner>,
@@ -228,6 +237,9 @@ impl Process {
 
     /// The program dropped a reference or a reader. Never blocks; takes effect within a millisecond.
     pub fn drop_later(&self, input: Input) {
+        if FORKED.load(Ordering::Relaxed) {
+            return;
+        }
         self.dropped.lock().push(input);
         self.has_dropped.store(true, Ordering::SeqCst);
         if self.background_asleep.load(Ordering::SeqCst) {
