@@ -1,0 +1,115 @@
+# Everything a checkout needs: a Rust toolchain, Python 3.11 or newer with venv, and a C compiler.
+#
+#   make demo    build Shoal and run the demo
+#   make test    run every test
+#   make help    the other targets
+#
+# What is built and installed stays inside the checkout: target/ and .venv/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CARGO ?= cargo
+
+# `quick` is release without link-time optimisation: it builds in a fraction of the time and runs
+# nearly as fast. Benchmarks and wheels use `release`.
+PROFILE ?= quick
+
+# `cargo sim`, whose arguments follow.
+SIM := $(CARGO) run --locked --quiet --profile sim --package shoal-sim-tests --
+
+# Simulated runs in `make test`; minutes of them in `make sim`.
+SEEDS ?= 200
+MINUTES ?= 10
+
+ENVIRONMENT := .venv
+BIN := $(CURDIR)/$(ENVIRONMENT)/bin
+INSTALLED := $(ENVIRONMENT)/.installed
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+
+# The extension module links a shared libpython, which not every Python has. It has no Rust tests of
+# its own: the Python tests are its tests.
+RUST := --workspace --exclude shoal-python
+
+.PHONY: help build demo test test-rust test-sim test-python test-demo sim lint format wheel clean
+.PHONY: bench-core bench-build
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+
+# --- Build --------------------------------------------------------------------------------------
+
+$(INSTALLED): python/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Shoal needs Python 3.11 or newer; this is " + sys.version)'
+	$(PYTHON) -m venv $(ENVIRONMENT)
+	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("python/pyproject.toml", "rb")); print(*project["build-system"]["requires"], *project["project"]["dependencies"], *project["project"]["optional-dependencies"]["dev"], sep="\n")' > $(ENVIRONMENT)/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement $(ENVIRONMENT)/requirements.txt
+	touch $@
+
+build: $(INSTALLED) ## Build the extension module into .venv
+	VIRTUAL_ENV=$(CURDIR)/$(ENVIRONMENT) $(BIN)/maturin develop --quiet --profile $(PROFILE) --manifest-path python/Cargo.toml
+
+wheel: $(INSTALLED) ## Build a wheel with full optimisation into dist/
+	$(BIN)/maturin build --release --manifest-path python/Cargo.toml --out dist
+
+clean: ## Remove everything that was built or installed
+	rm -rf target dist .venv .venv-ray python/shoal/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- Run ----------------------------------------------------------------------------------------
+
+demo: build ## Index the Python standard library in parallel
+	$(BIN)/python examples/index_library
+
+# --- Test ---------------------------------------------------------------------------------------
+
+test: test-rust test-sim test-python test-demo ## Run every test
+
+test-rust: ## Rust: machines, store, daemon, command
+	@if $(CARGO) nextest --version >/dev/null 2>&1; \
+	then $(CARGO) nextest run --locked $(RUST) && $(CARGO) test --locked --quiet --doc $(RUST); \
+	else $(CARGO) test --locked --quiet $(RUST); \
+	fi
+
+test-sim: ## A short simulation, each seed run twice
+	$(SIM) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
+
+test-python: build ## Python: the package, clusters, types
+	cd python && $(BIN)/python -m pytest -q
+
+test-demo: build ## The demo on a part of its input, compared with the serial result
+	$(BIN)/python examples/index_library --files 150 --output target/demo
+
+sim: ## A long simulation (MINUTES=10)
+	$(SIM) --minutes $(MINUTES) --jobs $(JOBS) --doublecheck --shrink
+
+# --- Look ---------------------------------------------------------------------------------------
+
+lint: $(INSTALLED) ## Check format, lints and types
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check --config python/pyproject.toml python examples
+	$(BIN)/ruff format --check --config python/pyproject.toml python examples
+	cd benches/side_by_side && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	cd python && $(BIN)/mypy
+	$(BIN)/mypy --config-file python/pyproject.toml examples/index_library
+
+format: $(INSTALLED) ## Format everything
+	$(CARGO) fmt --all
+	$(BIN)/ruff format --config python/pyproject.toml python examples
+	cd benches/side_by_side && $(BIN)/ruff format .
+
+# --- Measure ------------------------------------------------------------------------------------
+
+bench-core: ## Criterion benchmarks of the machines, without Python
+	$(CARGO) bench --locked --package shoal-core
+
+# The comparison with Ray measures what users get: full optimisation.
+bench-build:
+	$(MAKE) build PROFILE=release
+
+BENCH_SHOAL := bench-build
+BENCH_PYTHON := $(PYTHON)
+include benches/bench.mk
