@@ -346,11 +346,10 @@ def test_an_object_outlives_its_owner(size):
     @api.remote
     class Maker:
         def make(self):
-            return [api.put(bytes(size) + b"end")]
+            return os.getpid(), api.put(bytes(size) + b"end")
 
     maker = Maker.remote()
-    (reference,) = api.get(maker.make.remote())
+    pid, reference = api.get(maker.make.remote())
     api.kill(maker)
-    with pytest.raises(exceptions.RayActorError):
-        api.get(maker.make.remote())
+    wait_until_gone(pid)
     assert api.get(reference) == bytes(size) + b"end"

@@ -190,9 +190,15 @@ def test_spilled_files_go_with_their_objects(start_cluster):
     wait_until(lambda: spilled() == 0, what="removal of the spilled files")
 
 
-@pytest.mark.shoal_only(reason="Ray refuses a store this small")
-def test_a_very_small_store(start_cluster):
-    start_cluster(num_cpus=1, object_store_memory=16 * MEBIBYTE)
-    references = [api.put(block(i, MEBIBYTE)) for i in range(40)]
+def test_a_store_that_is_too_small_is_refused(no_cluster):
+    with pytest.raises(ValueError, match="object store"):
+        api.init(num_cpus=1, include_dashboard=False, object_store_memory=MEBIBYTE)
+    assert not api.is_initialized()
+
+
+def test_the_smallest_store(start_cluster):
+    size = (64 if ON_SHOAL else 75) * MEBIBYTE
+    start_cluster(num_cpus=1, object_store_memory=size)
+    references = [api.put(block(i, 5 * MEBIBYTE)) for i in range(30)]
     for i, reference in enumerate(references):
-        assert api.get(reference) == block(i, MEBIBYTE)
+        assert api.get(reference) == block(i, 5 * MEBIBYTE)
