@@ -283,6 +283,38 @@ def test_an_error_in_the_driver_still_cleans_up(no_cluster, tmp_path):
     wait_until_gone(int(done.stdout))
 
 
+@pytest.mark.shoal_only(reason="it is about Ray's name")
+def test_programs_that_import_ray_run_unchanged(no_cluster, tmp_path):
+    done = run_driver(
+        """
+        api.install_as_ray()
+        import ray
+        import ray.exceptions
+        from ray.util import ActorPool
+        from ray.util.queue import Queue
+
+        ray.init(num_cpus=1)
+
+        @ray.remote
+        def f():
+            import ray
+            return ray.get(ray.put(7))
+
+        @ray.remote
+        def fail():
+            raise ValueError
+
+        print(ray.get(f.remote()))
+        try:
+            ray.get(fail.remote())
+        except ray.exceptions.RayTaskError:
+            print("caught")
+        """,
+        tmp_path,
+    )
+    assert done.stdout.split() == ["7", "caught"], done.stderr
+
+
 @pytest.mark.shoal_only(reason="Ray takes more than a second to import")
 def test_import_loads_no_heavy_module(tmp_path):
     done = run_driver(

@@ -329,6 +329,17 @@ def test_a_function_changed_in_a_notebook_is_the_new_one():
     assert results == [1, 2]
 
 
+def test_a_function_that_carries_too_much_is_refused():
+    data = bytes(120_000_000)
+
+    @api.remote
+    def heavy():
+        return len(data)
+
+    with pytest.raises(ValueError, match=r"too large|MiB|put"):
+        heavy.remote()
+
+
 def test_modules_are_values():
     assert api.get(echo.remote(sys.modules["json"])).__name__ == "json"
 

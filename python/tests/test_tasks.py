@@ -477,6 +477,15 @@ def test_a_task_may_wait_for_one_submitted_after_it(tmp_path):
     assert api.get([step.remote(name) for name in names]) == names
 
 
+@pytest.mark.parametrize("strategy", ["DEFAULT", "SPREAD"])
+def test_scheduling_strategies_run_on_one_node(strategy):
+    @api.remote(scheduling_strategy=strategy)
+    def node():
+        return api.get_runtime_context().get_node_id()
+
+    assert set(api.get([node.remote() for _ in range(4)])) == {api.get_runtime_context().get_node_id()}
+
+
 def test_workers_are_used_again():
     @api.remote
     def pid():
