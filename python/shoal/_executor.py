@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from shoal import _shoal
+from shoal import _logs, _shoal
 
 
 def main(worker: Mapping[str, Any]) -> None:
@@ -87,6 +87,7 @@ def construct(construction: _shoal.Construction) -> bool:
     try:
         cls, args, kwargs = construction.prepare()
         instance = cls(*args, **kwargs)
+        _logs.name_actor(instance)
     except SystemExit:
         raise
     except BaseException as error:

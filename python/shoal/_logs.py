@@ -288,8 +288,20 @@ def name_streams() -> None:
     sys.stderr = NamedStream(sys.stderr, _current_name)
 
 
+_actor_name: str | None = None
+
+
+def name_actor(instance: Any) -> None:
+    """Let an actor whose class says how it is shown name its lines that way."""
+    global _actor_name
+    if type(instance).__repr__ is not object.__repr__:
+        _actor_name = repr(instance)
+
+
 def _current_name() -> str:
-    """The class of the actor that this process is, or the name of the task that this thread runs."""
+    """What shows the actor that this process is, or the name of the task that this thread runs."""
+    if _actor_name is not None:
+        return _actor_name
     from shoal import _shoal
 
     task = _shoal.current_task()

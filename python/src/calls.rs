@@ -274,8 +274,8 @@ fn submit<'py>(
     args: &Bound<'py, PyTuple>,
     kwargs: &Bound<'py, PyDict>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if !process.is_connected_hint() {
-        return Err(errors::disconnected());
+    if process.has_left() {
+        return Err(errors::disconnected(&process));
     }
     let arguments = Arguments::encode(&process, args, kwargs)?;
     let parent = worker::current_task_id(py);
@@ -377,8 +377,9 @@ pub(crate) fn create_actor(
             request: Some(request),
         })
     });
+    let answer = answer.map_err(|why| session::stopped(py, &process, why));
     let actor = Actor::counted(process, ActorId(id));
-    match answer.map_err(|why| session::stopped(py, why))? {
+    match answer? {
         Answer::ActorExists { .. } => {
             let message = format!("an actor named {wanted:?} exists in this namespace");
             Err(errors::named(py, "ActorAlreadyExistsError", message))

@@ -5,15 +5,21 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use shoal_core::ids::{ActorId, ObjectId, TaskId};
 use shoal_core::value::{ActorDeath, Death, Failure, Payload};
+use shoal_runtime::process::Process;
 
 use crate::objects::OBJECT_ID_BYTES;
 use crate::values;
 
 /// The daemon is gone, or this process has left.
-pub(crate) fn disconnected() -> PyErr {
-    PyConnectionError::new_err(
-        "the connection to the Shoal node is closed: the node daemon ended or shoal.shutdown() was called",
-    )
+pub(crate) fn disconnected(process: &Process) -> PyErr {
+    if process.has_left() {
+        return PyConnectionError::new_err("this belongs to a session that shoal.shutdown() has ended");
+    }
+    Python::attach(|py| {
+        let text = "The node daemon of this process ended, and with it the session. Its log is in the \
+                    session's directory; shoal.shutdown() and shoal.init() start a new one.";
+        named(py, "LocalNodeDiedError", text.into())
+    })
 }
 
 /// No session.
@@ -52,6 +58,18 @@ pub(crate) fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,
     }
+}
+
+/// The exception for a failure to produce an object.
+pub(crate) fn from_failure_of(py: Python<'_>, failure: &Failure, object: ObjectId) -> PyErr {
+    if *failure != Failure::Cancelled {
+        return from_failure(py, failure);
+    }
+    let made = describe(py, failure).and_then(|(kind, fields)| {
+        fields.set_item("task", PyBytes::new(py, &task_array(object.task)))?;
+        py.import("shoal._errors")?.call_method1("from_failure", (kind, fields))
+    });
+    made.map_or_else(|error| error, PyErr::from_value)
 }
 
 /// The exception of the user's code that is the value of `bytes`.

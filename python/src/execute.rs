@@ -109,7 +109,7 @@ impl Assigned {
         match (waited, raised) {
             (Ok(()), _) => Ok(()),
             (Err(_), Some(error)) => Err(error),
-            (Err(_), None) => Err(errors::disconnected()),
+            (Err(_), None) => Err(errors::disconnected(process)),
         }
     }
 

@@ -330,7 +330,7 @@ impl Stream {
         let waited = crate::waits::wait(py, &self.process, deadline, move |owner| {
             (!matches!(owner.peek_item(task), NextItem::NotYet(_))).then_some(())
         });
-        waited.map_err(|why| session::stopped(py, why))?;
+        waited.map_err(|why| session::stopped(py, &self.process, why))?;
         match self.process.with_owner(|owner, out| owner.next_item(task, out)) {
             NextItem::Item(object) => Ok(Some(ObjectRef::new(self.process.clone(), object))),
             NextItem::NotYet(_) | NextItem::End => Ok(None),

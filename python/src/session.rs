@@ -151,13 +151,13 @@ pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
 }
 
 /// The error for a wait that did not end well.
-pub(crate) fn stopped(py: Python<'_>, why: Stopped) -> PyErr {
+pub(crate) fn stopped(py: Python<'_>, process: &Process, why: Stopped) -> PyErr {
     match why {
         Stopped::TimedOut => errors::timed_out(py, "the deadline passed".into()),
-        Stopped::Disconnected => errors::disconnected(),
+        Stopped::Disconnected => errors::disconnected(process),
         Stopped::Interrupted => match PyErr::take(py) {
             Some(error) => error,
-            None => errors::disconnected(),
+            None => errors::disconnected(process),
         },
     }
 }
@@ -188,7 +188,7 @@ pub(crate) fn ask<'py>(
         "store" => (node, Query::Store),
         other => return Err(PyValueError::new_err(format!("there is no query {other:?}"))),
     };
-    let answer = py.detach(|| process.ask(to, query, None)).map_err(|why| stopped(py, why))?;
+    let answer = py.detach(|| process.ask(to, query, None)).map_err(|why| stopped(py, &process, why))?;
     convert(py, &process, answer)
 }
 

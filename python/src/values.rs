@@ -259,7 +259,7 @@ impl Serialized {
         }
         let offset = py.detach(|| process.allocate(size as u64)).map_err(|why| match why {
             Allocation::Refused(failure) => errors::from_failure(py, &failure),
-            Allocation::Disconnected => errors::disconnected(),
+            Allocation::Disconnected => errors::disconnected(process),
         })?;
         let mut head = Vec::new();
         let pieces = self.pieces(py, &mut head);

@@ -74,7 +74,7 @@ fn convert<'py>(
         Found::Stored { offset, size, exception } => {
             (values::deserialize_stored(py, process, object, offset, size)?, exception)
         }
-        Found::Failed(failure) => return Err(errors::from_failure(py, &failure)),
+        Found::Failed(failure) => return Err(errors::from_failure_of(py, &failure, object)),
     };
     if exception { Err(errors::from_exception(py, value)) } else { Ok(value) }
 }
@@ -94,7 +94,7 @@ fn get_from<'py>(
             match found {
                 Ok(found) => found,
                 Err(Stopped::TimedOut) => return Err(not_in_time(py, timeout)),
-                Err(why) => return Err(session::stopped(py, why)),
+                Err(why) => return Err(session::stopped(py, process, why)),
             }
         }
     };
@@ -208,30 +208,57 @@ pub(crate) fn wait_many(
             process.handle(Input::Need { object });
         }
     }
-    // Most looks find one more that is ready, so only those not yet seen ready are looked at.
-    let mut seen = vec![false; waitables.len()];
-    let mut count = 0;
-    let outcome = {
-        let (seen, count, waitables) = (&mut seen, &mut count, &waitables);
-        wait(py, &process, deadline, move |owner| {
-            for (index, waitable) in waitables.iter().enumerate() {
-                if *count >= num_returns {
-                    break;
-                }
-                if !seen[index] && waitable.is_ready(owner, fetch) {
-                    seen[index] = true;
-                    *count += 1;
-                }
-            }
-            (*count >= num_returns).then_some(())
-        })
+    let seen = match wait_for_some(py, &process, &waitables, num_returns, deadline, fetch) {
+        Ok(seen) => seen,
+        Err(why) => return Err(session::stopped(py, &process, why)),
     };
-    match outcome {
-        Ok(()) | Err(Stopped::TimedOut) => {}
-        Err(why) => return Err(session::stopped(py, why)),
-    }
     let all = 0..waitables.len();
     Ok(all.partition(|index| seen[*index]))
+}
+
+/// Which are ready, once enough are or the deadline has passed.
+fn wait_for_some(
+    py: Python<'_>,
+    process: &Process,
+    waitables: &[Waitable],
+    wanted: usize,
+    deadline: Option<Instant>,
+    fetch: bool,
+) -> Result<Vec<bool>, Stopped> {
+    let mut seen = vec![false; waitables.len()];
+    let mut count = 0;
+    loop {
+        let (seen_now, count_now) = (&mut seen, &mut count);
+        let waited = wait(py, process, deadline, move |owner| {
+            let mut elsewhere = Vec::new();
+            for (index, waitable) in waitables.iter().enumerate() {
+                if *count_now >= wanted {
+                    break;
+                }
+                if seen_now[index] {
+                    continue;
+                }
+                if waitable.is_ready(owner, fetch) {
+                    seen_now[index] = true;
+                    *count_now += 1;
+                } else if let Waitable::Object(object) = waitable
+                    && fetch
+                    && owner.is_elsewhere(*object)
+                {
+                    elsewhere.push(*object);
+                }
+            }
+            (*count_now >= wanted || !elsewhere.is_empty()).then_some(elsewhere)
+        });
+        match waited {
+            // The values exist, but not here: ask for them, and wait on.
+            Ok(elsewhere) if count < wanted => {
+                elsewhere.into_iter().for_each(|object| process.handle(Input::Need { object }));
+            }
+            Ok(_) | Err(Stopped::TimedOut) => return Ok(seen),
+            Err(why) => return Err(why),
+        }
+    }
 }
 
 #[pyfunction]

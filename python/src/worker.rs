@@ -337,7 +337,7 @@ fn next_job(py: Python<'_>, process: &Arc<Process>, group: Option<usize>) -> PyR
     match py.detach(|| process.next_job(group, &mut || go_on(&mut raised))) {
         Ok(job) => Ok(Some(job)),
         Err(Stopped::Disconnected | Stopped::TimedOut) => Ok(None),
-        Err(Stopped::Interrupted) => Err(raised.unwrap_or_else(errors::disconnected)),
+        Err(Stopped::Interrupted) => Err(raised.unwrap_or_else(|| errors::disconnected(process))),
     }
 }
 

@@ -13,7 +13,7 @@ use super::memory::Usage;
 const STORE_SHARE: f64 = 0.3;
 
 /// A store below this size cannot hold the extents of a few processes.
-const STORE_BYTES_MIN: u64 = 64 << 20;
+const STORE_BYTES_MIN: u64 = 16 << 20;
 
 /// The most a default store takes; a larger one has to be asked for.
 const STORE_BYTES_DEFAULT_MAX: u64 = 200 << 30;

@@ -98,6 +98,12 @@ impl Process {
         let limit = {
             let inner = self.inner.lock();
             let now = inner.now();
+            if inner.is_dirty() {
+                self.background_asleep.store(false, Ordering::SeqCst);
+                drop(inner);
+                std::thread::sleep(TICK);
+                return;
+            }
             let due = shoal_core::Machine::poll_timeout(&inner.owner).map(|(due, _)| due);
             due.map(|due| Duration::from_nanos((due - now).0).max(TICK))
         };

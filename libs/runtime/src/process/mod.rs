@@ -252,14 +252,14 @@ impl Process {
         look(&self.inner.lock().owner)
     }
 
+    /// Whether this process has left by itself.
+    pub fn has_left(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
     /// Use a method of the owner that has no effects.
     pub fn with_owner_quietly<T>(&self, act: impl FnOnce(&mut Owner) -> T) -> T {
         act(&mut self.inner.lock().owner)
-    }
-
-    /// Whether this process has not left; cheap, and possibly a moment old.
-    pub fn is_connected_hint(&self) -> bool {
-        !self.stopping.load(Ordering::Relaxed)
     }
 
     /// Apply something that the program did. What must be written is written now or, in a burst,

@@ -34,6 +34,8 @@ pub(super) struct Reader {
     batch: Vec<(ProcessId, Message)>,
     outputs: Vec<Control>,
     closed: Vec<ProcessId>,
+    /// Links that were full, and are watched for room.
+    writable: Vec<(ProcessId, Arc<OwnedFd>)>,
 }
 
 impl Default for Reader {
@@ -45,6 +47,7 @@ impl Default for Reader {
             batch: Vec::new(),
             outputs: Vec::new(),
             closed: Vec::new(),
+            writable: Vec::new(),
         }
     }
 }
@@ -84,6 +87,7 @@ impl Reader {
 
     /// Sleep until something comes or the deadline passes, and read it; whether a signal came.
     pub(super) fn sleep(&mut self, process: &Process, deadline: Option<Instant>) -> bool {
+        self.watch_full_links(process);
         let left = deadline.map_or(SLEEP_MAX, |deadline| {
             deadline.saturating_duration_since(Instant::now()).min(SLEEP_MAX)
         });
@@ -127,8 +131,8 @@ impl Reader {
         for name in names {
             any |= self.read(process, *name);
         }
-        let wrote = self.watch_full_links(process);
-        any && self.apply(process) || wrote
+        self.watch_full_links(process);
+        any && self.apply(process)
     }
 
     /// Read one link and decode its frames; whether there were any.
@@ -241,16 +245,23 @@ impl Reader {
     }
 
     /// Sockets that were full are written again when they have room.
-    fn watch_full_links(&mut self, process: &Process) -> bool {
+    fn watch_full_links(&mut self, process: &Process) {
         let mut inner = process.inner.lock();
-        if inner.full_links().next().is_none() {
-            return false;
+        if self.writable.is_empty() && inner.full_links().next().is_none() {
+            return;
         }
         inner.flush();
-        for (name, socket) in inner.full_links() {
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
+        let full: Vec<_> = inner.full_links().map(|(name, socket)| (name, socket.clone())).collect();
+        drop(inner);
+        let modify = |name: ProcessId, socket: &OwnedFd, flags| {
             let _ = epoll::modify(&process.poller, socket.as_fd(), epoll::EventData::new_u64(name.0), flags);
+        };
+        for (name, socket) in self.writable.drain(..) {
+            modify(name, &socket, epoll::EventFlags::IN);
         }
-        false
+        for (name, socket) in full {
+            modify(name, &socket, epoll::EventFlags::IN | epoll::EventFlags::OUT);
+            self.writable.push((name, socket));
+        }
     }
 }
