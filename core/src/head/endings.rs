@@ -1,9 +1,10 @@
 //! The end of a process: what it made, and what it wanted to know.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::{Head, Outbox};
-use crate::ids::{ActorId, ProcessId};
+use crate::ids::{ActorId, NodeId, ProcessId};
 use crate::message::Message;
 use crate::value::ActorDeath;
 
@@ -22,8 +23,11 @@ impl Head {
             self.actors.give_up(id, out);
         }
         if let Some(job) = self.jobs.end(process) {
-            for node in self.nodes.keys() {
-                out.send(ProcessId::daemon(*node), Message::JobEnded { job });
+            // The driver's node has something of the job even if it has not reported itself yet.
+            let mut nodes: BTreeSet<NodeId> = self.nodes.keys().copied().collect();
+            nodes.insert(process.node());
+            for node in nodes {
+                out.send(ProcessId::daemon(node), Message::JobEnded { job });
             }
         }
     }

@@ -55,8 +55,8 @@ impl World {
                 let until = now + micros(length);
                 let all = self.processes.len() as u64 + 1;
                 match self.processes.values_mut().nth((choice % all) as usize) {
-                    Some(process) => process.paused_until = until,
-                    None => self.daemon.paused_until = until,
+                    Some(process) => process.paused_until = process.paused_until.max(until),
+                    None => self.daemon.paused_until = self.daemon.paused_until.max(until),
                 }
                 self.count("a process was paused");
             }
