@@ -6,6 +6,10 @@
 //! reference goes, it returns every grant it has. Counts make the order of messages irrelevant: a
 //! return may overtake the grant that it returns. The scheme is indirect reference counting (Piquer,
 //! 1991) with a short-cut to the owner, so that no lender has to outlive its borrowers.
+//!
+//! When an owner dies there is nothing left to keep alive for others: everybody who counts grants of
+//! its objects hears of its death and stops counting. Otherwise two processes that lent each other the
+//! same reference would wait for each other for ever.
 
 use alloc::vec::Vec;
 
@@ -18,11 +22,14 @@ use crate::value::Outcome;
 impl Owner {
     /// `to` gets a reference to `object` from this process.
     pub(super) fn grant(&mut self, object: ObjectId, to: ProcessId, out: Out<'_>) {
-        if self.is_dead(to) || to == self.config.process {
+        let owner = object.owner();
+        if self.is_dead(to) || to == self.config.process || self.is_dead(owner) {
             return;
         }
         self.count_held(object, to, 1);
         self.watch(to, out);
+        // The count is over when the owner is.
+        self.watch(owner, out);
     }
 
     /// `to` gets a copy of a value: it holds what the value contains.
@@ -43,8 +50,8 @@ impl Owner {
     /// `from` keeps `object` alive for this process until the grant is returned.
     pub(super) fn receive_grant(&mut self, object: ObjectId, from: ProcessId, out: Out<'_>) {
         let owner = object.owner();
-        if from == self.config.process {
-            // A worker that runs its own task: what it holds for itself needs no counting.
+        if from == self.config.process || self.is_dead(owner) {
+            // A worker that runs its own task holds nothing for itself.
             return;
         }
         if owner == self.config.process {
@@ -96,12 +103,15 @@ impl Owner {
 
     /// The owner has registered this process.
     pub(super) fn borrowed(&mut self, object: ObjectId, out: Out<'_>) {
+        let owner = object.owner();
+        if self.is_dead(owner) {
+            return;
+        }
         let Some(record) = self.objects.get_mut(&object) else {
             return;
         };
         let sharing = record.sharing();
         sharing.registering = false;
-        let owner = object.owner();
         let lenders: Vec<_> = sharing
             .grants
             .extract_if(.., |(from, _)| *from != owner)
@@ -118,7 +128,8 @@ impl Owner {
 
     /// `from` does not need this many grants any more.
     pub(super) fn grants_returned(&mut self, from: ProcessId, object: ObjectId, grants: u32) {
-        if self.objects.contains_key(&object) && !self.is_dead(from) {
+        let counted = !self.is_dead(from) && !self.is_dead(object.owner());
+        if counted && self.objects.contains_key(&object) {
             self.count_held(object, from, -i64::from(grants));
             self.dropped.push(object);
         }

@@ -269,9 +269,15 @@ impl Owner {
             let Some(at) = next_call(&calls.queue, &self.tasks) else {
                 return;
             };
-            let Some(number) = calls.queue.remove(at) else {
+            let number = calls.queue[at];
+            if self.lacks_dependency(number) {
+                self.await_dependencies(now, number, out);
+                continue;
+            }
+            let Some(calls) = self.actors.get_mut(&actor) else {
                 return;
             };
+            calls.queue.remove(at);
             calls.in_flight.insert(number, ());
             calls.process = Some(process);
             let incarnation = calls.incarnation;

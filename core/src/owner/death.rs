@@ -73,6 +73,8 @@ impl Owner {
         sharing.fetchers.retain(|fetcher| *fetcher != process);
         if object.owner() == process {
             sharing.registering = false;
+            sharing.held_for.clear();
+            sharing.grants.clear();
         }
     }
 

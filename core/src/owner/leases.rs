@@ -181,6 +181,11 @@ impl Owner {
                 self.leases.classes[class].queue.pop_front();
                 continue;
             };
+            if self.lacks_dependency(number) {
+                self.leases.classes[class].queue.pop_front();
+                self.await_dependencies(now, number, out);
+                continue;
+            }
             let expected = self.leases.durations.get(&function).copied();
             let Some(worker) = self.pick_worker(class, expected) else {
                 self.request_leases(class, out);

@@ -186,6 +186,13 @@ impl Owner {
         }
     }
 
+    /// Whether an argument was there and was lost while the task waited for its turn.
+    pub(super) fn lacks_dependency(&self, number: u64) -> bool {
+        self.tasks.get(&number).is_some_and(|task| {
+            task.submission.dependencies.iter().any(|object| !self.has_outcome(*object))
+        })
+    }
+
     /// What the process that runs the task is told.
     pub(super) fn assignment(&self, number: u64, callee: Callee) -> Option<Box<Assignment>> {
         let task = self.tasks.get(&number)?;
