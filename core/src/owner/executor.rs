@@ -35,6 +35,10 @@ pub(super) struct Executor {
     leaving: Option<String>,
     /// Stored arguments that queued tasks wait for; almost always empty.
     awaited: Vec<ObjectId>,
+    /// Those of them that must be made again.
+    lost: Vec<ObjectId>,
+    /// The next task waits for one of those, and the CPU was lent to whoever makes it.
+    starved: bool,
     /// Code that came with tasks of which none has run here: the one that brought it may be given
     /// back, and those that follow come without.
     codes: Map<FunctionId, Bytes>,
@@ -276,6 +280,37 @@ impl Owner {
             }
             self.run_next(lane, out);
         }
+    }
+
+    /// The bytes of an argument were lost and are being made again.
+    pub(super) fn argument_lost(&mut self, object: ObjectId) {
+        if self.executor.awaited.contains(&object) {
+            self.executor.lost.push(object);
+        }
+    }
+
+    /// A task that waits for an argument to be made again holds a CPU that the making may need.
+    pub(super) fn settle_starved(&mut self, out: Out<'_>) {
+        if self.executor.lost.is_empty() && !self.executor.starved {
+            return;
+        }
+        let lanes = &self.executor.lanes;
+        let awaits = |task: &Assigned, object: &ObjectId| task.unpinned.contains(object);
+        let lost = &mut self.executor.lost;
+        lost.retain(|object| lanes.iter().any(|lane| lane.queue.iter().any(|task| awaits(task, object))));
+        let starved = lanes.iter().any(|lane| {
+            let next = lane.queue.front();
+            lane.running == 0 && next.is_some_and(|task| lost.iter().any(|object| awaits(task, object)))
+        });
+        if starved && !self.executor.starved {
+            self.executor.blocked += 1;
+            if self.executor.blocked == 1 {
+                self.send(self.daemon(), Message::Blocked, out);
+            }
+        } else if !starved && self.executor.starved {
+            self.unblocked(out);
+        }
+        self.executor.starved = starved;
     }
 
     /// The bytes of an argument were lost, and there is a new outcome: in the store again, or

@@ -168,6 +168,9 @@ impl Owner {
             return;
         }
         let lost = matches!(failure, Failure::ObjectLost { .. } | Failure::Freed { .. });
+        if lost {
+            self.argument_lost(object);
+        }
         if !lost {
             let record = self.record(object);
             if let State::Ready(outcome) = core::mem::take(&mut record.state) {

@@ -544,6 +544,7 @@ impl Machine for Owner {
             Input::LinkClosed { peer } => self.link_closed(now, peer, out),
         }
         self.settle_dropped(now, out);
+        self.settle_starved(out);
     }
 
     fn handle_timeout(&mut self, now: Time, out: &mut Effects<Effect>) {
