@@ -16,6 +16,7 @@ pub mod head;
 pub mod ids;
 pub mod machine;
 pub mod message;
+pub mod mutants;
 pub mod node;
 pub mod owner;
 pub mod resources;

@@ -38,6 +38,10 @@ struct Arguments {
     /// Print how this task, object or process came to its state, as in `p1.1/7#0`.
     #[arg(long)]
     story: Option<String>,
+    /// Put a known bug back in.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutant: Option<String>,
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
@@ -52,6 +56,15 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    #[cfg(feature = "mutants")]
+    if let Some(name) = &arguments.mutant {
+        let known = shoal_core::mutants::Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == *name);
+        if known.is_none() {
+            eprintln!("{name} is none of {:?}", shoal_core::mutants::Mutant::ALL);
+            return ExitCode::from(2);
+        }
+        shoal_core::mutants::activate(known);
+    }
     // Failed assertions are reported like every other violation.
     std::panic::set_hook(Box::new(|info| {
         if std::env::var_os("SHOAL_SIM_BACKTRACE").is_some() {

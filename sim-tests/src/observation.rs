@@ -48,6 +48,8 @@ pub enum Observation {
         task: TaskId,
         /// And what it submitted.
         recursive: bool,
+        /// The attempt that its owner was at, if it was its owner that was asked.
+        attempt: Option<u32>,
     },
     /// A program asked for this actor to be killed.
     Killed {

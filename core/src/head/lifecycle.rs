@@ -11,6 +11,7 @@ use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::ids::{ActorId, NodeId, ProcessId, RequestId};
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::{ActorEvent, Answer, Message};
+use crate::mutants::Mutant;
 use crate::value::ActorDeath;
 
 /// An incarnation that serves for less than this ended soon.
@@ -216,7 +217,7 @@ impl Head {
         if actor.restarts_left > 0 {
             actor.restarts_left -= 1;
         }
-        actor.incarnation += 1;
+        actor.incarnation += u32::from(!Mutant::SameIncarnation.is_active());
         actor.killed = false;
         actor.node = None;
         actor.pid = 0;

@@ -15,6 +15,7 @@ use super::schedule::Unschedulable;
 use crate::ids::{JobId, LeaseId, NodeId, ProcessId, RequestId};
 use crate::machine::{Time, Wakeup};
 use crate::message::{ActorEvent, Message};
+use crate::mutants::Mutant;
 use crate::resources::Demand;
 use crate::value::Failure;
 
@@ -185,9 +186,11 @@ impl Node {
         if reusable && !exiting {
             let worker_entry = self.processes.worker_mut(worker).expect("leased workers live");
             let holding = worker_entry.holding.take().expect("leased workers hold resources");
-            self.ledger.give_back(holding);
+            if !Mutant::LeakLease.is_active() {
+                self.ledger.give_back(holding);
+            }
             self.make_idle(worker, out);
-        } else {
+        } else if !Mutant::ForgetWorker.is_active() {
             self.retire(worker, "its lease is over", out);
         }
     }

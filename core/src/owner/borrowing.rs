@@ -17,6 +17,7 @@ use super::objects::State;
 use super::{Out, Owner};
 use crate::ids::{ObjectId, ProcessId};
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::value::Outcome;
 
 impl Owner {
@@ -80,7 +81,7 @@ impl Owner {
     /// Ask the owner to count this process among the holders. A dead one has nothing to count.
     fn ask_to_register(&mut self, object: ObjectId, out: Out<'_>) {
         let owner = object.owner();
-        let dead = self.is_dead(owner);
+        let dead = self.is_dead(owner) && !Mutant::AskTheDead.is_active();
         let sharing = self.record(object).sharing();
         if !sharing.registering && !dead {
             sharing.registering = true;
@@ -161,6 +162,9 @@ impl Owner {
             return;
         };
         for (lender, grants) in record.sharing.map(|s| s.grants).unwrap_or_default() {
+            if Mutant::KeepGrants.is_active() {
+                break;
+            }
             self.send(lender, Message::ReturnGrants { object, grants }, out);
         }
         if let State::Ready(outcome) = record.state {

@@ -13,6 +13,7 @@ use crate::actor::{ActorSpec, ActorState};
 use crate::ids::{ActorId, ObjectId, ProcessId, RequestId};
 use crate::machine::Time;
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::task::{Callee, Dependency, Target};
 use crate::value::{ActorDeath, Failure, Outcome, Value};
 
@@ -228,7 +229,7 @@ impl Owner {
         let at = calls
             .queue
             .iter()
-            .position(|queued| *queued > number)
+            .position(|queued| *queued > number && !Mutant::RetryOutOfOrder.is_active())
             .unwrap_or(calls.queue.len());
         calls.queue.insert(at, number);
     }

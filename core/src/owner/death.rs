@@ -8,6 +8,7 @@ use super::{Out, Owner};
 use crate::ids::{ObjectId, ProcessId};
 use crate::machine::Time;
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::value::{Death, Failure, Outcome};
 
 /// What is known of another process.
@@ -71,7 +72,7 @@ impl Owner {
         sharing.held_for.retain(|(holder, _)| *holder != process);
         sharing.grants.retain(|(lender, _)| *lender != process);
         sharing.fetchers.retain(|fetcher| *fetcher != process);
-        if object.owner() == process {
+        if object.owner() == process && !Mutant::CountForTheDead.is_active() {
             sharing.registering = false;
             sharing.held_for.clear();
             sharing.grants.clear();

@@ -17,6 +17,7 @@ use super::{Effect, Out, Owner, RunResult};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, FunctionId, ObjectId, ProcessId, TaskId};
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::resources::Devices;
 use crate::task::{Assignment, Callee, Completion};
 use crate::value::{ActorDeath, Failure, Outcome, Payload};
@@ -121,7 +122,9 @@ impl Owner {
             .filter(|object| !self.is_pinned(*object))
             .collect();
         self.executor.awaited.extend(&unpinned);
-        if let Callee::Function { function, code: Some(code), .. } = &assignment.callee {
+        if let Callee::Function { function, code: Some(code), .. } = &assignment.callee
+            && !Mutant::CodeOfReturnedTask.is_active()
+        {
             self.executor.codes.insert(*function, code.clone());
         }
         self.executor.lanes[lane].queue.push_back(Assigned {
@@ -291,7 +294,8 @@ impl Owner {
 
     /// A task that waits for an argument to be made again holds a CPU that the making may need.
     pub(super) fn settle_starved(&mut self, out: Out<'_>) {
-        if self.executor.lost.is_empty() && !self.executor.starved {
+        let idle = self.executor.lost.is_empty() && !self.executor.starved;
+        if idle || Mutant::StarvedWorker.is_active() {
             return;
         }
         let lanes = &self.executor.lanes;

@@ -14,6 +14,7 @@ use super::{Out, Owner};
 use crate::ids::{FunctionId, LeaseId, ProcessId, RequestId, TaskId};
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::resources::{Demand, Devices};
 use crate::task::{Callee, Target};
 use crate::value::{Death, Failure, Outcome};
@@ -554,7 +555,8 @@ impl Owner {
                     .iter()
                     .position(|(number, _)| *number == task.number)
             });
-        let started = started.map_or(0, |at| at + 1);
+        let blamed = if Mutant::BlameUnstarted.is_active() { worker.in_flight.len() } else { 0 };
+        let started = started.map_or(blamed, |at| at + 1);
         for (number, _) in worker.in_flight.iter().skip(started).rev() {
             self.push_elsewhere(now, *number, out);
         }

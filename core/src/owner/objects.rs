@@ -12,6 +12,7 @@ use super::{Effect, Out, Owner};
 use crate::ids::{ActorId, NodeId, ObjectId, ProcessId};
 use crate::machine::Time;
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::value::{Failure, Outcome, Payload, Value};
 
 /// One object.
@@ -93,6 +94,7 @@ impl Object {
                 .sharing
                 .as_ref()
                 .is_some_and(|s| s.held_for.iter().any(|(_, n)| *n != 0))
+                && !Mutant::ForgetHolders.is_active()
     }
 }
 
@@ -283,7 +285,7 @@ impl Owner {
     ) {
         self.record(object).state = State::Fetching;
         let owner = object.owner();
-        if let Some(death) = self.death_of(owner).cloned() {
+        if let Some(death) = self.death_of(owner).filter(|_| !Mutant::AskTheDead.is_active()).cloned() {
             self.owner_died(now, object, &death, out);
             return;
         }

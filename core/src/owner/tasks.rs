@@ -9,6 +9,7 @@ use super::{Effect, Out, Owner};
 use crate::ids::{ActorId, ObjectId, ProcessId, TaskId};
 use crate::machine::Time;
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::task::{Assignment, Callee, Completion, Dependency, Returns, Submission, Target};
 use crate::value::{Death, Failure, Outcome};
 
@@ -188,7 +189,7 @@ impl Owner {
 
     /// Whether an argument was there and was lost while the task waited for its turn.
     pub(super) fn lacks_dependency(&self, number: u64) -> bool {
-        self.tasks.get(&number).is_some_and(|task| {
+        !Mutant::LostArgument.is_active() && self.tasks.get(&number).is_some_and(|task| {
             task.submission.dependencies.iter().any(|object| !self.has_outcome(*object))
         })
     }
@@ -344,7 +345,7 @@ impl Owner {
         let items = self.items_received(number);
         let actor = self.tasks.get(&number).and_then(|task| task.actor());
         self.finish(now, number, alloc::vec![outcome], items, out);
-        if let Some(actor) = actor {
+        if let Some(actor) = actor.filter(|_| !Mutant::CallsBehindFailedOne.is_active()) {
             // It may have held up the calls behind it.
             self.push_calls(now, actor, out);
         }
@@ -388,7 +389,7 @@ impl Owner {
         let Some(task) = self.tasks.get_mut(&number) else {
             return;
         };
-        if task.cancelled {
+        if task.cancelled && !Mutant::CancelledIsCrashed.is_active() {
             self.fail(
                 now,
                 number,
@@ -423,7 +424,9 @@ impl Owner {
         let Some(task) = self.tasks.get_mut(&number) else {
             return;
         };
-        task.attempt += 1;
+        if !Mutant::Canary.is_active() {
+            task.attempt += 1;
+        }
         task.stage = Stage::Queued;
         match task.actor() {
             Some(actor) => {
@@ -503,7 +506,7 @@ impl Owner {
             to,
             message: Message::PushTask(assignment),
         });
-        if let Some(consumed) = progress {
+        if let Some(consumed) = progress.filter(|_| !Mutant::ConsumerProgress.is_active()) {
             // Items of an earlier attempt were taken: the producer need not wait for that again.
             self.send(to, Message::GeneratorConsumed { task, consumed }, out);
         }

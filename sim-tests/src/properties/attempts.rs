@@ -8,10 +8,12 @@ use super::{Check, Property};
 use crate::observation::Observation;
 use crate::world::World;
 
-/// The latest attempt of each task that has started.
+/// How far each task is.
 #[derive(Default)]
 pub(super) struct Attempts {
     latest: BTreeMap<TaskId, u32>,
+    /// The attempt that a cancelled task was at: its last one.
+    last: BTreeMap<TaskId, u32>,
 }
 
 impl Property for Attempts {
@@ -20,12 +22,21 @@ impl Property for Attempts {
     }
 
     fn observe(&mut self, _world: &World, observation: &Observation) -> Check {
-        let Observation::Started { process, task, attempt, .. } = observation else {
-            return Ok(());
-        };
-        match self.latest.insert(*task, *attempt) {
-            Some(earlier) if earlier >= *attempt => {
-                Err(format!("{process:?} starts attempt {attempt} of {task:?} after attempt {earlier} had started"))
+        match observation {
+            Observation::Cancelled { task, attempt: Some(attempt), .. } => {
+                self.last.entry(*task).or_insert(*attempt);
+                Ok(())
+            }
+            Observation::Started { process, task, attempt, .. } => {
+                if let Some(last) = self.last.get(task).filter(|last| attempt > last) {
+                    return Err(format!("{task:?} was cancelled in attempt {last}, and {process:?} starts {attempt}"));
+                }
+                match self.latest.insert(*task, *attempt) {
+                    Some(earlier) if earlier >= *attempt => Err(format!(
+                        "{process:?} starts attempt {attempt} of {task:?} after attempt {earlier} had started"
+                    )),
+                    _ => Ok(()),
+                }
             }
             _ => Ok(()),
         }

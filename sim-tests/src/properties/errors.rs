@@ -16,6 +16,7 @@ pub(super) struct Errors {
     recursively: bool,
     killed: BTreeSet<ActorId>,
     homes: BTreeMap<ActorId, Vec<ProcessId>>,
+    started: BTreeSet<(TaskId, ProcessId)>,
     lost: bool,
 }
 
@@ -26,7 +27,7 @@ impl Property for Errors {
 
     fn observe(&mut self, world: &World, observation: &Observation) -> Check {
         match observation {
-            Observation::Cancelled { task, recursive } => {
+            Observation::Cancelled { task, recursive, .. } => {
                 self.cancelled.insert(*task);
                 self.recursively |= recursive;
             }
@@ -36,10 +37,13 @@ impl Property for Errors {
             Observation::Constructing { process, actor, .. } => {
                 self.homes.entry(*actor).or_default().push(*process);
             }
+            Observation::Started { process, task, .. } => {
+                self.started.insert((*task, *process));
+            }
             Observation::Lost { .. } => self.lost = true,
             Observation::Got { process, object, result: Got::Failure(failure) } => {
                 return self
-                    .explain(world, failure)
+                    .explain(world, object.task, failure)
                     .map_err(|why| format!("{process:?} got {failure:?} for {object:?}, but {why}"));
             }
             _ => {}
@@ -49,7 +53,7 @@ impl Property for Errors {
 }
 
 impl Errors {
-    fn explain(&self, world: &World, failure: &Failure) -> Check {
+    fn explain(&self, world: &World, task: TaskId, failure: &Failure) -> Check {
         let died = |process: &ProcessId, death: &Death| match world.deaths.get(process) {
             Some(_) if is_nodes_word(death) => Ok(()),
             Some(real) if real == death => Ok(()),
@@ -57,6 +61,12 @@ impl Errors {
             None => Err(format!("{process:?} never died")),
         };
         match failure {
+            // The failure may be that of an argument, if there are arguments.
+            Failure::WorkerCrashed { worker, .. }
+                if world.submitted.get(&task) == Some(&false) && !self.started.contains(&(task, *worker)) =>
+            {
+                Err(String::from("it was never started there"))
+            }
             Failure::WorkerCrashed { worker, death } => died(worker, death),
             Failure::OwnerDied { object, death } => died(&object.owner(), death),
             Failure::ActorDied { actor, cause } => self.explain_actor(world, *actor, cause),

@@ -71,6 +71,7 @@ impl World {
             return;
         };
         let task = process.owner.next_task_id();
+        self.submitted.insert(task, !dependencies.is_empty());
         let submission = Submission {
             id: task,
             target,
@@ -313,8 +314,13 @@ impl World {
         }
     }
 
-    pub(super) fn cancelled(&mut self, task: TaskId, recursive: bool) {
-        self.observations.push(Observation::Cancelled { task, recursive });
+    pub(super) fn cancelled(&mut self, id: ProcessId, task: TaskId, recursive: bool) {
+        let process = self.processes.get(&id).filter(|_| task.owner == id);
+        let view = process.and_then(|process| {
+            process.owner.inspect().tasks.into_iter().find(|view| view.id == task && !view.done)
+        });
+        let attempt = view.map(|view| view.attempt);
+        self.observations.push(Observation::Cancelled { task, recursive, attempt });
     }
 }
 

@@ -107,6 +107,8 @@ pub struct World {
     effects: Option<Effects<owner::Effect>>,
     /// Attempts that really ended: with a value, or raising.
     pub ended: BTreeMap<ObjectId, Vec<(u32, bool)>>,
+    /// Every task, and whether it has arguments passed by value.
+    pub submitted: BTreeMap<TaskId, bool>,
     /// A broken rule that only the world sees.
     pub broken: Option<String>,
 }
@@ -148,6 +150,7 @@ impl World {
             busy: 0,
             effects: Some(Effects::new()),
             ended: BTreeMap::new(),
+            submitted: BTreeMap::new(),
             broken: None,
             scenario,
         };

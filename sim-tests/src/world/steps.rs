@@ -263,7 +263,7 @@ impl World {
                     other => other.object(),
                 };
                 if let Some(object) = object {
-                    self.cancelled(object.task, recursive);
+                    self.cancelled(id, object.task, recursive);
                     self.tell(id, owner::Input::Cancel { object, force, recursive });
                 }
                 Next::Go

@@ -12,6 +12,7 @@ use crate::deadlines::Deadlines;
 use crate::ids::{JobId, ObjectId, ProcessId};
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::node::{SpillLocation, Work};
 use crate::value::Failure;
 
@@ -75,7 +76,7 @@ impl Object {
 
     /// Whether its memory could be used for something else.
     pub(super) fn is_evictable(&self) -> bool {
-        self.pins == 0 && !self.spilling && matches!(self.place, Place::Memory(_))
+        (self.pins == 0 || Mutant::SpillPinned.is_active()) && !self.spilling && matches!(self.place, Place::Memory(_))
     }
 }
 
@@ -290,7 +291,7 @@ impl Store {
         if object.place == Place::Queued {
             self.waiting.retain(|room| !room.is_for(id));
         }
-        if let Some(location) = object.disk {
+        if let Some(location) = object.disk.filter(|_| !Mutant::LeakSpilled.is_active()) {
             out.start(Work::DeleteSpilled { location });
         }
     }

@@ -1,0 +1,96 @@
+//! Bugs that were found once, or that are easy to make, and that tests put back in to see that they
+//! are caught. Without the feature `mutants` nothing of this is compiled.
+
+/// One bug.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mutant {
+    /// The first bug that every check of the net must catch: the attempt that was running when its
+    /// worker died is run again as the same attempt.
+    Canary,
+    /// A call that fails before it is pushed leaves the calls behind it waiting.
+    CallsBehindFailedOne,
+    /// Code of a task that is given back is lost.
+    CodeOfReturnedTask,
+    /// The producer of a second attempt is not told what the consumer has taken.
+    ConsumerProgress,
+    /// A borrow is registered with, and fetched from, an owner that is known to be dead.
+    AskTheDead,
+    /// Grants of a dead owner's objects are still counted.
+    CountForTheDead,
+    /// A task whose argument was lost while it waited is pushed without a look.
+    LostArgument,
+    /// A worker that waits for a lost argument keeps its CPU.
+    StarvedWorker,
+    /// A holder in another process does not keep an object alive.
+    ForgetHolders,
+    /// Grants are not returned when the last reference goes.
+    KeepGrants,
+    /// Calls that are retried go to the end of their actor's queue.
+    RetryOutOfOrder,
+    /// The tasks behind the one that was running when a worker died count as started.
+    BlameUnstarted,
+    /// A finished task that was cancelled by force counts as crashed.
+    CancelledIsCrashed,
+    /// A returned lease does not free its resources when its worker must end.
+    LeakLease,
+    /// A released worker that must end is forgotten instead.
+    ForgetWorker,
+    /// A freed object stays on the disk.
+    LeakSpilled,
+    /// An object that somebody reads is spilled.
+    SpillPinned,
+    /// A restarted actor keeps its incarnation.
+    SameIncarnation,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 18] = [
+        Mutant::Canary,
+        Mutant::CallsBehindFailedOne,
+        Mutant::CodeOfReturnedTask,
+        Mutant::ConsumerProgress,
+        Mutant::AskTheDead,
+        Mutant::CountForTheDead,
+        Mutant::LostArgument,
+        Mutant::StarvedWorker,
+        Mutant::ForgetHolders,
+        Mutant::KeepGrants,
+        Mutant::RetryOutOfOrder,
+        Mutant::BlameUnstarted,
+        Mutant::CancelledIsCrashed,
+        Mutant::LeakLease,
+        Mutant::ForgetWorker,
+        Mutant::LeakSpilled,
+        Mutant::SpillPinned,
+        Mutant::SameIncarnation,
+    ];
+
+    /// Whether the code behaves as if it had this bug.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn is_active(self) -> bool {
+        active::NUMBER.load(core::sync::atomic::Ordering::Relaxed) == self as u32 + 1
+    }
+
+    /// Whether the code behaves as if it had this bug: never.
+    #[cfg(not(feature = "mutants"))]
+    #[inline(always)]
+    pub(crate) const fn is_active(self) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "mutants")]
+mod active {
+    use core::sync::atomic::{AtomicU32, Ordering};
+
+    pub(super) static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+    /// From now on, everything in this process behaves as if it had this bug; or none again.
+    pub fn activate(mutant: Option<super::Mutant>) {
+        NUMBER.store(mutant.map_or(0, |mutant| mutant as u32 + 1), Ordering::Relaxed);
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use active::activate;
