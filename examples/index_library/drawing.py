@@ -142,7 +142,7 @@ class Drawing:
             f"<title>{escape(again.name)}: the new attempt</title></rect>",
             f'<path d="M{x - 5:.1f} {y + 10} l10 10 m0 -10 l-10 10" stroke="{ALARM}" stroke-width="3"/>',
             self._alarm("killed", x + 10, y + 19),
-            self._alarm(f"{again.name.rpartition('/')[2]} again", start, row + BAR + 14),
+            self._alarm(f"{again.name.rpartition('/')[2]} again", start, row + BAR + 12),
         ]
 
     @staticmethod
