@@ -469,12 +469,24 @@ impl Owner {
             worker.leaving = true;
             worker.closed = true;
         }
-        if worker.in_flight.is_empty() && worker.leaving {
-            self.return_lease(from, !exiting, out);
-        } else if worker.in_flight.is_empty() {
+        self.worker_emptied(now, from, !exiting, out);
+        self.dispatch(now, class, out);
+    }
+
+    /// If nothing is in flight to a worker any more, its lease goes back: now or once it was idle.
+    pub(super) fn worker_emptied(&mut self, now: Time, id: ProcessId, reusable: bool, out: Out<'_>) {
+        let Some(worker) = self.leases.workers.get_mut(&id) else {
+            return;
+        };
+        if !worker.in_flight.is_empty() {
+            return;
+        }
+        if worker.leaving {
+            self.return_lease(id, reusable, out);
+        } else {
+            worker.since = now;
             self.leases.check_by(now + self.config.lease_idle);
         }
-        self.dispatch(now, class, out);
     }
 
     /// Whether the worker had the task.

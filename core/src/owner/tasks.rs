@@ -467,6 +467,7 @@ impl Owner {
                 self.push_elsewhere(now, id.number, out);
             }
         }
+        self.worker_emptied(now, from, true, out);
         self.dispatch_all(now, out);
     }
 
