@@ -90,9 +90,10 @@ sim: ## A long simulation (MINUTES=10)
 lint: $(INSTALLED) ## Check format, lints and types
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(BIN)/ruff check --config python/pyproject.toml python examples
-	$(BIN)/ruff format --check --config python/pyproject.toml python examples
+	cd python && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	cd benches/side_by_side && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check --config python/pyproject.toml examples
+	$(BIN)/ruff format --check --config python/pyproject.toml examples
 	cd python && $(BIN)/mypy
 	$(BIN)/mypy --config-file python/pyproject.toml examples/index_library
 
