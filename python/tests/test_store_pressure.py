@@ -197,8 +197,8 @@ def test_a_store_that_is_too_small_is_refused(no_cluster):
 
 
 def test_the_smallest_store(start_cluster):
-    size = (64 if ON_SHOAL else 75) * MEBIBYTE
-    start_cluster(num_cpus=1, object_store_memory=size)
-    references = [api.put(block(i, 5 * MEBIBYTE)) for i in range(30)]
+    smallest, size = (16, 1) if ON_SHOAL else (75, 5)
+    start_cluster(num_cpus=1, object_store_memory=smallest * MEBIBYTE)
+    references = [api.put(block(i, size * MEBIBYTE)) for i in range(2 * smallest // size)]
     for i, reference in enumerate(references):
-        assert api.get(reference) == block(i, 5 * MEBIBYTE)
+        assert api.get(reference) == block(i, size * MEBIBYTE)
