@@ -39,17 +39,26 @@ RUST := --workspace --exclude shoal-python
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
+# What python/pyproject.toml asks for to build, to run and to test.
+REQUIREMENTS := 'import tomllib; \
+    file = tomllib.load(open("python/pyproject.toml", "rb")); project = file["project"]; \
+    print(*file["build-system"]["requires"], *project["dependencies"], \
+    *project["optional-dependencies"]["dev"], sep="\n")'
+
 # --- Build --------------------------------------------------------------------------------------
 
 $(INSTALLED): python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Shoal needs Python 3.11 or newer; this is " + sys.version)'
 	$(PYTHON) -m venv $(ENVIRONMENT)
-	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("python/pyproject.toml", "rb")); print(*project["build-system"]["requires"], *project["project"]["dependencies"], *project["project"]["optional-dependencies"]["dev"], sep="\n")' > $(ENVIRONMENT)/requirements.txt
+	@$(BIN)/python -c $(REQUIREMENTS) > $(ENVIRONMENT)/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement $(ENVIRONMENT)/requirements.txt
 	touch $@
 
+# Installed once, as editable; from then on only the extension module is replaced.
 build: $(INSTALLED) ## Build the extension module into .venv
-	VIRTUAL_ENV=$(CURDIR)/$(ENVIRONMENT) $(BIN)/maturin develop --quiet --profile $(PROFILE) --manifest-path python/Cargo.toml
+	@echo "building the extension module (profile $(PROFILE); the first time takes minutes)"
+	@VIRTUAL_ENV=$(CURDIR)/$(ENVIRONMENT) $(BIN)/maturin develop --quiet --profile $(PROFILE) \
+	    --manifest-path python/Cargo.toml $(if $(wildcard $(ENVIRONMENT)/bin/shoal),--skip-install) > /dev/null
 
 wheel: $(INSTALLED) ## Build a wheel with full optimisation into dist/
 	$(BIN)/maturin build --release --manifest-path python/Cargo.toml --out dist

@@ -15,7 +15,7 @@ from progress import Progress
 
 import shoal
 
-KILL_AT = 0.1
+KILL_AT = 0.05
 """The fraction of the files after which a worker is killed. The large ones come first."""
 
 
