@@ -9,6 +9,7 @@ mod drivers;
 mod exits;
 #[cfg(test)]
 mod harness;
+mod inspect;
 mod leases;
 mod ledger;
 mod memory;
@@ -45,6 +46,8 @@ use crate::machine::{Effects, Machine, Span, Time, Wakeup};
 use crate::message::Message;
 use crate::resources::{Environment, Resources};
 use crate::value::{Death, Failure};
+
+pub use self::inspect::Inspection;
 
 /// What a node is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]

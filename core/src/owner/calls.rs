@@ -267,6 +267,10 @@ impl Owner {
             if calls.closed || calls.in_flight.len() >= IN_FLIGHT_MAX {
                 return;
             }
+            if calls.process.is_some_and(|earlier| earlier != process) {
+                // What is in flight to the earlier process is settled when its link is closed.
+                return;
+            }
             let Some(at) = next_call(&calls.queue, &self.tasks) else {
                 return;
             };

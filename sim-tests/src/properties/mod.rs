@@ -5,6 +5,7 @@ mod attempts;
 mod errors;
 mod leftovers;
 mod machines;
+mod resources;
 mod values;
 
 use crate::observation::Observation;
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::<actors::Actors>::default(),
         Box::<values::Values>::default(),
         Box::<errors::Errors>::default(),
+        Box::<resources::Resources>::default(),
         Box::<leftovers::Leftovers>::default(),
     ]
 }
