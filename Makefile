@@ -92,7 +92,7 @@ test-demo: build ## The demo on a part of its input, compared with the serial re
 	$(BIN)/python examples/index_library --files 150 --output target/demo
 
 sim: ## A long simulation (MINUTES=10)
-	$(SIM) --minutes $(MINUTES) --jobs $(JOBS) --doublecheck --shrink
+	$(SIM) --minutes $(MINUTES) --jobs $(JOBS) --doublecheck
 
 # --- Look ---------------------------------------------------------------------------------------
 
