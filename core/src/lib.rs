@@ -20,6 +20,7 @@ pub mod mutants;
 pub mod node;
 pub mod owner;
 pub mod resources;
+pub mod room;
 pub mod task;
 pub mod value;
 pub mod wire;

@@ -171,32 +171,24 @@ def wait(
         raise TypeError(f"num_returns is a whole number, not {num_returns!r}")
     if timeout is not None and timeout < 0:
         raise ValueError(f"a timeout is a number of seconds from 0 on, not {timeout}")
-    waited_for: list[Any] = object_refs
-    if set(map(type, object_refs)) - {ObjectRef}:
-        waited_for = [_to_core(thing) for thing in object_refs]
     if not object_refs:
         return [], []
+    if num_returns < 1:
+        raise ValueError(f"num_returns is {num_returns}, but must be at least 1")
+    if _session.current is None:
+        _session.require()
+    split = _shoal.wait_refs(object_refs, num_returns, timeout, fetch_local)
+    if split is not None:
+        return split
+    waited_for = [_to_core(thing) for thing in object_refs]
     if len(set(object_refs)) != len(object_refs):
         raise ValueError("wait() takes a list of references that are all different")
     if not 1 <= num_returns <= len(object_refs):
         raise ValueError(
             f"num_returns is {num_returns}, but must be from 1 to the number of references, {len(object_refs)}"
         )
-    if _session.current is None:
-        _session.require()
-    ready, _ = _shoal.wait(waited_for, num_returns, timeout, fetch_local)
-    # A few are taken out of a copy: much cheaper than building the list of the others anew.
-    others = object_refs.copy()
-    if len(ready) <= _FEW:
-        for index in reversed(ready):
-            del others[index]
-    else:
-        chosen = set(ready)
-        others = [thing for index, thing in enumerate(object_refs) if index not in chosen]
-    return [object_refs[index] for index in ready], others
-
-
-_FEW = 16
+    ready, others = _shoal.wait(waited_for, num_returns, timeout, fetch_local)
+    return [object_refs[index] for index in ready], [object_refs[index] for index in others]
 
 
 def _to_core(thing: Any) -> Any:

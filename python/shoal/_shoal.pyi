@@ -114,6 +114,14 @@ def get(refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
     """All values in order; raises the first error."""
 
 def get_one(ref: ObjectRef[_T], timeout: float | None) -> _T: ...
+def wait_refs(
+    refs: list[Any], num_returns: int, timeout: float | None, fetch: bool
+) -> tuple[list[Any], list[Any]] | None:
+    """The ready ones (at most ``num_returns``) and the others; None if not all are ObjectRefs.
+
+    Raises ValueError if one is there twice or ``num_returns`` is out of range.
+    """
+
 def wait(
     refs: Sequence[ObjectRef[Any] | Stream], num_returns: int, timeout: float | None, fetch: bool
 ) -> tuple[list[int], list[int]]:

@@ -39,7 +39,7 @@ mod _shoal {
     #[pymodule_export]
     use super::values::StoredBytes;
     #[pymodule_export]
-    use super::waits::{cancel, get, get_one, wait_many};
+    use super::waits::{cancel, get, get_one, wait_many, wait_refs};
     #[pymodule_export]
     use super::worker::{
         Construction, current_task, exit_actor_requested, flush, is_canceled, poll_tasks, pollable, run_tasks,

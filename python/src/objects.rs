@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 use shoal_core::ids::{ActorId, ObjectId, ProcessId, TaskId};
 use shoal_core::owner::{Input, NextItem, Owner};
-use shoal_runtime::process::Process;
+use shoal_runtime::process::{Noted, Process};
 
 use crate::{errors, session, values};
 
@@ -36,14 +36,15 @@ impl ObjectRef {
             index: u32::from_be_bytes(bytes[24..].try_into()?),
         };
         let process = session::current()?;
-        process.handle(Input::AddReference { object: id });
+        // Whoever lent it keeps it alive until this call's outcome is reported, which is later.
+        process.note(Noted::Reference(id));
         Ok(ObjectRef::new(process, id))
     }
 }
 
 impl Drop for ObjectRef {
     fn drop(&mut self) {
-        self.process.drop_later(Input::RemoveReference { object: self.id });
+        self.process.note(Noted::NoReference(self.id));
     }
 }
 
@@ -230,7 +231,7 @@ impl Actor {
 impl Drop for Actor {
     fn drop(&mut self) {
         if self.counted {
-            self.process.drop_later(Input::RemoveReference { object: self.id.handle_object() });
+            self.process.note(Noted::NoReference(self.id.handle_object()));
         }
     }
 }
@@ -316,8 +317,8 @@ pub(crate) struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.process.drop_later(Input::CloseStream { task: self.task });
-        self.process.drop_later(Input::RemoveReference { object: self.task.object(0) });
+        self.process.note(Noted::NoConsumer(self.task));
+        self.process.note(Noted::NoReference(self.task.object(0)));
     }
 }
 

@@ -19,7 +19,7 @@ use pyo3::types::{
 use shoal_core::ids::ObjectId;
 use shoal_core::owner::Input;
 use shoal_core::value::{INLINE_BYTES_MAX, Payload, Value};
-use shoal_runtime::process::{Allocation, Process};
+use shoal_runtime::process::{Allocation, Noted, Process};
 
 use crate::errors;
 
@@ -409,7 +409,7 @@ impl StoredBytes {
     /// Takes over one reader of the object.
     fn new(process: &Arc<Process>, object: ObjectId, offset: u64, size: u64) -> PyResult<StoredBytes> {
         let mapped = process.store().read(offset, size).map_err(|error| {
-            process.drop_later(Input::RemoveReader { object });
+            process.note(Noted::NoReader(object));
             PyRuntimeError::new_err(format!("cannot read from the object store: {error}"))
         })?;
         Ok(StoredBytes {
@@ -428,7 +428,7 @@ impl StoredBytes {
 
 impl Drop for StoredBytes {
     fn drop(&mut self) {
-        self.process.drop_later(Input::RemoveReader { object: self.object });
+        self.process.note(Noted::NoReader(self.object));
     }
 }
 

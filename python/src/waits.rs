@@ -1,11 +1,14 @@
 //! Waiting: get, wait, cancel.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyListMethods, PySequenceMethods};
+use rustc_hash::FxBuildHasher;
 use shoal_core::ids::ObjectId;
 use shoal_core::owner::{Input, Lookup, NextItem, Owner};
 use shoal_core::value::Failure;
@@ -187,8 +190,6 @@ pub(crate) fn wait_many(
     timeout: Option<f64>,
     fetch: bool,
 ) -> PyResult<(Vec<usize>, Vec<usize>)> {
-    let deadline = session::deadline(timeout)?;
-    let process = session::current()?;
     let mut waitables = Vec::with_capacity(refs.len());
     for reference in &refs {
         if let Ok(object) = reference.cast::<ObjectRef>() {
@@ -199,21 +200,82 @@ pub(crate) fn wait_many(
             return Err(errors::wrong_type("only references and streams can be waited for"));
         }
     }
-    let unready: Vec<ObjectId> = process.peek(|owner| {
-        let unready = waitables.iter().filter(|waitable| !waitable.is_ready(owner, fetch));
-        unready.filter_map(|w| if let Waitable::Object(o) = w { Some(*o) } else { None }).collect()
-    });
-    if refs.len() - unready.len() < num_returns {
-        for object in unready {
-            process.handle(Input::Need { object });
+    let ready = wait_for_all(py, &waitables, num_returns, timeout, fetch)?;
+    Ok((0..waitables.len()).partition(|index| ready.contains(index)))
+}
+
+/// The usual `wait`: of references alone. Returns None if there is something else in the list.
+#[pyfunction]
+pub(crate) fn wait_refs<'py>(
+    py: Python<'py>,
+    refs: &Bound<'py, PyList>,
+    num_returns: usize,
+    timeout: Option<f64>,
+    fetch: bool,
+) -> PyResult<Option<(Bound<'py, PyList>, Bound<'py, PyList>)>> {
+    let mut waitables = Vec::with_capacity(refs.len());
+    let mut seen: HashSet<ObjectId, FxBuildHasher> = HashSet::default();
+    seen.reserve(refs.len());
+    for reference in refs {
+        let Ok(reference) = reference.cast_exact::<ObjectRef>() else { return Ok(None) };
+        let id = reference.get().id;
+        if !seen.insert(id) {
+            return Err(PyValueError::new_err("wait() takes a list of references that are all different"));
+        }
+        waitables.push(Waitable::Object(id));
+    }
+    if num_returns == 0 || num_returns > waitables.len() {
+        let count = waitables.len();
+        return Err(PyValueError::new_err(format!(
+            "num_returns is {num_returns}, but must be from 1 to the number of references, {count}"
+        )));
+    }
+    let ready = wait_for_all(py, &waitables, num_returns, timeout, fetch)?;
+    let (done, others) = (PyList::empty(py), PyList::empty(py));
+    if let [only] = ready.as_slice() {
+        // By far the most common: one is taken out of a long list.
+        done.append(refs.get_item(*only)?)?;
+        let others = refs.get_slice(0, *only);
+        let rest = refs.get_slice(only + 1, refs.len());
+        return Ok(Some((done, others.as_sequence().in_place_concat(rest.as_sequence())?.cast_into()?)));
+    }
+    let mut ready = ready.into_iter().peekable();
+    for (index, reference) in refs.iter().enumerate() {
+        if ready.next_if_eq(&index).is_some() {
+            done.append(reference)?;
+        } else {
+            others.append(reference)?;
         }
     }
-    let seen = match wait_for_some(py, &process, &waitables, num_returns, deadline, fetch) {
-        Ok(seen) => seen,
-        Err(why) => return Err(session::stopped(py, &process, why)),
-    };
-    let all = 0..waitables.len();
-    Ok(all.partition(|index| seen[*index]))
+    Ok(Some((done, others)))
+}
+
+/// Indices of the ready ones, in order.
+fn wait_for_all(
+    py: Python<'_>,
+    waitables: &[Waitable],
+    num_returns: usize,
+    timeout: Option<f64>,
+    fetch: bool,
+) -> PyResult<Vec<usize>> {
+    let deadline = session::deadline(timeout)?;
+    let process = session::current()?;
+    let first = process.peek(|owner| {
+        let ready = waitables.iter().enumerate().filter(|(_, waitable)| waitable.is_ready(owner, fetch));
+        ready.map(|(index, _)| index).take(num_returns).collect::<Vec<_>>()
+    });
+    if first.len() == num_returns {
+        return Ok(first);
+    }
+    for waitable in waitables {
+        if let Waitable::Object(object) = waitable {
+            process.handle(Input::Need { object: *object });
+        }
+    }
+    match wait_for_some(py, &process, waitables, num_returns, deadline, fetch) {
+        Ok(seen) => Ok((0..seen.len()).filter(|index| seen[*index]).collect()),
+        Err(why) => Err(session::stopped(py, &process, why)),
+    }
 }
 
 /// Which are ready, once enough are or the deadline has passed.
@@ -273,7 +335,7 @@ pub(crate) fn cancel(r#ref: &Bound<'_, PyAny>, force: bool, recursive: bool) -> 
     };
     if force && process.peek(|owner| owner.is_call(object)) {
         let text = "force=True would end the actor: its methods can only be cancelled without force";
-        return Err(pyo3::exceptions::PyValueError::new_err(text));
+        return Err(PyValueError::new_err(text));
     }
     process.handle(Input::Cancel { object, force, recursive });
     process.flush();

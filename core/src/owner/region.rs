@@ -3,13 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-/// Objects start at multiples of this many bytes, so that buffers in them stay aligned.
-pub(crate) const ALIGNMENT: u64 = 64;
-
-/// `size` rounded up to whole units of [`ALIGNMENT`]; an empty object takes one.
-pub(crate) fn rounded(size: u64) -> u64 {
-    size.max(1).div_ceil(ALIGNMENT) * ALIGNMENT
-}
+use crate::room::object_room;
 
 /// Free ranges, never overlapping and never touching: touching ones are merged.
 #[derive(Debug, Default)]
@@ -25,12 +19,14 @@ impl Region {
 
     /// The object at `offset` is gone.
     pub(super) fn free(&mut self, offset: u64, size: u64) {
-        self.insert(offset, rounded(size));
+        if let Some(room) = object_room(size) {
+            self.insert(offset, room);
+        }
     }
 
     /// Room for `size` bytes, from the smallest range that has it.
     pub(super) fn allocate(&mut self, size: u64) -> Option<u64> {
-        let size = rounded(size);
+        let size = object_room(size)?;
         let (&offset, &length) = self
             .free
             .iter()

@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 
 use super::Store;
 use super::outbox::Outbox;
-use super::ranges::OBJECT_ALIGNMENT;
 use super::room::Room;
 use crate::deadlines::Deadlines;
 use crate::ids::{JobId, ObjectId, ProcessId};
@@ -14,6 +13,7 @@ use crate::machine::{Span, Time, Wakeup};
 use crate::message::Message;
 use crate::mutants::Mutant;
 use crate::node::{SpillLocation, Work};
+use crate::room::{LARGE_OBJECT, object_room};
 use crate::value::Failure;
 
 /// A reader knows of an object from its owner, the owner from its producer, and the producer sealed
@@ -71,19 +71,13 @@ impl Place {
 impl Object {
     /// Bytes that it takes up in memory.
     pub(super) fn room(&self) -> u64 {
-        room_of(self.size).expect("the room of a sealed object was held")
+        object_room(self.size).expect("the room of a sealed object was held")
     }
 
     /// Whether its memory could be used for something else.
     pub(super) fn is_evictable(&self) -> bool {
         (self.pins == 0 || Mutant::SpillPinned.is_active()) && !self.spilling && matches!(self.place, Place::Memory(_))
     }
-}
-
-/// Bytes that a value of `size` bytes takes up.
-pub(super) fn room_of(size: u64) -> Option<u64> {
-    let room = size.max(1).checked_add(OBJECT_ALIGNMENT - 1)?;
-    Some(room - room % OBJECT_ALIGNMENT)
 }
 
 /// An object that somebody wants to read before it is sealed.
@@ -107,7 +101,7 @@ impl Store {
         size: u64,
         out: &mut Outbox,
     ) {
-        let Some(room) = room_of(size).filter(|room| self.holds(from, offset, *room)) else { return };
+        let Some(room) = object_room(size).filter(|room| self.holds(from, offset, *room)) else { return };
         let early = self.freed_early.remove(&id);
         let freed = early.is_some_and(|at| at + SEALED_WITHIN > out.now);
         if freed || !self.make_way(id, out) {
@@ -155,8 +149,8 @@ impl Store {
         true
     }
 
-    /// Take an object out of memory. Its room goes to who holds the extent, if that process lives and
-    /// nobody waits for room, and `to_holder` is set.
+    /// Take an object out of memory. The room of a small one goes to who holds the extent, if that
+    /// process lives and nobody waits for room, and `to_holder` is set.
     pub(super) fn vacate(&mut self, id: ObjectId, to_holder: bool, out: &mut Outbox) {
         let object = self.objects.get_mut(&id).expect("the object was just looked up");
         let room = object.room();
@@ -165,7 +159,7 @@ impl Store {
         object.place = Place::Disk;
         self.resident.remove(&offset);
         self.resident_bytes -= room;
-        match holder.filter(|_| to_holder && self.waiting.is_empty()) {
+        match holder.filter(|_| to_holder && room < LARGE_OBJECT && self.waiting.is_empty()) {
             Some(holder) => {
                 self.hold(holder, offset, room);
                 out.send(holder, Message::Freed { offset, size: room });

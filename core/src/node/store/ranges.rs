@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 /// A page of memory: what is backed, and what is given to a process, is made of whole pages.
 pub(super) const PAGE: u64 = 4_096;
 /// Objects start at multiples of this.
-pub(super) const OBJECT_ALIGNMENT: u64 = 64;
+pub(super) use crate::room::OBJECT_ALIGNMENT;
 
 /// The next multiple of `alignment`, a power of two.
 pub(super) const fn round_up(value: u64, alignment: u64) -> u64 {

@@ -126,6 +126,15 @@ impl Inner {
         self.apply(now);
     }
 
+    /// Apply many small inputs at once.
+    pub(super) fn handle_all(&mut self, inputs: impl Iterator<Item = Input>) {
+        let now = self.now();
+        for input in inputs {
+            self.owner.handle(now, input, &mut self.effects);
+        }
+        self.apply(now);
+    }
+
     /// Fire the owner's deadlines that are due.
     pub(super) fn handle_timeout(&mut self) {
         let now = self.now();

@@ -84,6 +84,30 @@ pub enum ConnectError {
     Store(#[from] StoreError),
 }
 
+/// Something about references that can take effect a little later.
+#[derive(Clone, Copy, Debug)]
+pub enum Noted {
+    /// One more reference to the object.
+    Reference(ObjectId),
+    /// One less.
+    NoReference(ObjectId),
+    /// A reader of a stored object is gone.
+    NoReader(ObjectId),
+    /// A stream's consumer is gone.
+    NoConsumer(TaskId),
+}
+
+impl Noted {
+    fn into_input(self) -> Input {
+        match self {
+            Noted::Reference(object) => Input::AddReference { object },
+            Noted::NoReference(object) => Input::RemoveReference { object },
+            Noted::NoReader(object) => Input::RemoveReader { object },
+            Noted::NoConsumer(task) => Input::CloseStream { task },
+        }
+    }
+}
+
 /// This process is a fork of one that has a runtime.
 static FORKED: AtomicBool = AtomicBool::new(false);
 
@@ -108,11 +132,12 @@ pub struct Process {
     has_loop: AtomicBool,
     polling: AtomicBool,
     jobs_came: OwnedFd,
+    jobs_told: AtomicBool,
     /// Counts the program's calls, so that the background thread keeps out of its way.
     activity: AtomicU64,
-    /// References and readers that went, noted without the lock: the collector of the program's
+    /// References that came and went, noted without the lock: the collector of the program's
     /// language may drop them while a thread holds it.
-    dropped: Mutex<Vec<Input>>,
+    dropped: Mutex<Vec<Noted>>,
     has_dropped: AtomicBool,
     /// A running task was cancelled since somebody last looked.
     interrupted: AtomicBool,
@@ -195,6 +220,7 @@ impl Process {
             has_loop: AtomicBool::new(false),
             polling: AtomicBool::new(false),
             jobs_came,
+            jobs_told: AtomicBool::new(false),
             activity: AtomicU64::new(0),
             dropped: Mutex::new(Vec::new()),
             has_dropped: AtomicBool::new(false),
@@ -227,23 +253,27 @@ impl Process {
     fn lock(&self) -> parking_lot::MutexGuard<'_, Inner> {
         let mut inner = self.inner.lock();
         if self.has_dropped.swap(false, Ordering::SeqCst) {
-            let dropped = std::mem::take(&mut *self.dropped.lock());
-            for input in dropped {
-                inner.handle(input);
-            }
+            let noted = std::mem::take(&mut *self.dropped.lock());
+            inner.handle_all(noted.into_iter().map(Noted::into_input));
         }
         inner
     }
 
-    /// The program dropped a reference or a reader. Never blocks; takes effect within a millisecond.
-    pub fn drop_later(&self, input: Input) {
+    /// Note something about references. Never waits; takes effect, in order, before the program's
+    /// next call, and within a millisecond.
+    pub fn note(&self, noted: Noted) {
         if FORKED.load(Ordering::Relaxed) {
             return;
         }
-        self.dropped.lock().push(input);
-        self.has_dropped.store(true, Ordering::SeqCst);
-        if self.background_asleep.load(Ordering::SeqCst) {
-            self.wake_background();
+        let mut dropped = self.dropped.lock();
+        dropped.push(noted);
+        let first = dropped.len() == 1;
+        drop(dropped);
+        if first {
+            self.has_dropped.store(true, Ordering::SeqCst);
+            if self.background_asleep.load(Ordering::SeqCst) {
+                self.wake_background();
+            }
         }
     }
 
@@ -307,7 +337,7 @@ impl Process {
         let signals = std::mem::take(&mut inner.signals);
         let has_jobs = self.has_loop.load(Ordering::Relaxed) && inner.has_jobs();
         drop(inner);
-        if has_jobs && !self.polling.load(Ordering::SeqCst) {
+        if has_jobs && !self.polling.load(Ordering::SeqCst) && !self.jobs_told.swap(true, Ordering::SeqCst) {
             let _ = rustix::io::write(&self.jobs_came, &1u64.to_ne_bytes());
         }
         if self.background_asleep.load(Ordering::SeqCst) {
@@ -526,6 +556,9 @@ impl Process {
         self.activity.fetch_add(1, Ordering::SeqCst);
         self.has_loop.store(true, Ordering::SeqCst);
         self.polling.store(true, Ordering::SeqCst);
+        if self.jobs_told.swap(false, Ordering::SeqCst) {
+            let _ = rustix::io::read(&self.jobs_came, &mut [0; 8]);
+        }
         self.flush();
         if let Some(mut reader) = self.reader.try_lock() {
             if spin {
