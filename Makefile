@@ -20,8 +20,9 @@ PROFILE ?= quick
 # `cargo sim`, whose arguments follow.
 SIM := $(CARGO) run --locked --quiet --profile sim --package shoal-sim-tests --
 
-# Simulated runs in `make test`; minutes of them in `make sim`.
-SEEDS ?= 200
+# Simulated runs in `make test`, counted up from the commit; minutes of new ones in `make sim`.
+SEED ?= $(shell git rev-parse HEAD 2>/dev/null)
+SEEDS ?= 4000
 MINUTES ?= 10
 
 ENVIRONMENT := .venv
@@ -83,7 +84,7 @@ test-rust: ## Rust: machines, store, daemon, command
 	fi
 
 test-sim: ## A short simulation, each seed run twice
-	$(SIM) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
+	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
 
 test-python: build ## Python: the package, clusters, types
 	cd python && $(BIN)/python -m pytest -q
