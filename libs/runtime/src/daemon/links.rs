@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{SocketFlags, accept_with, sockopt};
 use shoal_core::ids::{JobId, ProcessId};
 use shoal_core::message::Message;
@@ -27,6 +28,9 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// Under this many unsent bytes, they are read again.
 const WAITING_BYTES_RESUME: usize = 16 << 20;
+
+/// How often to look whether a link that is not read has been closed by its other end.
+const PAUSED_CHECK: Duration = Duration::from_secs(1);
 
 /// How long to wait when there are no descriptors left for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -63,11 +67,23 @@ pub(super) struct Link {
     closing: bool,
     /// Not read for now, because a link that it fills is too full.
     paused: bool,
+    /// Not read yet, because it is not known yet who is at the other end.
+    held: bool,
     /// Links that are paused until this one has been written.
     filled_by: Vec<LinkId>,
     /// Tells the link's task that what it waits for has changed.
     changed: Rc<Notify>,
     _task: Task,
+}
+
+/// What a link's task waits for.
+struct Interests {
+    /// Until it can read.
+    reads: bool,
+    /// Until it can write.
+    writes: bool,
+    /// Until the other end is closed.
+    paused: bool,
 }
 
 /// Accept connections from processes of the same user.
@@ -103,7 +119,12 @@ pub(super) fn listen(shared: &Shared, listener: UnixListener) -> io::Result<()> 
 /// Serve one link until it is closed.
 async fn serve(shared: Shared, id: LinkId, socket: Rc<Watched>, changed: Rc<Notify>) {
     loop {
-        let Some((reads, writes)) = shared.borrow().interest(id) else {
+        let Some(Interests {
+            reads,
+            writes,
+            paused,
+        }) = shared.borrow().interests(id)
+        else {
             return;
         };
         tokio::select! {
@@ -122,6 +143,10 @@ async fn serve(shared: Shared, id: LinkId, socket: Rc<Watched>, changed: Rc<Noti
                 let _ = ready.try_io(|_| shared.borrow_mut().write_blocked(id));
             }
             () = changed.notified() => {}
+            // Its end must be noticed even while it is not read.
+            () = tokio::time::sleep(PAUSED_CHECK), if paused => {
+                with(&shared, |daemon| daemon.read_if_hung_up(id));
+            }
         }
         // Whoever sends without end must not keep the others from being served.
         tokio::task::yield_now().await;
@@ -171,6 +196,7 @@ impl Daemon {
             broken: false,
             closing: false,
             paused: false,
+            held: false,
             filled_by: Vec::new(),
             changed,
             _task: task,
@@ -260,6 +286,18 @@ impl Daemon {
                 link.paused = false;
                 link.changed.notify_one();
             }
+        }
+    }
+
+    /// Go on reading a paused link that the other end has closed: what is left in it is bounded.
+    fn read_if_hung_up(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        let mut polled = [PollFd::new(link.socket.get_ref(), PollFlags::empty())];
+        let hung_up = rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default()));
+        if hung_up.is_ok_and(|count| count > 0) {
+            link.paused = false;
         }
     }
 
@@ -372,9 +410,27 @@ impl Daemon {
         self.resume(link.filled_by);
     }
 
-    /// Whether a link's task should wait until it can read, and until it can write. `None`: closed.
-    fn interest(&self, id: LinkId) -> Option<(bool, bool)> {
+    /// Do not read a link before [`Daemon::release_link`].
+    pub(super) fn hold_link(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.held = true;
+        }
+    }
+
+    pub(super) fn release_link(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.held = false;
+            link.changed.notify_one();
+        }
+    }
+
+    /// What a link's task should wait for; `None` if the link is closed.
+    fn interests(&self, id: LinkId) -> Option<Interests> {
         let link = self.links.get(&id)?;
-        Some((!link.paused, link.blocked))
+        Some(Interests {
+            reads: !link.paused && !link.held,
+            writes: link.blocked,
+            paused: link.paused,
+        })
     }
 }

@@ -136,6 +136,9 @@ impl DaemonError {
 
 /// Run a node until it is told to stop: by a signal, by the command line, by its owner's end, or by
 /// idleness. Nothing of it is left when this returns.
+///
+/// The process must have nothing else to do: its children are reaped and, at the end, killed, its
+/// signals are handled, and templates end with the thread that calls this.
 pub fn run(mut options: Options) -> Result<(), DaemonError> {
     let mut ready = options.ready.take().map(File::from);
     let started = Node::start(&mut options);

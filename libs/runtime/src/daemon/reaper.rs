@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::leftovers;
 use super::state::{Daemon, Shared, Task, with};
 use super::templates::WORKER_VARIABLE;
-use super::workers::death_of;
+use super::workers::describe_end;
 use crate::template;
 
 /// A process becomes ours only after its parent's end, and may have children itself.
@@ -48,7 +48,7 @@ impl Daemon {
                 return;
             };
             match template {
-                Some(job) => self.template_ended(job, &format!("{:?}", death_of(status))),
+                Some(job) => self.template_ended(job, &describe_end(status)),
                 None => self.child_exited(number, status),
             }
         }
@@ -75,7 +75,8 @@ impl Daemon {
     fn kill_orphans(&self) -> usize {
         let known = self.worker_pids();
         let orphan = |pid: &u32| {
-            if known.iter().any(|(_, worker)| worker == pid) {
+            let template = Pid::from_raw(*pid as i32).and_then(|pid| self.job_of_template(pid));
+            if template.is_some() || known.iter().any(|(_, worker)| worker == pid) {
                 return false;
             }
             let Some(mark) = leftovers::marked_value(*pid, WORKER_VARIABLE) else {

@@ -319,7 +319,7 @@ impl Daemon {
                 work => self.start_store_work(operation, work),
             },
             node::Effect::Kill { process, death } => self.kill(process, death),
-            node::Effect::StopTemplate { job } => self.kill_template(job),
+            node::Effect::StopTemplate { job } => self.stop_template(job),
         }
     }
 

@@ -101,7 +101,7 @@ pub(super) async fn wait_and_stop(shared: &Shared) {
     .await;
     with(shared, |daemon| {
         for job in daemon.jobs_with_template() {
-            daemon.kill_template(job);
+            daemon.stop_template(job);
         }
     });
     // Templates are reaped like everything that has been adopted since.

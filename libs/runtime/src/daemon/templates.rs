@@ -10,11 +10,11 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal};
 use shoal_core::ids::{JobId, OperationId, ProcessId};
-use shoal_core::node::WorkResult;
+use shoal_core::node::{Input, WorkResult};
 use shoal_core::resources::Environment;
-use shoal_core::value::Failure;
+use shoal_core::value::{Death, Failure};
 
 use super::links::{LinkId, Role};
 use super::log;
@@ -68,6 +68,8 @@ struct Template {
     /// Forks that have been asked for and not been answered.
     forks: HashMap<ProcessId, OperationId>,
     has_forked: bool,
+    /// Its end is wanted.
+    stopped: bool,
 }
 
 impl Job {
@@ -130,6 +132,7 @@ impl Daemon {
             log,
             forks: HashMap::new(),
             has_forked: false,
+            stopped: false,
         };
         if let Some(job) = self.jobs.get_mut(&id) {
             job.template = Some(template);
@@ -158,6 +161,8 @@ impl Daemon {
             .env_clear()
             .envs(launch.variables.iter().map(|(name, value)| (name, value)));
         command.env(SESSION_VARIABLE, &self.session);
+        // The driver may be something that a worker of another node has started.
+        command.env_remove(WORKER_VARIABLE);
         command.current_dir(&launch.working_directory);
         command
             .stdin(Stdio::null())
@@ -211,6 +216,8 @@ impl Daemon {
         let link = self
             .add_link(ours, Role::Process(process))
             .map_err(|error| format!("a worker's link cannot be served: {error}"))?;
+        // It may speak before its template says that it is there.
+        self.hold_link(link);
         let worker = Some(Worker::starting(pipes));
         self.processes.insert(
             process,
@@ -247,7 +254,8 @@ impl Daemon {
     /// A template has forked a worker.
     pub(super) fn forked(&mut self, process: ProcessId, pid: u32) {
         let Some(operation) = self.take_fork(process, true) else {
-            return;
+            // It was killed before it existed.
+            return kill_at_once(pid);
         };
         self.worker_started(process, pid);
         self.finish(operation, WorkResult::Forked { pid });
@@ -277,6 +285,25 @@ impl Daemon {
         Some(operation)
     }
 
+    /// A worker that has not been forked yet is not wanted any more. The template may be busy for as
+    /// long as the user's modules take to import, so its answer is not waited for.
+    pub(super) fn abandon_fork(&mut self, process: ProcessId, death: Death) {
+        let operation = self.take_fork(process, false);
+        self.forget_fork(process);
+        self.tell_node(Input::ProcessExited {
+            process,
+            death,
+            last_started: None,
+        });
+        if let Some(operation) = operation {
+            let detail = String::from("the worker was killed before it was forked");
+            self.finish(
+                operation,
+                WorkResult::Failed(Failure::EnvironmentSetup { detail }),
+            );
+        }
+    }
+
     /// Forget a worker that has never been.
     fn forget_fork(&mut self, process: ProcessId) {
         if let Some(process) = self.processes.remove(&process)
@@ -292,6 +319,14 @@ impl Daemon {
             let pid = template.pid;
             // Not reaped yet, so the number is still its own.
             let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+
+    /// End a template that is not needed any more.
+    pub(super) fn stop_template(&mut self, job: JobId) {
+        if let Some(template) = self.template_mut(job) {
+            template.stopped = true;
+            self.kill_template(job);
         }
     }
 
@@ -321,12 +356,12 @@ impl Daemon {
         };
         let tail = log_tail(&template.log);
         let reason = format!("the template process of the job ended ({end}){tail}");
-        if !template.has_forked {
-            job.failures += 1;
-            job.last_failure = reason.clone();
-        }
-        if job.driver.is_some() && !self.stopping {
+        if !template.stopped {
             log!("job {}: {reason}", id.0);
+            if !template.has_forked {
+                job.failures += 1;
+                job.last_failure = reason.clone();
+            }
         }
         let mut forks: Vec<_> = template.forks.into_iter().collect();
         forks.sort_unstable_by_key(|(process, _)| *process);
@@ -377,6 +412,15 @@ fn spawn_detached(
     unsafe { command.pre_exec(prepare) };
     // The child is reaped by number, together with those that this process adopts.
     command.spawn().map(|child| child.id())
+}
+
+/// Kill a child of a template that nobody wants.
+fn kill_at_once(pid: u32) {
+    if let Some(pid) = Pid::from_raw(pid as i32)
+        && let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty())
+    {
+        let _ = pidfd_send_signal(descriptor, Signal::KILL);
+    }
 }
 
 /// Have everything closed on exec: also what this process was started with and knows nothing of.

@@ -174,9 +174,8 @@ impl Daemon {
             outputs,
             _watch: watch,
         });
-        // It may have been killed before it existed.
-        if worker.death.is_some() {
-            worker.signal();
+        if let Some(link) = self.link_of(process) {
+            self.release_link(link);
         }
         self.watch_memory();
     }
@@ -187,10 +186,13 @@ impl Daemon {
             Some(Process {
                 worker: Some(worker),
                 ..
-            }) => {
+            }) if worker.started.is_some() => {
                 worker.death.get_or_insert(death);
                 worker.signal();
             }
+            Some(Process {
+                worker: Some(_), ..
+            }) => self.abandon_fork(process, death),
             // A driver is the user's process. It is not killed, only left alone.
             Some(Process { worker: None, .. }) => self.driver_ended(process, death),
             None => {}
@@ -369,6 +371,14 @@ impl Daemon {
             },
             Vec::new(),
         );
+    }
+}
+
+/// What a wait status says, for people.
+pub(super) fn describe_end(status: i32) -> String {
+    match death_of(status) {
+        Death::Signalled { signal } => format!("killed by signal {signal}"),
+        _ => format!("exit code {}", libc::WEXITSTATUS(status)),
     }
 }
 

@@ -150,3 +150,33 @@ fn a_slow_reader_slows_its_senders() {
         assert_eq!(driver.answer(task).len(), SIZE);
     }
 }
+
+/// A sender that is slowed down by somebody who reads nothing at all, and dies, is noticed.
+#[test]
+fn the_end_of_a_slowed_sender_is_noticed() {
+    let daemon = Daemon::start(&[]);
+    let still = daemon.driver();
+    let mut sender = daemon.driver();
+    let reason = "x".repeat(1 << 20);
+    let message = Message::Exit {
+        graceful: true,
+        reason,
+    };
+    // More than the daemon keeps for anybody, and its sockets hold.
+    sender
+        .connection
+        .stream
+        .set_write_timeout(Some(std::time::Duration::from_secs(1)))
+        .expect("set");
+    let to = still.welcome.process;
+    let held_up = (0..200).any(|_| sender.try_send(to, &message).is_err());
+    assert!(held_up, "the daemon took everything");
+    drop(sender);
+    wait_until("one driver", || {
+        daemon.connect().ask_status()["drivers"] == 1
+    });
+    drop(still);
+    wait_until("no driver", || {
+        daemon.connect().ask_status()["drivers"] == 0
+    });
+}

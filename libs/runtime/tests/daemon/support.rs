@@ -378,6 +378,12 @@ impl Driver {
         self.send_as(to, self.welcome.process, message);
     }
 
+    pub(crate) fn try_send(&mut self, to: ProcessId, message: &Message) -> io::Result<()> {
+        let (mut bytes, from) = (Vec::new(), self.welcome.process);
+        frame::append(&mut bytes, Kind::Message, to, from, message).expect("encodable");
+        self.connection.stream.write_all(&bytes)
+    }
+
     pub(crate) fn send_as(&mut self, to: ProcessId, from: ProcessId, message: &Message) {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, Kind::Message, to, from, message).expect("encodable");
@@ -513,4 +519,13 @@ pub(crate) fn parent_of(pid: u32) -> u32 {
 pub(crate) fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is ours");
+}
+
+/// The templates of a daemon: the processes that it has started itself.
+pub(crate) fn templates(daemon: &Daemon) -> Vec<u32> {
+    let marked = processes_of(&daemon.description.session);
+    marked
+        .into_iter()
+        .filter(|pid| parent_of(*pid) == daemon.pid())
+        .collect()
 }

@@ -139,13 +139,71 @@ fn a_broken_template_is_explained() {
         ..launch()
     });
     assert!(
-        detail.contains("code: 3") && detail.contains("no module named x"),
+        detail.contains("exit code 3") && detail.contains("no module named x"),
         "{detail}"
     );
     // Others are not affected.
     let mut driver = daemon.driver();
     let lease = driver.lease();
     assert_eq!(driver.run(&lease, "variable GREETING"), "hello");
+}
+
+/// A worker that a template is too busy to fork can be given up all the same.
+#[test]
+fn a_template_that_hangs_holds_up_nobody() {
+    let daemon = Daemon::start(&[]);
+    let variables = vec![(String::from("TEST_TEMPLATE_HANGS"), String::new())];
+    let mut driver = Driver::connect(
+        &daemon,
+        Launch {
+            variables,
+            ..launch()
+        },
+        false,
+    );
+    driver.request_lease(&[]);
+    wait_until("the template", || !templates(&daemon).is_empty());
+    let hanging = templates(&daemon);
+    drop(driver);
+    wait_until("its end", || !hanging.iter().any(|pid| is_alive(*pid)));
+    wait_until("the end of its workers", || {
+        daemon.connect().ask_status()["workers"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
+}
+
+/// The driver may itself be started by a worker of another node, and carry its mark.
+#[test]
+fn a_foreign_mark_is_not_inherited() {
+    let daemon = Daemon::start(&[]);
+    let variables = vec![
+        (String::from("SHOAL_WORKER"), String::from("77")),
+        (String::from("SHOAL_SESSION"), String::from("/elsewhere")),
+    ];
+    let mut driver = Driver::connect(
+        &daemon,
+        Launch {
+            variables,
+            ..launch()
+        },
+        false,
+    );
+    let lease = driver.lease();
+    let pid: u32 = driver.run(&lease, "pid").parse().expect("a pid");
+    let template = parent_of(pid);
+    driver.push(&lease, "crash");
+    death_of(&mut driver, &lease);
+    // What is left of dead workers is looked for now; the template is not part of it.
+    let next = driver.lease();
+    driver.run(&next, "sleepers");
+    driver.push(&next, "crash");
+    death_of(&mut driver, &next);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(is_alive(template));
+    let last = driver.lease();
+    let mark = driver.run(&last, "variable SHOAL_WORKER");
+    assert_eq!(mark, last.worker.0.to_string());
 }
 
 /// The template is started again; its workers end with it and are told of.
