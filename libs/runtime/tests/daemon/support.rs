@@ -442,6 +442,7 @@ impl Driver {
             code: None,
             lease: lease.lease,
             devices: Devices::default(),
+            holds: None,
             calls_max: 0,
         };
         let assignment = Assignment {
