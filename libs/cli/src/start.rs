@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use shoal_runtime::daemon::session::{self, Description, SESSION_VARIABLE};
+use shoal_runtime::daemon::session::{self, Description, SESSION_VARIABLE, WORKER_VARIABLE};
 use shoal_runtime::daemon::{self, DaemonError};
 
 use crate::Failure;
@@ -59,7 +59,9 @@ fn spawn(program: &[String], options: &StartOptions) -> Result<Description, Fail
     command.arg(format!("--temp-dir={}", options.temp.path.display()));
     command.args(options.node.to_arguments());
     // Another node's mark would make this one look like something that a worker has left behind.
-    command.env_remove(SESSION_VARIABLE);
+    command
+        .env_remove(SESSION_VARIABLE)
+        .env_remove(WORKER_VARIABLE);
     command.stdin(Stdio::null());
     command.stdout(Stdio::null());
     let prepare = move || {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use shoal_runtime::daemon::client;
 use shoal_runtime::daemon::session::{self, Description};
 
@@ -34,31 +33,27 @@ pub(crate) fn stop(options: &StopOptions) -> Result<(), Failure> {
 }
 
 fn stop_gently(node: &Description) -> Result<(), Failure> {
+    let pid = node.pid;
     match client::stop(node, PATIENCE) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::Failed(format!(
-            "the node (pid {}) does not end; `shoal stop --force` kills it",
-            node.pid
+            "the node (pid {pid}) does not end; `shoal stop --force` kills it"
         ))),
         Err(error) => Err(Failure::Failed(format!(
-            "the node (pid {}) cannot be asked to stop: {error}; `shoal stop --force` kills it",
-            node.pid
+            "the node (pid {pid}) cannot be asked to stop: {error}; `shoal stop --force` kills it"
         ))),
     }
 }
 
-/// Kill a daemon. The kernel ends its templates and workers with it.
 fn kill(node: &Description) -> Result<(), Failure> {
-    // Its lock is held, so the daemon lives and the number is its own.
-    if let Some(pid) = Pid::from_raw(node.pid as i32) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
-    if client::wait_until_ended(node, PATIENCE) {
-        Ok(())
-    } else {
-        Err(Failure::Failed(format!(
-            "the node (pid {}) cannot be killed",
-            node.pid
-        )))
+    let pid = node.pid;
+    match client::kill(node, PATIENCE) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Failed(format!(
+            "the node (pid {pid}) has been killed and does not end"
+        ))),
+        Err(error) => Err(Failure::Failed(format!(
+            "the node (pid {pid}) cannot be killed: {error}"
+        ))),
     }
 }

@@ -1,12 +1,13 @@
 //! How the command line talks to a running daemon. Everything here waits.
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use shoal_core::ids::ProcessId;
 use shoal_core::wire;
 
@@ -17,9 +18,6 @@ use crate::inbox::Inbox;
 
 /// A daemon that does not answer in this time is in trouble.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
-
-/// How often to look whether a daemon has ended.
-const POLL_PERIOD: Duration = Duration::from_millis(5);
 
 /// What is going on at a node, as a JSON document.
 pub fn status(node: &Description) -> io::Result<String> {
@@ -36,33 +34,39 @@ pub fn status(node: &Description) -> io::Result<String> {
 
 /// Ask a node to stop, and wait until nothing of it is left. `Ok(false)`: it needs more than `patience`.
 pub fn stop(node: &Description, patience: Duration) -> io::Result<bool> {
-    let lock = File::open(lock_of(node))?;
+    let daemon = daemon_of(node)?;
     let mut stream = connect(node)?;
     send(&mut stream, &Control::Stop)?;
-    Ok(wait_for_end(&lock, patience))
+    wait_for_end(&daemon, patience)
 }
 
-/// Wait until the daemon of a session has ended, by its lock.
-pub fn wait_until_ended(node: &Description, patience: Duration) -> bool {
-    match File::open(lock_of(node)) {
-        Ok(lock) => wait_for_end(&lock, patience),
-        Err(_) => true,
-    }
+/// Kill the daemon of a node; the kernel ends its templates and workers with it. `Ok(false)`: it has
+/// not ended within `patience`.
+pub fn kill(node: &Description, patience: Duration) -> io::Result<bool> {
+    let daemon = daemon_of(node)?;
+    pidfd_send_signal(&daemon, Signal::KILL)?;
+    wait_for_end(&daemon, patience)
 }
 
-fn lock_of(node: &Description) -> std::path::PathBuf {
-    Path::new(&node.session).join("lock")
+fn daemon_of(node: &Description) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(node.pid as i32).ok_or(ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-fn wait_for_end(lock: &File, patience: Duration) -> bool {
+fn wait_for_end(daemon: &OwnedFd, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
-    while flock(lock, FlockOperation::NonBlockingLockShared).is_err() {
-        if Instant::now() > deadline {
-            return false;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(daemon, PollFlags::IN)], Some(&left)) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
-        std::thread::sleep(POLL_PERIOD);
     }
-    true
 }
 
 fn connect(node: &Description) -> io::Result<UnixStream> {

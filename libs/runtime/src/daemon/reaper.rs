@@ -9,8 +9,8 @@ use shoal_core::ids::ProcessId;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::leftovers;
+use super::session::WORKER_VARIABLE;
 use super::state::{Daemon, Shared, Task, with};
-use super::templates::WORKER_VARIABLE;
 use super::workers::describe_end;
 use crate::template;
 

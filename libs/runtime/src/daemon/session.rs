@@ -18,6 +18,9 @@ use super::leftovers;
 /// Every process of a session, and what those start, has the session's directory in this variable.
 pub const SESSION_VARIABLE: &str = "SHOAL_SESSION";
 
+/// What a worker starts has the worker's id in this variable.
+pub const WORKER_VARIABLE: &str = "SHOAL_WORKER";
+
 /// Where sessions are unless somebody says otherwise.
 pub const DEFAULT_TEMP_DIRECTORY: &str = "/tmp";
 

@@ -18,7 +18,7 @@ use shoal_core::value::{Death, Failure};
 
 use super::links::{LinkId, Role};
 use super::log;
-use super::session::SESSION_VARIABLE;
+use super::session::{SESSION_VARIABLE, WORKER_VARIABLE};
 use super::state::{Daemon, Process};
 use super::workers::Worker;
 use crate::control::{Control, Launch};
@@ -41,9 +41,6 @@ const FAILURES_MAX: u32 = 3;
 
 /// How much of a template's log is shown when it fails.
 const LOG_TAIL_BYTES: u64 = 4000;
-
-/// Marks what a worker starts, so that it can be found when the worker is gone.
-pub(super) const WORKER_VARIABLE: &str = "SHOAL_WORKER";
 
 /// What is needed to start workers of a job. Kept after the driver's end: detached actors may need it.
 #[derive(Debug)]

@@ -79,6 +79,33 @@ fn a_crash_is_told_last_and_leaves_nothing() {
     });
 }
 
+/// The daemon hears of a worker's end and of its last message at the same time: the message counts.
+#[test]
+fn a_last_message_is_not_lost() {
+    let daemon = Daemon::start(&[]);
+    let mut driver = daemon.driver();
+    let lease = driver.lease();
+    let pid: u32 = driver.run(&lease, "pid").parse().expect("a pid");
+    let gate = daemon.temp.path().join("gate");
+    let task = driver.push(&lease, &format!("late {}", gate.display()));
+    wait_until("the task", || gate.with_extension("awaited").exists());
+    signal(daemon.pid(), rustix::process::Signal::STOP);
+    std::fs::write(&gate, "").expect("written");
+    wait_until("its end", || !is_alive(pid));
+    // The template has reported it, too, once the child is reaped.
+    wait_until("its report", || {
+        !std::path::Path::new(&format!("/proc/{pid}")).exists()
+    });
+    signal(daemon.pid(), rustix::process::Signal::CONT);
+    assert_eq!(driver.answer(task).len(), 150_000);
+    assert_eq!(
+        death_of(&mut driver, &lease),
+        Death::Signalled {
+            signal: libc::SIGKILL
+        }
+    );
+}
+
 #[test]
 fn an_exit_code_is_told() {
     let daemon = Daemon::start(&[]);

@@ -268,6 +268,15 @@ impl Worker {
                 self.answer(owner, task, "before");
                 die();
             }
+            // Once the file is there, whose absence is noted beside it.
+            "late" => {
+                std::fs::write(format!("{argument}.awaited"), "").expect("written");
+                while !std::path::Path::new(argument).exists() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                self.answer(owner, task, &"x".repeat(150_000));
+                die();
+            }
             other => panic!("unknown command {other}"),
         };
         self.answer(owner, task, &answer);
