@@ -172,3 +172,179 @@ impl Node {
         self.closing.insert(actor.job);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Span;
+    use crate::node::Effect;
+    use crate::node::harness::*;
+    use alloc::vec;
+
+    fn report(id: ActorId, event: ActorEvent) -> Message {
+        Message::ActorReport { actor: id, incarnation: 0, event }
+    }
+
+    fn constructed(id: ActorId) -> Message {
+        Message::ActorConstructed { actor: id, incarnation: 0, failed: None }
+    }
+
+    /// A node with one CPU and an actor that serves; its process.
+    fn alive(running: &[(&str, f64)]) -> (Harness, ProcessId) {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        assert_eq!(node.start_actor(&spec(actor(1), running)), []);
+        let process = node.fork_next().0;
+        node.receive(process, constructed(actor(1)));
+        (node, process)
+    }
+
+    #[test]
+    fn an_actor_gets_a_process_and_keeps_what_it_needs_while_it_runs() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        let small = spec(actor(1), &[]);
+        node.start_actor(&small);
+        assert_eq!(node.start_actor(&small), [], "told twice");
+        let (process, effects) = node.fork_next();
+        let devices = crate::resources::Devices::default();
+        let become_actor =
+            Message::BecomeActor { spec: Box::new(small.clone()), incarnation: 0, devices };
+        assert_eq!(effects, [send(process, become_actor)]);
+        // Its constructor has the CPU.
+        node.request(driver(), &demand(&[("CPU", 1.0)]));
+        assert!(node.forks.is_empty());
+        let effects = node.receive(process, constructed(actor(1)));
+        let alive = ActorEvent::Alive { process, pid: 1_000 + process.number() };
+        assert_eq!(effects, [send(ProcessId::HEAD, report(actor(1), alive))]);
+        assert_eq!(node.forks.len(), 1, "now the task can have it");
+        assert_eq!(node.receive(process, constructed(actor(1))), [], "said twice");
+    }
+
+    #[test]
+    fn an_actor_that_holds_a_cpu_lends_it_while_it_waits() {
+        let (mut node, process) = alive(&[("CPU", 1.0)]);
+        node.request(driver(), &demand(&[("CPU", 1.0)]));
+        assert!(node.forks.is_empty());
+        node.receive(process, Message::Blocked);
+        assert_eq!(node.forks.len(), 1);
+        node.receive(process, Message::Unblocked);
+        node.request(driver(), &demand(&[("CPU", 1.0)]));
+        assert_eq!(node.forks.len(), 1);
+    }
+
+    #[test]
+    fn the_process_of_an_actor_dies_with_it_and_never_serves_others() {
+        let (mut node, process) = alive(&[]);
+        let effects = node.receive(
+            ProcessId::HEAD,
+            Message::StopActor { actor: actor(1), incarnation: 0, graceful: false },
+        );
+        let [Effect::Kill { process: killed, death }] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!(*killed, process);
+        let effects = node.exited(process, KILLED);
+        let died = ActorEvent::Died { death: death.clone(), intended: true };
+        let ended = Message::ProcessEnded { process, death: death.clone() };
+        assert_eq!(sent_to(ProcessId::HEAD, &effects), [report(actor(1), died), ended]);
+        node.request(driver(), &demand(&[("CPU", 1.0)]));
+        assert_eq!(node.forks.len(), 1);
+    }
+
+    #[test]
+    fn a_graceful_stop_has_time_to_end_calls() {
+        let (mut node, process) = alive(&[]);
+        let stop = |graceful| Message::StopActor { actor: actor(1), incarnation: 0, graceful };
+        let effects = node.receive(ProcessId::HEAD, stop(true));
+        let [Effect::Send { to, message: Message::Exit { graceful: true, .. } }] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(*to, process);
+        assert_eq!(node.pass(Span::from_secs(29)), []);
+        assert!(matches!(node.pass(Span::from_secs(1))[..], [Effect::Kill { .. }]));
+        assert_eq!(node.receive(ProcessId::HEAD, stop(false)), [], "it is being killed already");
+    }
+
+    #[test]
+    fn a_crash_is_not_intended_but_exit_actor_is() {
+        for (says_so, intended) in [(false, false), (true, true)] {
+            let (mut node, process) = alive(&[]);
+            if says_so {
+                let exits = Message::ActorExits { actor: actor(1), incarnation: 0 };
+                node.receive(driver(), exits.clone());
+                node.receive(process, exits);
+            }
+            let death = Death::Exited { code: 0 };
+            let effects = node.exited(process, death.clone());
+            let died = report(actor(1), ActorEvent::Died { death, intended });
+            assert_eq!(sent_to(ProcessId::HEAD, &effects)[0], died);
+        }
+    }
+
+    #[test]
+    fn a_failed_constructor_is_reported_once_and_ends_the_process() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        node.start_actor(&spec(actor(1), &[]));
+        let process = node.fork_next().0;
+        let cause = ActorDeath::Exited;
+        let failed =
+            Message::ActorConstructed { actor: actor(1), incarnation: 0, failed: Some(cause.clone()) };
+        let effects = node.receive(process, failed);
+        let told = report(actor(1), ActorEvent::ConstructorFailed(cause));
+        assert_eq!(sent_to(ProcessId::HEAD, &effects), [told]);
+        assert_eq!(asked_to_exit(&effects), [process]);
+        let death = Death::Exited { code: 1 };
+        let effects = node.exited(process, death.clone());
+        let ended = Message::ProcessEnded { process, death };
+        assert_eq!(sent_to(ProcessId::HEAD, &effects), [ended]);
+    }
+
+    #[test]
+    fn an_actor_that_waits_can_be_stopped_and_one_that_cannot_be_placed_says_so() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        let (lease, _) = node.lease(driver(), &demand(&[("CPU", 1.0)]));
+        node.start_actor(&spec(actor(1), &[]));
+        let stop = Message::StopActor { actor: actor(1), incarnation: 0, graceful: true };
+        let effects = node.receive(ProcessId::HEAD, stop);
+        let [Message::ActorReport { event: ActorEvent::Died { intended: true, .. }, .. }] =
+            &sent_to(ProcessId::HEAD, &effects)[..]
+        else {
+            panic!("{effects:?}")
+        };
+        node.give_back(driver(), lease);
+        assert!(node.forks.is_empty());
+
+        node.start_actor(&spec(actor(2), &[("GPU", 1.0)]));
+        let effects = node.pass(Span::from_secs(10));
+        let [Message::ActorReport { actor: unplaced, event: ActorEvent::Unplaceable { detail }, .. }] =
+            &sent_to(ProcessId::HEAD, &effects)[..]
+        else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(*unplaced, actor(2));
+        assert!(detail.contains("1 of GPU"), "{detail}");
+    }
+
+    #[test]
+    fn many_actors_start_a_few_at_a_time() {
+        let mut node = Harness::with_driver(&[("CPU", 2.0)]);
+        for number in 0..50 {
+            let mut free = spec(actor(number), &[]);
+            free.placement = crate::resources::Demand::default();
+            node.start_actor(&free);
+        }
+        let mut processes = vec![];
+        while !node.forks.is_empty() {
+            assert!(node.forks.len() <= 4, "no more than `starting_max` at once");
+            processes.push(node.fork_next().0);
+        }
+        assert_eq!(processes.len(), 50, "actors without resources are not capped");
+    }
+
+    #[test]
+    fn only_the_head_places_and_stops_actors() {
+        let (mut node, process) = alive(&[]);
+        let stop = Message::StopActor { actor: actor(1), incarnation: 0, graceful: false };
+        assert_eq!(node.receive(driver(), stop), []);
+        let start = Message::StartActor { spec: Box::new(spec(actor(2), &[])), incarnation: 0 };
+        assert_eq!(node.receive(process, start), []);
+        assert!(node.forks.is_empty());
+    }
+}

@@ -95,3 +95,96 @@ impl Node {
         !ended || self.actors.values().any(|actor| actor.job == job)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Span;
+    use crate::message::ActorEvent;
+    use crate::node::harness::*;
+    use crate::value::Death;
+
+    fn job_ended(node: &mut Harness) -> Vec<Effect> {
+        node.receive(ProcessId::HEAD, Message::JobEnded { job: JOB })
+    }
+
+    #[test]
+    fn a_driver_is_let_in_once_it_has_a_job_and_finds_workers() {
+        let mut node = Harness::new(config(&[("CPU", 2.0)]));
+        let effects = node.connect(2);
+        let namespace = String::new();
+        let register = Message::RegisterJob { driver: driver(), namespace };
+        assert_eq!(effects, [send(ProcessId::HEAD, register)]);
+        let effects = node.register(driver(), JOB);
+        let namespace = String::from("tests");
+        let accept = Effect::AcceptDriver { connection: 5, process: driver(), job: JOB, namespace };
+        assert_eq!(effects, [accept]);
+        assert_eq!(node.register(driver(), JOB), [], "once");
+        assert_eq!(node.forks.len(), 2);
+        // A lease takes one of those that are starting.
+        let (_, effects) = node.request(driver(), &demand(&[("CPU", 1.0)]));
+        assert_eq!((effects, node.forks.len()), (alloc::vec![], 2));
+        let (_, effects) = node.fork_next();
+        assert_eq!(granted(&effects).len(), 1);
+        node.fork_next();
+        assert!(node.forks.is_empty());
+    }
+
+    #[test]
+    fn a_driver_that_leaves_before_it_is_let_in_leaves_nothing() {
+        let mut node = Harness::new(config(&[("CPU", 2.0)]));
+        node.connect(2);
+        node.exited(driver(), Death::Exited { code: 0 });
+        assert_eq!(node.register(driver(), JOB), []);
+        assert!(node.forks.is_empty());
+        assert_eq!(job_ended(&mut node), []);
+    }
+
+    #[test]
+    fn the_end_of_a_job_ends_its_workers_and_its_template() {
+        let mut node = Harness::with_driver(&[("CPU", 2.0)]);
+        let (lease, idle) = node.lease(driver(), &demand(&[("CPU", 1.0)]));
+        let (_, busy) = node.lease(driver(), &demand(&[("CPU", 1.0)]));
+        node.give_back(driver(), lease);
+        let effects = node.exited(driver(), Death::Exited { code: 0 });
+        assert_eq!(asked_to_exit(&effects), [busy]);
+        let effects = job_ended(&mut node);
+        assert_eq!(asked_to_exit(&effects), [idle]);
+        node.exited(busy, KILLED);
+        let effects = node.exited(idle, KILLED);
+        assert_eq!(effects.last(), Some(&Effect::StopTemplate { job: JOB }));
+        node.pass(Span::from_secs(1));
+        assert_eq!(node.reports.last(), Some(&resources(&[("CPU", 2.0)])));
+    }
+
+    #[test]
+    fn a_detached_actor_goes_on_and_its_job_gets_workers_until_it_ends() {
+        let mut node = Harness::with_driver(&[("CPU", 2.0)]);
+        node.start_actor(&spec(actor(1), &[]));
+        let process = node.fork_next().0;
+        let constructed =
+            Message::ActorConstructed { actor: actor(1), incarnation: 0, failed: None };
+        node.receive(process, constructed);
+        node.exited(driver(), Death::Exited { code: 0 });
+        assert_eq!(job_ended(&mut node), []);
+        // It submits a task.
+        let (_, worker) = node.lease(process, &demand(&[("CPU", 1.0)]));
+        // It crashes, and is started again by the head.
+        let effects = node.exited(process, KILLED);
+        assert!(asked_to_exit(&effects).contains(&worker));
+        let effects = node.exited(worker, KILLED);
+        assert_eq!(effects.last(), Some(&Effect::StopTemplate { job: JOB }));
+        node.start_actor(&spec(actor(1), &[]));
+        let (process, effects) = node.fork_next();
+        assert!(matches!(&sent_to(process, &effects)[..], [Message::BecomeActor { .. }]));
+        let stop = Message::StopActor { actor: actor(1), incarnation: 0, graceful: false };
+        node.receive(ProcessId::HEAD, stop);
+        let effects = node.exited(process, KILLED);
+        let reported = sent_to(ProcessId::HEAD, &effects);
+        assert!(matches!(
+            reported[0],
+            Message::ActorReport { event: ActorEvent::Died { intended: true, .. }, .. }
+        ));
+        assert_eq!(effects.last(), Some(&Effect::StopTemplate { job: JOB }));
+    }
+}

@@ -66,3 +66,44 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::harness::*;
+
+    #[test]
+    fn deaths_are_told_to_those_who_watch_then_or_later() {
+        let mut node = Harness::with_driver(&[("CPU", 3.0)]);
+        let cpu = demand(&[("CPU", 1.0)]);
+        let (_, watched) = node.lease(driver(), &cpu);
+        let (_, watcher) = node.lease(driver(), &cpu);
+        for _ in 0..2 {
+            let watch = Message::WatchProcess { process: watched };
+            assert_eq!(node.receive(watcher, watch), []);
+        }
+        let died = Message::ProcessDied { process: watched, death: KILLED };
+        assert_eq!(sent_to(watcher, &node.exited(watched, KILLED)), [died.clone()]);
+        let effects = node.receive(driver(), Message::WatchProcess { process: watched });
+        assert_eq!(effects, [send(driver(), died)]);
+        assert_eq!(node.exited(watched, KILLED), [], "nobody dies twice");
+        // A number that was never given is nobody's.
+        assert_eq!(node.receive(driver(), Message::WatchProcess { process: process(999) }), []);
+        // A watcher that is gone is not told.
+        node.receive(watcher, Message::WatchProcess { process: driver() });
+        node.exited(watcher, KILLED);
+        let effects = node.exited(driver(), KILLED);
+        assert_eq!(sent_to(watcher, &effects), []);
+    }
+
+    #[test]
+    fn the_dead_do_not_speak() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        let (_, worker) = node.lease(driver(), &demand(&[("CPU", 1.0)]));
+        node.exited(worker, KILLED);
+        assert!(node.forks.is_empty());
+        let (_, effects) = node.request(worker, &demand(&[("CPU", 1.0)]));
+        assert_eq!(effects, []);
+        assert!(node.forks.is_empty());
+    }
+}

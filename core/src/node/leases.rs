@@ -13,7 +13,7 @@ use super::processes::State;
 use super::queue::{Claim, Claimant};
 use super::schedule::Unschedulable;
 use crate::ids::{JobId, LeaseId, NodeId, ProcessId, RequestId};
-use crate::machine::{Time, Wakeup};
+use crate::machine::{Span, Time, Wakeup};
 use crate::message::{ActorEvent, Message};
 use crate::mutants::Mutant;
 use crate::resources::Demand;
@@ -32,8 +32,17 @@ pub(super) struct Lease {
 #[derive(Debug, Default)]
 pub(super) struct Leased {
     pub(super) leases: BTreeSet<LeaseId>,
-    /// It knows that others wait, and has been granted nothing since.
-    pub(super) told: bool,
+    /// It was told that others wait, and has returned nothing since.
+    owes: bool,
+    /// When it was told last.
+    told: Option<Time>,
+}
+
+impl Leased {
+    /// When it may be told again; `None` while it has not answered.
+    pub(super) fn tellable(&self, pause: Span) -> Option<Time> {
+        if self.owes { None } else { Some(self.told.map_or(Time(0), |told| told + pause)) }
+    }
 }
 
 /// All leases of the node.
@@ -56,7 +65,6 @@ impl Leases {
         let id = LeaseId { node: self.node, epoch: self.epoch, number: self.last };
         let leased = self.lessees.entry(lease.lessee).or_default();
         leased.leases.insert(id);
-        leased.told = false;
         self.leases.insert(id, lease);
         id
     }
@@ -73,29 +81,43 @@ impl Leases {
         let lease = self.leases.remove(&id).expect("leased workers have a lease");
         let leased = self.lessees.get_mut(&lease.lessee).expect("lessees of leases are known");
         leased.leases.remove(&id);
+        leased.owes = false;
         if leased.leases.is_empty() {
             self.lessees.remove(&lease.lessee);
         }
         lease
     }
 
-    fn of(&self, lessee: ProcessId) -> Vec<LeaseId> {
-        self.lessees.get(&lessee).map(|leased| leased.leases.iter().copied().collect()).unwrap_or_default()
+    fn ids_of(&self, lessee: ProcessId) -> Vec<LeaseId> {
+        self.lessees.get(&lessee).into_iter().flat_map(|leased| &leased.leases).copied().collect()
+    }
+
+    /// The leases of a process.
+    pub(super) fn of(&self, lessee: ProcessId) -> impl Iterator<Item = &Lease> {
+        let leased = self.lessees.get(&lessee);
+        leased.into_iter().flat_map(|leased| leased.leases.iter().map(|id| &self.leases[id]))
     }
 
     pub(super) fn lessees(&self) -> impl Iterator<Item = (ProcessId, &Leased)> {
         self.lessees.iter().map(|(id, leased)| (*id, leased))
     }
 
-    /// Remember who was told that others wait; with nobody, that nobody waits any more.
-    pub(super) fn told(&mut self, lessee: ProcessId) {
+    /// How many leases a process has.
+    pub(super) fn count(&self, lessee: ProcessId) -> usize {
+        self.lessees.get(&lessee).map_or(0, |leased| leased.leases.len())
+    }
+
+    /// A process was told that others wait.
+    pub(super) fn told(&mut self, lessee: ProcessId, now: Time) {
         if let Some(leased) = self.lessees.get_mut(&lessee) {
-            leased.told = true;
+            leased.told = Some(now);
+            leased.owes = true;
         }
     }
+    /// Nobody waits any more.
     pub(super) fn nobody_waits(&mut self) {
         for leased in self.lessees.values_mut() {
-            leased.told = false;
+            leased.owes = false;
         }
     }
 }
@@ -199,7 +221,7 @@ impl Node {
     /// to, so they end too, whether or not they had started a task: only their lessee knew.
     pub(super) fn lessee_gone(&mut self, lessee: ProcessId, out: &mut Outbox) {
         self.drop_claims(lessee, |claimant| claimant.party() == lessee);
-        for id in self.leases.of(lessee) {
+        for id in self.leases.ids_of(lessee) {
             let worker = self.leases.remove(id).worker;
             self.worker_state(worker, State::Retired);
             self.retire(worker, "the process that leased it is gone", out);
@@ -225,7 +247,6 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Span;
     use crate::node::harness::*;
     use crate::node::{Effect, WorkResult};
     use crate::resources::{Environment, Strategy};
@@ -248,30 +269,6 @@ mod tests {
         let (again, same) = node.lease(driver(), &demand(&[("CPU", 1.0)]));
         assert_eq!(same, worker);
         assert!(again > lease);
-    }
-
-    #[test]
-    fn requests_wait_for_resources_in_turns_between_lessees() {
-        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
-        let cpu = demand(&[("CPU", 1.0)]);
-        let (lease, worker) = node.lease(driver(), &cpu);
-        let mut expected: Vec<RequestId> = (0..3).map(|_| node.request(driver(), &cpu).0).collect();
-        // The worker's task asks last, and waits for what it submitted.
-        expected.insert(1, node.request(worker, &cpu).0);
-        let mut effects = node.receive(worker, Message::Blocked);
-        effects.extend(node.fork_next().1);
-        let mut order = Vec::new();
-        while let Some((to, request, lease)) = effects.iter().find_map(|effect| match effect {
-            Effect::Send { to, message: Message::LeaseGranted { request, lease, .. } } => {
-                Some((*to, *request, *lease))
-            }
-            _ => None,
-        }) {
-            order.push(request);
-            effects = node.give_back(to, lease);
-        }
-        assert_eq!(order, expected, "the worker does not wait for all of the driver's requests");
-        node.give_back(driver(), lease);
     }
 
     #[test]

@@ -83,3 +83,67 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Span;
+    use crate::message::Message;
+    use crate::node::Effect;
+    use crate::node::harness::*;
+    use core::cmp::Reverse;
+
+    #[test]
+    fn victims_are_those_whose_loss_costs_least() {
+        let task = |granted| Cost::Task { granted: Reverse(Time(granted)) };
+        let cases: [(&[(u64, Cost)], &[u32]); 8] = [
+            (&[], &[]),
+            (&[(100, Cost::Actor)], &[1]),
+            (&[(100, Cost::Actor), (5, Cost::RestartableActor)], &[2]),
+            (&[(100, Cost::RestartableActor), (5, task(1))], &[2]),
+            (&[(100, task(1)), (5, task(2))], &[2]),
+            // The larger one of two that are equally new.
+            (&[(5, task(2)), (100, task(2))], &[2]),
+            // Idle workers that hold enough.
+            (&[(100, task(1)), (50, Cost::Idle), (5, Cost::Idle)], &[2, 3]),
+            // Idle workers that hold next to nothing.
+            (&[(100, task(1)), (2, Cost::Idle)], &[2, 1]),
+        ];
+        for (index, (workers, expected)) in cases.into_iter().enumerate() {
+            let candidates: Vec<Candidate> = (1..)
+                .zip(workers)
+                .map(|(number, (bytes, cost))| Candidate {
+                    process: process(number),
+                    bytes: *bytes,
+                    cost: *cost,
+                })
+                .collect();
+            let chosen: Vec<u32> = victims(&candidates).into_iter().map(ProcessId::number).collect();
+            assert_eq!(chosen, expected, "case {index}");
+        }
+    }
+
+    #[test]
+    fn the_newest_task_goes_and_its_lessee_learns_why() {
+        let mut node = Harness::with_driver(&[("CPU", 2.0)]);
+        let cpu = demand(&[("CPU", 1.0)]);
+        let (_, old) = node.lease(driver(), &cpu);
+        node.pass(Span::from_millis(5));
+        let (lease, new) = node.lease(driver(), &cpu);
+        let pressure = crate::node::Input::MemoryPressure {
+            detail: "97 % of 8 GiB used".into(),
+            workers: [(old, 5 << 30), (new, 1 << 30), (process(99), 1)].into(),
+        };
+        let effects = node.input(pressure.clone());
+        let [Effect::Kill { process, death: Death::OutOfMemory { detail } }] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(*process, new);
+        assert!(detail.contains("97 %") && detail.contains("1024 MiB"), "{detail}");
+        let death = Death::OutOfMemory { detail: detail.clone() };
+        assert_eq!(node.input(pressure), [], "one at a time");
+        let effects = node.exited(new, KILLED);
+        let ended = Message::LeaseEnded { lease, death, last_started: None };
+        assert_eq!(sent_to(driver(), &effects), [ended]);
+    }
+}

@@ -1,5 +1,5 @@
-//! Claims that wait for resources: first come, first served for each demand, in turns between those
-//! who ask.
+//! Claims that wait for resources: first come, first served for each demand; between those who ask,
+//! who has least comes first, and equals take turns.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -85,9 +85,16 @@ impl Queue {
         groups.push_back(Group { pool: claim.pool, demand: claim.demand, claims });
     }
 
-    /// Take out the next claim that `fits`, and put its party and its group last.
-    pub(super) fn take(&mut self, mut fits: impl FnMut(&Claimant, &Demand) -> bool) -> Option<Claim> {
-        for turn in 0..self.turns.len() {
+    /// Take out the next claim that `fits`, and put its party and its group last. `has` tells how much
+    /// a party has already.
+    pub(super) fn take(
+        &mut self,
+        has: impl Fn(ProcessId) -> usize,
+        mut fits: impl FnMut(&Claimant, &Demand) -> bool,
+    ) -> Option<Claim> {
+        let mut order: Vec<usize> = (0..self.turns.len()).collect();
+        order.sort_by_key(|turn| has(self.turns[*turn]));
+        for turn in order {
             let party = self.turns[turn];
             let groups = self.parties.get_mut(&party).expect("parties with turns have claims");
             let fitting = groups.iter().position(|group| fits(&group.claims[0], &group.demand));
@@ -163,5 +170,59 @@ impl Queue {
         assert_eq!(self.length, groups().map(|group| group.claims.len()).sum::<usize>());
         assert!(groups().all(|group| !group.claims.is_empty()), "groups are never empty");
         assert_eq!(self.turns.len(), self.parties.len(), "each party has one turn");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::JobId;
+    use crate::node::harness::{demand, process};
+    use crate::node::pools::Pools;
+    use crate::resources::Environment;
+
+    fn queue(claims: &[(u32, f64)]) -> Queue {
+        let pool = Pools::default().find(JobId(1), &Environment::default());
+        let mut queue = Queue::default();
+        for (number, (party, cpus)) in (0..).zip(claims) {
+            let claimant = Claimant::Lessee { process: process(*party), request: RequestId(number) };
+            queue.push(Claim { claimant, pool, demand: Arc::new(demand(&[("CPU", *cpus)])) });
+        }
+        queue
+    }
+
+    fn order(mut queue: Queue, has: impl Fn(ProcessId) -> usize, cpus_max: f64) -> Vec<u64> {
+        let most = crate::resources::Quantity::from_f64(cpus_max);
+        let mut order = Vec::new();
+        while let Some(claim) = queue.take(&has, |_, demand| demand.resources.get("CPU") <= most) {
+            queue.check();
+            if let Claimant::Lessee { request, .. } = claim.claimant {
+                order.push(request.0);
+            }
+        }
+        order
+    }
+
+    #[test]
+    fn parties_take_turns_and_so_do_demands_within_them() {
+        let claims = [(1, 1.0), (1, 1.0), (1, 2.0), (2, 1.0), (1, 1.0), (2, 1.0)];
+        assert_eq!(order(queue(&claims), |_| 0, 2.0), [0, 3, 2, 5, 1, 4]);
+        assert_eq!(order(queue(&claims), |_| 0, 1.0), [0, 3, 1, 5, 4], "what does not fit is passed by");
+    }
+
+    #[test]
+    fn who_has_least_comes_first() {
+        let claims = [(1, 1.0), (1, 1.0), (2, 1.0)];
+        let has = |party: ProcessId| if party == process(1) { 3 } else { 1 };
+        assert_eq!(order(queue(&claims), has, 1.0), [2, 0, 1]);
+    }
+
+    #[test]
+    fn removed_claims_are_gone() {
+        let mut queue = queue(&[(1, 1.0), (1, 2.0), (2, 1.0)]);
+        assert_eq!(queue.remove(process(1), |claimant| claimant.party() == process(1)), 2);
+        assert_eq!(queue.remove(process(3), |_| true), 0);
+        queue.check();
+        assert_eq!(order(queue, |_| 0, 9.0), [2]);
     }
 }

@@ -231,3 +231,110 @@ pub(super) fn describe(death: &Death) -> String {
         Death::NodeDied { node } => format!("node {} died", node.0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Effect;
+    use crate::node::harness::*;
+    use crate::message::{Answer, Query};
+
+    #[test]
+    fn idle_workers_beyond_the_cpus_are_stopped_oldest_first() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0), ("slot", 4.0)]);
+        let slot = demand(&[("slot", 1.0)]);
+        let leases: Vec<_> = (0..3).map(|_| node.lease(driver(), &slot)).collect();
+        for (lease, _) in &leases {
+            node.pass(Span::from_millis(100));
+            node.give_back(driver(), *lease);
+        }
+        let effects = node.pass(Span::from_secs(2));
+        assert_eq!(asked_to_exit(&effects), [leases[0].1, leases[1].1]);
+        // One of them does not react.
+        node.exited(leases[0].1, Death::Exited { code: 0 });
+        let effects = node.pass(Span::from_secs(5));
+        assert!(matches!(effects[..], [Effect::Kill { process, .. }] if process == leases[1].1));
+        node.exited(leases[1].1, KILLED);
+        assert_eq!(node.pass(Span::from_secs(60)), [], "one is kept");
+    }
+
+    #[test]
+    fn workers_that_end_before_they_are_of_use_are_started_less_and_less_often() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        let cpu = demand(&[("CPU", 1.0)]);
+        let mut refused = 0;
+        let mut forked = 0;
+        node.request(driver(), &cpu);
+        // The lessee asks again whenever its worker dies, as it does for tasks that did not start.
+        for _ in 0..1_000 {
+            while !node.forks.is_empty() {
+                forked += 1;
+                let (worker, _) = node.fork_next();
+                let effects = node.exited(worker, KILLED);
+                for message in sent_to(driver(), &effects) {
+                    match message {
+                        Message::LeaseEnded { .. } => drop(node.request(driver(), &cpu)),
+                        Message::LeaseRefused { .. } => refused += 1,
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+            node.pass(Span::from_millis(10));
+        }
+        assert!((5..60).contains(&forked), "{forked} forks in ten seconds");
+        assert_eq!(refused, 0, "there was always another start to try");
+    }
+
+    #[test]
+    fn a_worker_that_is_killed_while_it_starts_is_replaced() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        node.request(driver(), &demand(&[("CPU", 1.0)]));
+        let (_, first, _) = node.forks.remove(0);
+        node.exited(first, KILLED);
+        let (_, effects) = node.fork_next();
+        assert_eq!(granted(&effects).len(), 1);
+    }
+
+    #[test]
+    fn an_actor_whose_worker_cannot_be_started_dies_so() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        node.start_actor(&spec(actor(1), &[]));
+        let mut reports = Vec::new();
+        for _ in 0..3 {
+            let (_, process, _) = node.forks.remove(0);
+            reports.extend(sent_to(ProcessId::HEAD, &node.exited(process, Death::Exited { code: 9 })));
+            node.pass(Span::from_millis(100));
+        }
+        let died = reports.iter().find_map(|message| match message {
+            Message::ActorReport { event: ActorEvent::Died { death, intended }, .. } => {
+                Some((death.clone(), *intended))
+            }
+            _ => None,
+        });
+        let reason = String::from("it exited with code 9");
+        assert_eq!(died, Some((Death::NotStarted { reason }, false)));
+        assert!(node.forks.is_empty());
+    }
+
+    #[test]
+    fn the_list_of_workers_tells_what_they_do() {
+        let mut node = Harness::with_driver(&[("CPU", 3.0)]);
+        let cpu = demand(&[("CPU", 1.0)]);
+        let (lease, _) = node.lease(driver(), &cpu);
+        let (_, blocked) = node.lease(driver(), &cpu);
+        node.lease(driver(), &cpu);
+        node.give_back(driver(), lease);
+        node.receive(blocked, Message::Blocked);
+        node.start_actor(&spec(actor(1), &[]));
+        node.request(driver(), &cpu);
+        let request = crate::ids::RequestId(3);
+        let effects = node.receive(driver(), Message::Ask { request, query: Query::Workers });
+        let [Effect::Send { message: Message::Answer { answer: Answer::Workers(workers), .. }, .. }] =
+            &effects[..]
+        else {
+            panic!("{effects:?}")
+        };
+        let states: Vec<&str> = workers.iter().map(|worker| worker.state.as_str()).collect();
+        assert_eq!(states, ["actor", "blocked", "leased", "starting"]);
+    }
+}
