@@ -137,6 +137,7 @@ impl Actors {
 
     /// Record that a live actor is dead for good, and tell its subscribers.
     pub(super) fn bury(&mut self, id: ActorId, cause: ActorDeath, out: &mut Outbox) {
+        self.live.get_mut(&id).expect("only live actors are buried").restarts_left = 0;
         self.change(id, ActorState::Dead { cause }, out);
         let actor = self.live.remove(&id).expect("only live actors are buried");
         let spec = &actor.spec;

@@ -32,3 +32,60 @@ impl Head {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actor::{ActorSpec, ActorState};
+    use crate::head::harness::*;
+    use crate::ids::JobId;
+    use crate::message::ActorEvent;
+    use crate::value::Death;
+    use alloc::string::String;
+
+    const EXIT: Death = Death::Exited { code: 0 };
+
+    fn ended(head: &mut Harness, number: u32) -> Vec<(ProcessId, Message)> {
+        head.receive(DAEMON, Message::ProcessEnded { process: process(number), death: EXIT })
+    }
+
+    #[test]
+    fn what_a_process_made_dies_with_it_but_for_detached_actors() {
+        let mut head = Harness::with_node();
+        let (mortal, detached) = (actor(1, 1), actor(1, 2));
+        head.create(&spec(mortal));
+        head.create(&ActorSpec { detached: true, ..spec(detached) });
+        head.receive(process(9), Message::SubscribeActor { actor: mortal });
+        let state = ActorState::Dead { cause: ActorDeath::CreatorDied };
+        let update = Message::ActorUpdate { actor: mortal, incarnation: 0, state, restarts_left: 0 };
+        let stop = Message::StopActor { actor: mortal, incarnation: 0, graceful: false };
+        assert_eq!(ended(&mut head, 1), [(DAEMON, stop), (process(9), update)]);
+        assert_eq!(ended(&mut head, 1), []);
+    }
+
+    #[test]
+    fn a_job_ends_with_its_driver_and_detached_actors_restart_without_it() {
+        let mut head = Harness::with_node();
+        let register = Message::RegisterJob { driver: process(1), namespace: String::new() };
+        head.receive(DAEMON, register);
+        let id = actor(1, 1);
+        head.create(&ActorSpec { detached: true, restarts_max: 1, ..spec(id) });
+        let alive = ActorEvent::Alive { process: process(2), pid: 1 };
+        head.report(id, 0, alive);
+        assert_eq!(ended(&mut head, 1), [(DAEMON, Message::JobEnded { job: JobId(1) })]);
+        let crashed = ActorEvent::Died { death: EXIT, intended: false };
+        let effects = head.report(id, 0, crashed);
+        assert!(matches!(effects[0].1, Message::StartActor { incarnation: 1, .. }), "{effects:?}");
+    }
+
+    #[test]
+    fn the_dead_are_not_told_anything() {
+        let mut head = Harness::with_node();
+        let id = actor(1, 1);
+        head.create(&spec(id));
+        head.receive(process(9), Message::SubscribeActor { actor: id });
+        ended(&mut head, 9);
+        let alive = ActorEvent::Alive { process: process(2), pid: 1 };
+        assert_eq!(head.report(id, 0, alive), []);
+    }
+}

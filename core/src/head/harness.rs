@@ -17,7 +17,7 @@ use crate::resources::{Demand, Quantity, Resources};
 pub(super) const NODE: NodeId = NodeId(1);
 pub(super) const DAEMON: ProcessId = ProcessId::daemon(NODE);
 
-pub(super) fn process(number: u32) -> ProcessId {
+pub(super) const fn process(number: u32) -> ProcessId {
     ProcessId::new(NODE, number)
 }
 

@@ -241,3 +241,228 @@ impl Head {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::harness::*;
+    use crate::value::Death;
+    use alloc::string::String;
+
+    const CRASH: Death = Death::Signalled { signal: 11 };
+
+    fn start(spec: &ActorSpec, incarnation: u32) -> (ProcessId, Message) {
+        (DAEMON, Message::StartActor { spec: Box::new(spec.clone()), incarnation })
+    }
+
+    fn stop(actor: ActorId, incarnation: u32, graceful: bool) -> (ProcessId, Message) {
+        (DAEMON, Message::StopActor { actor, incarnation, graceful })
+    }
+
+    fn update(to: u32, id: ActorId, incarnation: u32, state: ActorState, left: i32) -> (ProcessId, Message) {
+        (process(to), Message::ActorUpdate { actor: id, incarnation, state, restarts_left: left })
+    }
+
+    fn dead(cause: ActorDeath) -> ActorState {
+        ActorState::Dead { cause }
+    }
+
+    fn died(intended: bool) -> ActorEvent {
+        ActorEvent::Died { death: CRASH, intended }
+    }
+
+    const ALIVE: ActorEvent = ActorEvent::Alive { process: process(50), pid: 500 };
+
+    /// A head with an actor that serves, and a subscriber, process 9.
+    fn alive(restarts_max: i32) -> (Harness, ActorId) {
+        let mut head = Harness::with_node();
+        let id = actor(1, 1);
+        let spec = ActorSpec { restarts_max, ..spec(id) };
+        assert_eq!(head.create(&spec), [start(&spec, 0)]);
+        let effects = head.receive(process(9), Message::SubscribeActor { actor: id });
+        assert_eq!(effects, [update(9, id, 0, ActorState::Starting, restarts_max)]);
+        let state = ActorState::Alive { process: process(50) };
+        assert_eq!(head.report(id, 0, ALIVE), [update(9, id, 0, state, restarts_max)]);
+        (head, id)
+    }
+
+    #[test]
+    fn restarts_wait_longer_when_they_do_not_help() {
+        let delays: Vec<u64> = (0..13).map(|ends| restart_delay(ends).0 / 1_000_000).collect();
+        assert_eq!(delays, [0, 0, 0, 50, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+    }
+
+    #[test]
+    fn an_actor_without_a_node_waits_for_one() {
+        let mut head = Harness::new();
+        let spec = spec(actor(1, 1));
+        assert_eq!(head.create(&spec), []);
+        assert_eq!(head.report_node(), [start(&spec, 0)]);
+        assert_eq!(head.report_node(), [], "once");
+        assert_eq!(head.create(&spec), [], "told twice");
+    }
+
+    #[test]
+    fn a_crashed_actor_restarts_as_often_as_it_may() {
+        let (mut head, id) = alive(1);
+        let effects = head.report(id, 0, died(false));
+        assert_eq!(effects[0], update(9, id, 1, ActorState::Restarting, 0));
+        assert!(matches!(effects[1].1, Message::StartActor { incarnation: 1, .. }));
+        assert_eq!(head.report(id, 0, died(false)), [], "of an incarnation that is over");
+        head.report(id, 1, ALIVE);
+        let effects = head.report(id, 1, died(false));
+        assert_eq!(effects, [update(9, id, 1, dead(ActorDeath::Process(CRASH)), 0)]);
+        assert_eq!(head.report(id, 1, died(false)), []);
+        let effects = head.receive(process(8), Message::SubscribeActor { actor: id });
+        assert_eq!(effects, [update(8, id, 1, dead(ActorDeath::Process(CRASH)), 0)]);
+    }
+
+    #[test]
+    fn a_crash_loop_slows_down_and_a_long_life_ends_it() {
+        let (mut head, id) = alive(-1);
+        let mut starts = 0;
+        for incarnation in 0..1_000 {
+            let mut effects = head.report(id, incarnation, died(false));
+            while !effects.iter().any(|(_, message)| matches!(message, Message::StartActor { .. })) {
+                effects = head.pass(Span::from_millis(10));
+            }
+            starts += 1;
+            head.report(id, incarnation + 1, ALIVE);
+            if head.now > Time(0) + Span::from_secs(60) {
+                break;
+            }
+        }
+        assert!((10..30).contains(&starts), "{starts} starts in a minute");
+        head.pass(SOON);
+        let effects = head.report(id, starts, died(false));
+        assert!(matches!(effects[1].1, Message::StartActor { .. }), "at once: {effects:?}");
+    }
+
+    #[test]
+    fn an_actor_that_exits_or_cannot_be_constructed_is_not_restarted() {
+        let (mut head, id) = alive(-1);
+        let effects = head.report(id, 0, died(true));
+        assert_eq!(effects, [update(9, id, 0, dead(ActorDeath::Exited), 0)]);
+
+        let mut head = Harness::with_node();
+        let spec = ActorSpec { restarts_max: -1, ..spec(id) };
+        head.create(&spec);
+        head.receive(process(9), Message::SubscribeActor { actor: id });
+        let unplaceable = ActorEvent::Unplaceable { detail: String::from("no GPU") };
+        let cause = ActorDeath::Unschedulable(String::from("no GPU"));
+        assert_eq!(head.report(id, 0, unplaceable), [update(9, id, 0, dead(cause), 0)]);
+    }
+
+    #[test]
+    fn a_kill_is_for_good_or_counts_as_a_crash() {
+        let kill = |actor, no_restart| Message::KillActor { actor, no_restart };
+        let (mut head, id) = alive(1);
+        let effects = head.receive(process(9), kill(id, false));
+        assert_eq!(effects, [stop(id, 0, false), update(9, id, 0, ActorState::Restarting, 1)]);
+        assert_eq!(head.receive(process(9), kill(id, false)), [], "it is being killed");
+        let effects = head.report(id, 0, died(true));
+        assert_eq!(effects[0], update(9, id, 1, ActorState::Restarting, 0));
+        head.report(id, 1, ALIVE);
+        let effects = head.receive(process(9), kill(id, false));
+        let killed = update(9, id, 1, dead(ActorDeath::Killed), 0);
+        assert_eq!(effects, [stop(id, 1, false), killed], "no restart is left");
+
+        let (mut head, id) = alive(-1);
+        let effects = head.receive(process(9), kill(id, true));
+        assert_eq!(effects, [stop(id, 0, false), update(9, id, 0, dead(ActorDeath::Killed), 0)]);
+        assert_eq!(head.report(id, 0, died(true)), []);
+    }
+
+    #[test]
+    fn a_kill_while_a_restart_is_put_off_is_final() {
+        let (mut head, id) = alive(-1);
+        for incarnation in 0..3 {
+            head.report(id, incarnation, died(false));
+        }
+        let kill = Message::KillActor { actor: id, no_restart: true };
+        assert_eq!(head.receive(process(9), kill), [update(9, id, 3, dead(ActorDeath::Killed), 0)]);
+        assert_eq!(head.pass(Span::from_secs(60)), []);
+    }
+
+    #[test]
+    fn names_are_unique_among_the_living_of_a_namespace() {
+        let mut head = Harness::with_node();
+        let named = |number, namespace: &str| ActorSpec {
+            name: String::from("counter"),
+            namespace: String::from(namespace),
+            ..spec(actor(1, number))
+        };
+        let create = |head: &mut Harness, spec: &ActorSpec| {
+            let request = Some(RequestId(4));
+            let message = Message::CreateActor { spec: Box::new(spec.clone()), request };
+            match head.receive(process(1), message).remove(0) {
+                (to, Message::Answer { answer, .. }) if to == process(1) => answer,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (first, second, other) = (named(1, "a"), named(2, "a"), named(3, "b"));
+        assert_eq!(create(&mut head, &first), Answer::ActorCreated);
+        assert_eq!(create(&mut head, &first), Answer::ActorCreated, "told twice");
+        assert_eq!(create(&mut head, &second), Answer::ActorExists { actor: first.id });
+        assert_eq!(create(&mut head, &other), Answer::ActorCreated);
+        // A handle of the one that was not made is of no use.
+        let effects = head.receive(process(9), Message::SubscribeActor { actor: second.id });
+        assert!(matches!(
+            effects[0].1,
+            Message::ActorUpdate { state: ActorState::Dead { cause: ActorDeath::Unschedulable(_) }, .. }
+        ));
+        head.receive(process(1), Message::KillActor { actor: first.id, no_restart: true });
+        assert_eq!(create(&mut head, &named(5, "a")), Answer::ActorCreated);
+    }
+
+    #[test]
+    fn the_last_handle_takes_the_actor_along_unless_it_is_detached() {
+        let (mut head, id) = alive(-1);
+        let gone = Message::ActorOutOfScope { actor: id };
+        assert_eq!(head.receive(process(9), gone.clone()), [], "only its creator knows");
+        let effects = head.receive(process(1), gone);
+        assert_eq!(effects, [stop(id, 0, true), update(9, id, 0, dead(ActorDeath::OutOfScope), 0)]);
+
+        let mut head = Harness::with_node();
+        head.create(&ActorSpec { detached: true, ..spec(id) });
+        assert_eq!(head.receive(process(1), Message::ActorOutOfScope { actor: id }), []);
+    }
+
+    #[test]
+    fn a_handle_may_be_faster_than_the_creation() {
+        let mut head = Harness::with_node();
+        let id = actor(1, 1);
+        let subscribe = Message::SubscribeActor { actor: id };
+        assert_eq!(head.receive(process(9), subscribe.clone()), []);
+        let effects = head.create(&spec(id));
+        assert_eq!(effects[0], update(9, id, 0, ActorState::Starting, 0));
+
+        // Killed before it is made.
+        let other = actor(1, 2);
+        head.receive(process(9), Message::SubscribeActor { actor: other });
+        head.receive(process(9), Message::KillActor { actor: other, no_restart: true });
+        let effects = head.create(&spec(other));
+        assert_eq!(effects[1..], [update(9, other, 0, dead(ActorDeath::Killed), 0)]);
+
+        // Never made.
+        let never = actor(1, 3);
+        head.receive(process(9), Message::SubscribeActor { actor: never });
+        assert_eq!(head.pass(Span::from_secs(9)), []);
+        let unknown = update(9, never, 0, dead(ActorDeath::Unknown), 0);
+        assert_eq!(head.pass(Span::from_secs(2)), [unknown.clone()]);
+        head.receive(process(9), Message::SubscribeActor { actor: never });
+        let ended = Message::ProcessEnded { process: process(1), death: CRASH };
+        let effects = head.receive(DAEMON, ended);
+        assert!(effects.contains(&unknown), "its creator is gone: {effects:?}");
+    }
+
+    #[test]
+    fn nobody_creates_for_others_and_only_its_node_reports() {
+        let (mut head, id) = alive(0);
+        let foreign = Message::CreateActor { spec: Box::new(spec(actor(2, 1))), request: None };
+        assert_eq!(head.receive(process(1), foreign), []);
+        let report = Message::ActorReport { actor: id, incarnation: 0, event: died(false) };
+        assert_eq!(head.receive(ProcessId::daemon(NodeId(2)), report.clone()), []);
+        assert_eq!(head.receive(process(9), report), []);
+    }
+}

@@ -13,6 +13,8 @@ mod inspect;
 mod leases;
 mod ledger;
 mod memory;
+#[cfg(test)]
+mod nonsense;
 mod outbox;
 mod pools;
 mod processes;
