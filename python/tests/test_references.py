@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from harness import Gate, Tally, api, exceptions, process_alive, wait_until_gone
+from harness import ON_SHOAL, Gate, Tally, api, exceptions, process_alive, wait_until_gone
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -68,6 +68,15 @@ def test_an_object_is_freed_with_its_last_reference(size):
     assert_alive(pid)
     del other
     assert_freed(pid)
+
+
+def test_a_release_does_not_wait_for_the_next_call():
+    # After the release this process makes no call that could carry the news along.
+    for _ in range(40 if ON_SHOAL else 8):
+        witness = Witness.remote()
+        pid = api.get(witness.pid.remote())
+        del witness
+        wait_until_gone(pid)
 
 
 @small_and_large
