@@ -79,7 +79,7 @@ test: test-rust test-sim test-python test-demo ## Run every test
 
 test-rust: ## Rust: machines, store, daemon, command
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
-	then $(CARGO) nextest run --locked $(RUST) && $(CARGO) test --locked --quiet --doc $(RUST); \
+	then $(CARGO) nextest run --locked --status-level fail $(RUST) && $(CARGO) test --locked --quiet --doc $(RUST); \
 	else $(CARGO) test --locked --quiet $(RUST); \
 	fi
 
