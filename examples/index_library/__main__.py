@@ -49,7 +49,7 @@ def main() -> int:
     picture.write_text(draw(record, kill, parallel_seconds), encoding="utf-8")
 
     print_top(record.counts)
-    print(f"killed    worker {kill.pid} (kill -9); {what_was_lost(record, kill)}")
+    print(f"killed    {what_was_lost(record, kill)}")
     print(f"start-up  {started_up - started:5.2f} s")
     print(f"serial    {serial_seconds:5.2f} s")
     print(f"parallel  {parallel_seconds:5.2f} s: {serial_seconds / parallel_seconds:.2f} times as fast on {cpus()}")
@@ -88,30 +88,32 @@ def print_top(counts: Counter[str]) -> None:
     print()
 
 
-def what_was_lost(record: Record, kill: Kill) -> str:
-    """What the killed worker was doing, and who did it again."""
+def what_was_lost(record: Record, kill: Kill | None) -> str:
+    """Who was killed, what it was doing, and who did that again."""
+    if kill is None:
+        return "nobody: there were too few files"
     lost = record.lost(kill)
     if lost is None:
-        return "it was between two tasks"
-    again = record.counted(lost.path)
-    return f"worker {again.pid} parsed {short(lost.path)} again"
+        return f"worker {kill.pid} (kill -9), between two tasks"
+    return f"worker {kill.pid} (kill -9); worker {record.counted(lost.path).pid} parsed {short(lost.path)} again"
 
 
-def draw(record: Record, kill: Kill, seconds: float) -> str:
+def draw(record: Record, kill: Kill | None, seconds: float) -> str:
     """The timeline of a run, as SVG."""
     spans = [span_of(attempt.path, attempt.pid, attempt.started, ended) for attempt, ended in record.parsed]
     spans.sort(key=lambda span: span.start)
     rows = {row: f"{count} files" for row, count in Counter(span.row for span in spans).items()}
     accident = None
     lost = record.lost(kill)
-    if lost is not None:
+    if kill is not None and lost is not None:
         again = next(span for span in spans if span.name == short(lost.path))
         accident = Accident(span_of(lost.path, lost.pid, lost.started, kill.at), again)
         rows.setdefault(accident.lost.row, "no file")
     actor = f"actor {record.pid}"
     rows[actor] = "merges"
     spans += [Span(actor, f"merge {short(path)}", "merge", start, end) for path, start, end in record.merged]
-    title = f"{len(record.parsed)} files parsed in {seconds:.1f} s on {cpus()}; one worker killed on the way"
+    title = f"{len(record.parsed)} files parsed in {seconds:.1f} s on {cpus()}"
+    title += "; one worker killed on the way" if kill else ""
     return Drawing(title, rows, spans, accident).svg()
 
 

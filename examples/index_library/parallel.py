@@ -55,8 +55,10 @@ class Record:
     merged: list[tuple[Path, float, float]] = field(default_factory=list)
     pid: int = 0
 
-    def lost(self, kill: Kill) -> Attempt | None:
+    def lost(self, kill: Kill | None) -> Attempt | None:
         """What the killed worker had begun and did not finish."""
+        if kill is None:
+            return None
         finished = {attempt for attempt, _ in self.parsed}
         begun = [attempt for attempt in self.started if attempt.pid == kill.pid]
         return begun[-1] if begun and begun[-1] not in finished else None
@@ -86,9 +88,12 @@ class Index:
         self.record.merged.append((part.attempt.path, started, time.time()))
 
     @shoal.method
-    def latest(self) -> list[Attempt]:
-        """What each worker began last."""
-        return list({attempt.pid: attempt for attempt in self.record.started}.values())
+    def at_work(self) -> list[Attempt]:
+        """What each worker has begun and not finished, as far as is known."""
+        finished = {attempt for attempt, _ in self.record.parsed}
+        latest = {attempt.pid: attempt for attempt in self.record.started}
+        # This very process may have run tasks before it became the actor.
+        return [attempt for attempt in latest.values() if attempt not in finished and attempt.pid != self.record.pid]
 
     @shoal.method
     def result(self) -> Record:
@@ -105,22 +110,28 @@ def parse(path: Path, index: Index) -> Part:
     return Part(attempt, time.time(), counts)
 
 
-def run(files: list[Path], progress: Progress) -> tuple[Record, Kill]:
+def run(files: list[Path], progress: Progress) -> tuple[Record, Kill | None]:
     """Index the files on the cluster this process has joined, and kill a random worker on the way."""
     index = shoal.actor.typed(shoal.remote(Index).remote())
     pending = [parse.remote(path, index) for path in files]
     merged = []
-    kill = None
+    kill: Kill | None = None
     while pending:
         ready, pending = shoal.wait(pending, num_returns=len(pending), timeout=0.05)
         # The reference goes to the actor, not the value: that travels from worker to actor directly.
         merged += [index.merge.remote(part) for part in ready]
         progress.show(len(merged))
         if kill is None and len(merged) >= KILL_AT * len(files):
-            victim = random.choice(shoal.get(index.latest.remote()))
-            os.kill(victim.pid, signal.SIGKILL)
-            kill = Kill(victim.pid, time.time())
-            progress.say(f"kill -9 {victim.pid}, a worker at work on {victim.path.name}; its tasks are retried")
+            kill = kill_one(shoal.get(index.at_work.remote()), progress)
     shoal.get(merged)
-    assert kill is not None
     return shoal.get(index.result.remote()), kill
+
+
+def kill_one(at_work: list[Attempt], progress: Progress) -> Kill | None:
+    """Kill one of the workers without a word of warning, if one is at work."""
+    if not at_work:
+        return None
+    victim = random.choice(at_work)
+    os.kill(victim.pid, signal.SIGKILL)
+    progress.say(f"kill -9 {victim.pid}, a worker at work on {victim.path.name}; its tasks are retried")
+    return Kill(victim.pid, time.time())
