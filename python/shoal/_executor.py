@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from shoal import _logs, _shoal
+from shoal import _logs, _shoal, options
 
 
 def main(worker: Mapping[str, Any]) -> None:
     """Serve this worker's assignments. Returns when the process is to end."""
     os.environ.update(worker["variables"])
+    options.inherited_variables.update(worker["variables"])
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Lines reach the driver as they are printed.

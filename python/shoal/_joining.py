@@ -54,6 +54,9 @@ class Plan:
     variables: list[tuple[str, str]] = field(default_factory=list)
 
 
+_STORE_BYTES_MIN = 16 << 20
+
+
 def plan(
     *,
     address: str | None,
@@ -77,6 +80,10 @@ def plan(
         raise RuntimeError(f"init has no argument {', '.join(unknown)}")
     if namespace == "":
         raise ValueError("a namespace cannot be empty")
+    if object_store_memory is not None and object_store_memory < _STORE_BYTES_MIN:
+        raise ValueError(
+            f"the object store needs at least {_STORE_BYTES_MIN} bytes, not {object_store_memory}"
+        )
     if namespace is not None and not isinstance(namespace, str):
         raise TypeError(f"a namespace is a string, not {namespace!r}")
     if job_config is not None:

@@ -331,13 +331,18 @@ def strategy(value: Any) -> Strategy:
 
 
 def variables(runtime_env: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The environment variables that `runtime_env` asks for; what else it asks for is refused."""
+    """The environment variables that `runtime_env` asks for, on top of those that this process was
+    started with; what else it asks for is refused."""
     if not runtime_env:
-        return []
+        return sorted(inherited_variables.items())
     from shoal.runtime_env import check
 
     check(runtime_env)
-    return sorted((runtime_env.get("env_vars") or {}).items())
+    return sorted({**inherited_variables, **(runtime_env.get("env_vars") or {})}.items())
+
+
+inherited_variables: dict[str, str] = {}
+"""In a worker: the variables that its task or actor asked for. What it submits inherits them."""
 
 
 def task_retries(options: Mapping[str, Any]) -> int:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from shoal import _session
+from shoal import _session, options
 from shoal.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 
 if TYPE_CHECKING:
@@ -161,7 +161,10 @@ class RuntimeContext:
         """The surroundings of this job."""
         from shoal.runtime_env import RuntimeEnv
 
-        return RuntimeEnv(**_session.require().runtime_env)
+        given = dict(_session.require().runtime_env)
+        if options.inherited_variables:
+            given["env_vars"] = {**(given.get("env_vars") or {}), **options.inherited_variables}
+        return RuntimeEnv(**given)
 
     @property
     def gcs_address(self) -> str:

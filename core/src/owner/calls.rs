@@ -28,7 +28,7 @@ pub(super) struct Calls {
     restarts_left: i32,
     /// Numbers of calls that were not pushed, in order.
     queue: VecDeque<u64>,
-    /// Numbers of calls that were pushed and have not ended, in order.
+    /// Numbers of calls that were pushed and have not ended; the numbers tell their order.
     in_flight: OrderedMap<u64, ()>,
     /// The process that `in_flight` went to.
     process: Option<ProcessId>,
@@ -225,7 +225,7 @@ impl Owner {
         let Some(calls) = self.actors.get_mut(&actor) else {
             return;
         };
-        calls.in_flight.shift_remove(&number);
+        calls.in_flight.swap_remove(&number);
         let at = calls
             .queue
             .iter()
@@ -243,7 +243,7 @@ impl Owner {
     /// The call has its outcome.
     pub(super) fn call_ended(&mut self, actor: ActorId, number: u64) {
         if let Some(calls) = self.actors.get_mut(&actor) {
-            calls.in_flight.shift_remove(&number);
+            calls.in_flight.swap_remove(&number);
         }
         self.unuse(actor.handle_object());
     }
@@ -366,7 +366,8 @@ impl Owner {
             }
             calls.process = None;
             calls.closed = false;
-            let lost: Vec<u64> = calls.in_flight.keys().copied().collect();
+            let mut lost: Vec<u64> = calls.in_flight.keys().copied().collect();
+            lost.sort_unstable();
             calls.in_flight.clear();
             for number in lost {
                 self.call_lost(now, actor, number, out);

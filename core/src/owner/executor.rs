@@ -345,7 +345,7 @@ impl Owner {
     }
 
     pub(super) fn ran(&mut self, task: TaskId, result: RunResult, out: Out<'_>) {
-        let Some(running) = self.executor.running.shift_remove(&task) else {
+        let Some(running) = self.executor.running.swap_remove(&task) else {
             return;
         };
         self.release_arguments(&running.stored);

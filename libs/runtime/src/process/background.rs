@@ -83,8 +83,13 @@ impl Process {
     fn watch(&self, limit: Option<Duration>) {
         let timeout = limit
             .map(|d| Timespec { tv_sec: d.as_secs() as i64, tv_nsec: i64::from(d.subsec_nanos()) });
-        let mut descriptors = [PollFd::new(&self.poller, PollFlags::IN)];
+        // Not part of the poller: a reader would clear it, and this thread would sleep on.
+        let input = PollFd::new(&self.poller, PollFlags::IN);
+        let mut descriptors = [input, PollFd::new(&self.kick, PollFlags::IN)];
         let _ = rustix::event::poll(&mut descriptors, timeout.as_ref());
+        if !descriptors[1].revents().is_empty() {
+            let _ = rustix::io::read(&self.kick, &mut [0; 8]);
+        }
     }
 
     fn sleep_long(&self, seen: u64) {

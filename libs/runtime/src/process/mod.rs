@@ -125,7 +125,7 @@ pub struct Process {
     waiting: AtomicUsize,
     reader: Mutex<Reader>,
     poller: OwnedFd,
-    /// Wakes the background thread.
+    /// Wakes the background thread, which alone polls and clears it.
     kick: OwnedFd,
     background_asleep: AtomicBool,
     /// An event loop takes the jobs; it must be woken when another thread has read one.
@@ -205,7 +205,6 @@ impl Process {
         let inner = Inner::new(Owner::new(config), outgoing, Instant::now());
         let mut reader = Reader::default();
         reader.add(&poller, incoming)?;
-        reader.watch_kick(&poller, &kick)?;
         let jobs_came = rustix::event::eventfd(0, flags).map_err(std::io::Error::from)?;
         reader.watch_jobs(&poller, &jobs_came)?;
         let store = Store::new(segment, &welcome)?;

@@ -17,10 +17,8 @@ use super::{Process, exit_now};
 use crate::control::Control;
 use crate::frame::Kind;
 
-/// The poller's name for the descriptor that wakes the background thread.
-const KICK: u64 = u64::MAX;
 /// The poller's name for the descriptor that tells an event loop of jobs that others have read.
-const JOBS: u64 = u64::MAX - 1;
+const JOBS: u64 = u64::MAX;
 /// Looks at the link that was last used, before looking at all.
 const HOT_LOOKS: u32 = 4;
 /// A sleeping leader looks up this often, for deadlines of the machine.
@@ -57,11 +55,6 @@ impl Reader {
         let data = epoll::EventData::new_u64(link.peer.0);
         epoll::add(poller, link.socket().as_fd(), data, epoll::EventFlags::IN)?;
         self.links.insert(link.peer, link);
-        Ok(())
-    }
-
-    pub(super) fn watch_kick(&mut self, poller: &OwnedFd, kick: &OwnedFd) -> std::io::Result<()> {
-        epoll::add(poller, kick, epoll::EventData::new_u64(KICK), epoll::EventFlags::IN)?;
         Ok(())
     }
 
@@ -118,7 +111,6 @@ impl Reader {
         let mut names = Vec::with_capacity(events.len());
         for event in events {
             match event.data.u64() {
-                KICK => drop(rustix::io::read(&process.kick, &mut [0; 8])),
                 // For the event loop alone, which clears it in `Process::poll`.
                 JOBS => {}
                 name => names.push(ProcessId(name)),
