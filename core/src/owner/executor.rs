@@ -329,7 +329,15 @@ impl Owner {
         if let Outcome::Value(value) = &outcome
             && matches!(value.payload, Payload::Stored { .. })
         {
-            self.pin_argument(self.now, object, out);
+            // Every task that waits for it is one reader; those that were given back are none.
+            let waiting = |task: &Assigned| {
+                let awaits = task.unpinned.contains(&object);
+                task.stored.iter().filter(|stored| awaits && **stored == object).count()
+            };
+            let queued = self.executor.lanes.iter().flat_map(|lane| &lane.queue);
+            for _ in 0..queued.map(waiting).sum() {
+                self.pin_argument(self.now, object, out);
+            }
             return;
         }
         for lane in &mut self.executor.lanes {
