@@ -18,6 +18,8 @@ mod objects;
 mod region;
 mod streams;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;

@@ -1,0 +1,51 @@
+//! Calls of actors: in order, over deaths and failed arguments.
+
+use super::*;
+
+fn update(owner: &mut Harness, actor: ActorId, incarnation: u32, state: ActorState) -> Vec<Effect> {
+    let message = Message::ActorUpdate { actor, incarnation, state, restarts_left: -1 };
+    owner.receive(ProcessId::HEAD, message)
+}
+
+fn actor() -> ActorId {
+    ActorId(TaskId { owner: process(9), number: 1 })
+}
+
+#[test]
+fn calls_wait_for_the_actor_and_keep_their_order() {
+    let mut owner = Harness::new(1);
+    let calls: Vec<TaskId> = (0..3).map(|_| owner.submit(method(actor()), vec![], vec![]).0).collect();
+    let effects = update(&mut owner, actor(), 0, ActorState::Alive { process: process(5) });
+    let expected: Vec<(TaskId, u32)> = calls.into_iter().map(|task| (task, 0)).collect();
+    assert_eq!(pushed(&effects, process(5)), expected);
+}
+
+#[test]
+fn a_call_whose_argument_fails_does_not_hold_up_those_behind_it() {
+    let mut owner = Harness::new(1);
+    let (argument, _) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
+    update(&mut owner, actor(), 0, ActorState::Starting);
+    let (first, _) = owner.submit(method(actor()), vec![argument.object(0)], vec![]);
+    let (second, _) = owner.submit(method(actor()), vec![], vec![]);
+    let effects = update(&mut owner, actor(), 0, ActorState::Alive { process: process(5) });
+    assert!(pushed(&effects, process(5)).is_empty(), "the first call waits for its argument");
+    let object = argument.object(0);
+    let effects = owner.tell(Input::Cancel { object, force: false, recursive: false });
+    assert!(matches!(owner.owner.lookup(first.object(0)), Lookup::Failed(_)));
+    assert_eq!(pushed(&effects, process(5)), [(second, 0)]);
+}
+
+/// Invariant 8: what is in flight to the old process is settled before the new one gets calls.
+#[test]
+fn calls_to_a_new_incarnation_wait_until_the_old_ones_are_settled() {
+    let mut owner = Harness::new(1);
+    let (lost, _) = owner.submit(method(actor()), vec![], vec![]);
+    update(&mut owner, actor(), 0, ActorState::Alive { process: process(5) });
+    update(&mut owner, actor(), 1, ActorState::Restarting);
+    update(&mut owner, actor(), 1, ActorState::Alive { process: process(6) });
+    let (next, effects) = owner.submit(method(actor()), vec![], vec![]);
+    assert!(pushed(&effects, process(6)).is_empty());
+    let effects = owner.tell(Input::LinkClosed { peer: process(5) });
+    assert!(matches!(owner.owner.lookup(lost.object(0)), Lookup::Failed(_)));
+    assert_eq!(pushed(&effects, process(6)), [(next, 0)]);
+}

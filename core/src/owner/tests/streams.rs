@@ -1,0 +1,42 @@
+//! Generators: what a second attempt is told.
+
+use super::super::NextItem;
+use super::*;
+
+#[test]
+fn the_producer_of_a_second_attempt_learns_what_was_taken() {
+    let mut owner = Harness::new(1);
+    let target = function(1, Returns::Stream { backpressure: 1 });
+    let (task, effects) = owner.submit(target, vec![], vec![]);
+    let request = requested(&effects)[0];
+    owner.grant(request, 1, 2);
+    let outcome = Outcome::Value(small());
+    owner.receive(process(2), Message::GeneratorItem { task, attempt: 0, index: 0, outcome });
+    let mut effects = Effects::new();
+    assert_eq!(owner.owner.next_item(task, &mut effects), NextItem::Item(task.object(1)));
+    let ended = Message::LeaseEnded { lease: lease_id(1), death: KILLED, last_started: Some(task) };
+    owner.receive(DAEMON, ended);
+    let effects = owner.tell(Input::LinkClosed { peer: process(2) });
+    let effects = owner.grant(requested(&effects)[0], 2, 3);
+    let messages = sent(&effects, process(3));
+    assert!(matches!(&messages[0], Message::PushTask(assignment) if assignment.attempt == 1));
+    assert_eq!(messages[1], Message::GeneratorConsumed { task, consumed: 1 });
+}
+
+#[test]
+fn a_consumer_that_is_ahead_of_the_start_is_reported_with_it() {
+    let (mut owner, mut worker) = (Harness::new(1), Harness::new(2));
+    let (busy, effects) = owner.submit(function(9, Returns::Count(1)), vec![], vec![]);
+    let request = requested(&effects)[0];
+    let effects = owner.grant(request, 1, 2);
+    converse(&mut owner, &mut worker, effects, process(1));
+    let (task, effects) = owner.submit(function(1, Returns::Stream { backpressure: 1 }), vec![], vec![]);
+    let effects = owner.grant(requested(&effects)[0], 2, 3);
+    let push = sent(&effects, process(3)).remove(0);
+    worker.receive(process(1), push);
+    let consumed = u32::MAX;
+    assert!(worker.receive(process(1), Message::GeneratorConsumed { task, consumed }).is_empty());
+    let effects = worker.ran(busy, Outcome::Value(small()));
+    let told = |effect: &Effect| matches!(effect, Effect::Consumed { consumed: u32::MAX, .. });
+    assert!(effects.iter().any(told), "{effects:?}");
+}
