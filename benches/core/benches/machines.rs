@@ -1,5 +1,7 @@
 //! `cargo bench -p shoal-benches`: the machines' share of a task, a call, a reference.
 
+#![allow(missing_docs, reason = "the macro's function has none")]
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use shoal_benches::Cluster;
 use shoal_core::ids::ObjectId;
