@@ -33,7 +33,7 @@ pub enum Mutant {
     CancelledIsCrashed,
     /// A returned lease does not free its resources when its worker must end.
     LeakLease,
-    /// A released worker that must end is forgotten instead.
+    /// A worker whose lessee died is forgotten instead of being stopped.
     ForgetWorker,
     /// A freed object stays on the disk.
     LeakSpilled,

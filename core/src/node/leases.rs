@@ -212,7 +212,7 @@ impl Node {
                 self.ledger.give_back(holding);
             }
             self.make_idle(worker, out);
-        } else if !Mutant::ForgetWorker.is_active() {
+        } else {
             self.retire(worker, "its lease is over", out);
         }
     }
@@ -224,7 +224,9 @@ impl Node {
         for id in self.leases.ids_of(lessee) {
             let worker = self.leases.remove(id).worker;
             self.worker_state(worker, State::Retired);
-            self.retire(worker, "the process that leased it is gone", out);
+            if !Mutant::ForgetWorker.is_active() {
+                self.retire(worker, "the process that leased it is gone", out);
+            }
         }
     }
 

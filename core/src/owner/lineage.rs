@@ -97,7 +97,7 @@ impl Owner {
         if let State::Ready(outcome) = core::mem::replace(&mut record.state, State::Evicted) {
             self.release_outcome(object, outcome, out);
         }
-        self.forget_mapping(object);
+        self.forget_asked(object);
         self.rebuild(now, object, out);
     }
 

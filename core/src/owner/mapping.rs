@@ -115,6 +115,14 @@ impl Owner {
         }
     }
 
+    /// The object is being made again: a pin that was only asked for is asked for anew then. One
+    /// that is held stays, for somebody reads the old bytes, and goes with the last reader.
+    pub(super) fn forget_asked(&mut self, object: ObjectId) {
+        if !self.is_pinned(object) {
+            self.mappings.remove(&object);
+        }
+    }
+
     /// The node refused the pin.
     pub(super) fn forget_mapping(&mut self, object: ObjectId) {
         self.mappings.remove(&object);

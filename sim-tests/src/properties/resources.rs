@@ -1,6 +1,8 @@
 //! Invariants 1 and 7, seen from outside: leases name live processes, what is free adds up at rest,
 //! and the store stays within its limit.
 
+use shoal_core::ids::ProcessId;
+
 use super::{Check, Property};
 use crate::world::World;
 
@@ -40,8 +42,12 @@ impl Property for Resources {
         if !node.leases.is_empty() {
             return Err(format!("leases are left: {:?}", node.leases));
         }
-        let holders = node.workers.iter().any(|(_, state)| *state != "idle");
-        if !holders && node.free != node.total {
+        let at_work = |(_, state): &&(ProcessId, &str)| !matches!(*state, "idle" | "actor" | "blocked");
+        if let Some((worker, state)) = node.workers.iter().find(at_work) {
+            return Err(format!("{worker:?} is still {state}"));
+        }
+        let actors = node.workers.iter().any(|(_, state)| *state != "idle");
+        if !actors && node.free != node.total {
             return Err(format!("{:?} of {:?} is free, and nobody holds anything", node.free, node.total));
         }
         if node.store.pinned > 0 {

@@ -137,6 +137,8 @@ impl Store {
     fn make_way(&mut self, id: ObjectId, out: &mut Outbox) -> bool {
         let Some(object) = self.objects.get_mut(&id) else { return true };
         if object.pins > 0 || object.spilling || matches!(object.place, Place::Restoring(_)) {
+            // It may have been freed before it was made again: it is wanted now.
+            object.freed = false;
             return false;
         }
         if let Some(location) = object.disk.take() {
