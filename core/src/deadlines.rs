@@ -62,10 +62,7 @@ mod tests {
         deadlines.arm(Wakeup::StoreFull, Time(10));
         deadlines.arm(Wakeup::Report, Time(40));
         assert_eq!(deadlines.earliest(), Some((Time(10), Wakeup::StoreFull)));
-        assert_eq!(
-            deadlines.take_due(Time(20)),
-            [Wakeup::StoreFull, Wakeup::Retry]
-        );
+        assert_eq!(deadlines.take_due(Time(20)), [Wakeup::StoreFull, Wakeup::Retry]);
         assert!(deadlines.is_armed(Wakeup::Report));
         deadlines.disarm(Wakeup::Report);
         assert_eq!(deadlines.earliest(), None);

@@ -239,7 +239,9 @@ impl Actors {
             assert_eq!((&actor.spec.namespace, &actor.spec.name), (&key.0, &key.1));
         }
         assert!(self.dead.keys().all(|id| !self.live.contains_key(id)), "nobody is live and dead");
-        assert!(self.subscribers.keys().all(|id| self.live.contains_key(id) || self.awaited.contains_key(id)));
+        assert!(
+            self.subscribers.keys().all(|id| self.live.contains_key(id) || self.awaited.contains_key(id))
+        );
         assert!(self.restarts.iter().all(|(_, id)| self.live.contains_key(id)));
         assert!(self.awaited.keys().all(|id| !self.is_known(*id)), "what is awaited is not known");
     }

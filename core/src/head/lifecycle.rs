@@ -84,8 +84,7 @@ impl Head {
         let Some(actor) = self.actors.get_mut(id) else { return };
         let Some(node) = choose_node(self.nodes.values(), &actor.spec.placement) else { return };
         actor.node = Some(node);
-        let start =
-            Message::StartActor { spec: actor.spec.clone(), incarnation: actor.incarnation };
+        let start = Message::StartActor { spec: actor.spec.clone(), incarnation: actor.incarnation };
         out.send(ProcessId::daemon(node), start);
     }
 
@@ -449,7 +448,7 @@ mod tests {
         head.receive(process(9), Message::SubscribeActor { actor: never });
         assert_eq!(head.pass(Span::from_secs(9)), []);
         let unknown = update(9, never, 0, dead(ActorDeath::Unknown), 0);
-        assert_eq!(head.pass(Span::from_secs(2)), [unknown.clone()]);
+        assert_eq!(head.pass(Span::from_secs(2)), core::slice::from_ref(&unknown));
         head.receive(process(9), Message::SubscribeActor { actor: never });
         let ended = Message::ProcessEnded { process: process(1), death: CRASH };
         let effects = head.receive(DAEMON, ended);

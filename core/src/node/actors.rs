@@ -5,7 +5,6 @@ use alloc::format;
 use alloc::sync::Arc;
 
 use super::Node;
-use super::drivers::Job;
 use super::ledger::Holding;
 use super::outbox::Outbox;
 use super::processes::State;
@@ -59,7 +58,7 @@ impl Node {
             return;
         }
         let job = spec.job;
-        self.jobs.entry(job).or_insert_with(Job::default).present = true;
+        self.jobs.entry(job).or_default().present = true;
         let pool = self.pools.find(job, &spec.placement.environment);
         let mut demand = spec.placement.clone();
         for (name, amount) in &spec.running.0 {
@@ -206,8 +205,7 @@ mod tests {
         assert_eq!(node.start_actor(&small), [], "told twice");
         let (process, effects) = node.fork_next();
         let devices = crate::resources::Devices::default();
-        let become_actor =
-            Message::BecomeActor { spec: Box::new(small.clone()), incarnation: 0, devices };
+        let become_actor = Message::BecomeActor { spec: Box::new(small.clone()), incarnation: 0, devices };
         assert_eq!(effects, [send(process, become_actor)]);
         // Its constructor has the CPU.
         node.request(driver(), &demand(&[("CPU", 1.0)]));

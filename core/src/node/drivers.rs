@@ -162,8 +162,7 @@ mod tests {
         let mut node = Harness::with_driver(&[("CPU", 2.0)]);
         node.start_actor(&spec(actor(1), &[]));
         let process = node.fork_next().0;
-        let constructed =
-            Message::ActorConstructed { actor: actor(1), incarnation: 0, failed: None };
+        let constructed = Message::ActorConstructed { actor: actor(1), incarnation: 0, failed: None };
         node.receive(process, constructed);
         node.exited(driver(), Death::Exited { code: 0 });
         assert_eq!(job_ended(&mut node), []);

@@ -83,7 +83,7 @@ mod tests {
             assert_eq!(node.receive(watcher, watch), []);
         }
         let died = Message::ProcessDied { process: watched, death: KILLED };
-        assert_eq!(sent_to(watcher, &node.exited(watched, KILLED)), [died.clone()]);
+        assert_eq!(sent_to(watcher, &node.exited(watched, KILLED)), core::slice::from_ref(&died));
         let effects = node.receive(driver(), Message::WatchProcess { process: watched });
         assert_eq!(effects, [send(driver(), died)]);
         assert_eq!(node.exited(watched, KILLED), [], "nobody dies twice");

@@ -210,9 +210,7 @@ pub(super) fn send(to: ProcessId, message: Message) -> Effect {
 /// The leases that were granted, with their workers.
 pub(super) fn granted(effects: &[Effect]) -> Vec<(LeaseId, ProcessId)> {
     let grants = effects.iter().filter_map(|effect| match effect {
-        Effect::Send { message: Message::LeaseGranted { lease, worker, .. }, .. } => {
-            Some((*lease, *worker))
-        }
+        Effect::Send { message: Message::LeaseGranted { lease, worker, .. }, .. } => Some((*lease, *worker)),
         _ => None,
     });
     grants.collect()

@@ -178,13 +178,7 @@ impl Node {
         }
     }
 
-    pub(super) fn grant(
-        &mut self,
-        claim: Claim,
-        holding: Holding,
-        worker: ProcessId,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn grant(&mut self, claim: Claim, holding: Holding, worker: ProcessId, out: &mut Outbox) {
         let Claimant::Lessee { process: lessee, request } = claim.claimant else {
             unreachable!("actors do not lease")
         };
@@ -301,8 +295,7 @@ mod tests {
         let (_, effects) = node.request(driver(), &demand(&[("CPU", 1.0)]));
         assert_eq!(effects, [], "the lease still holds the CPU");
         let request = RequestId(99);
-        let message =
-            Message::RequestLease { request, job: JobId(2), demand: Arc::new(Demand::default()) };
+        let message = Message::RequestLease { request, job: JobId(2), demand: Arc::new(Demand::default()) };
         let effects = node.receive(driver(), message);
         assert!(matches!(&sent_to(driver(), &effects)[..], [Message::LeaseRefused { .. }]));
     }
@@ -439,8 +432,7 @@ mod tests {
         assert_eq!(refused, []);
         let (operation, _, _) = node.forks.remove(0);
         let detail = alloc::string::String::from("no such interpreter");
-        let effects =
-            node.finished(operation, WorkResult::Failed(Failure::EnvironmentSetup { detail }));
+        let effects = node.finished(operation, WorkResult::Failed(Failure::EnvironmentSetup { detail }));
         let [Message::LeaseRefused { request: answered, failure: Failure::EnvironmentSetup { detail } }] =
             &sent_to(driver(), &effects)[..]
         else {

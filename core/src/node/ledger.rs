@@ -320,7 +320,9 @@ mod tests {
     #[test]
     fn devices_are_chosen_whole_or_packed() {
         let free = |amounts: &[i64]| amounts.iter().map(|a| Quantity(*a)).collect::<Vec<_>>();
-        let cases: [(&[i64], i64, Option<&[u32]>); 9] = [
+        // Free amounts, the amount wanted, the devices chosen.
+        type Case<'a> = (&'a [i64], i64, Option<&'a [u32]>);
+        let cases: [Case; 9] = [
             (&[10_000, 10_000], 10_000, Some(&[0])),
             (&[5_000, 10_000], 10_000, Some(&[1])),
             (&[10_000, 5_000, 10_000], 20_000, Some(&[0, 2])),

@@ -48,12 +48,7 @@ fn victims(candidates: &[Candidate]) -> Vec<ProcessId> {
 }
 
 impl Node {
-    pub(super) fn memory_pressure(
-        &mut self,
-        detail: &str,
-        workers: &[(ProcessId, u64)],
-        out: &mut Outbox,
-    ) {
+    pub(super) fn memory_pressure(&mut self, detail: &str, workers: &[(ProcessId, u64)], out: &mut Outbox) {
         let dying = |id: &ProcessId| self.processes.worker(*id).is_some_and(|worker| worker.exit.is_some());
         if workers.iter().any(|(id, _)| dying(id)) {
             // What is on its way out may be enough.
@@ -96,7 +91,9 @@ mod tests {
     #[test]
     fn victims_are_those_whose_loss_costs_least() {
         let task = |granted| Cost::Task { granted: Reverse(Time(granted)) };
-        let cases: [(&[(u64, Cost)], &[u32]); 8] = [
+        // Bytes and cost of each worker, the victims.
+        type Case<'a> = (&'a [(u64, Cost)], &'a [u32]);
+        let cases: [Case; 8] = [
             (&[], &[]),
             (&[(100, Cost::Actor)], &[1]),
             (&[(100, Cost::Actor), (5, Cost::RestartableActor)], &[2]),

@@ -18,8 +18,8 @@ mod nonsense;
 mod outbox;
 mod pools;
 mod processes;
-mod queue;
 mod questions;
+mod queue;
 mod report;
 mod schedule;
 mod store;
@@ -321,7 +321,7 @@ impl Node {
     /// Check the node's invariants; a violation panics. The simulator calls it after every event.
     pub fn check(&self) {
         let held = self.processes.workers().filter_map(|(_, _, worker)| worker.holding.as_ref());
-        let claimed = self.pools.iter().flat_map(|pool| pool.waiting.iter().map(|(_, holding)| holding));
+        let claimed = self.pools.iter().flat_map(|(_, pool)| pool.waiting.iter().map(|(_, holding)| holding));
         self.ledger.check(held.chain(claimed));
         self.queue.check();
         self.pools.check();
@@ -403,6 +403,7 @@ impl Node {
             Wakeup::Unschedulable => self.refuse_unschedulable(out),
             Wakeup::RaiseCap => self.raise_cap(),
             Wakeup::Report => self.reporter.due(),
+            Wakeup::MakeRoom | Wakeup::StoreFull => self.store.room_due(),
             // What these wait for is looked at whenever the node settles.
             _ => {}
         }

@@ -18,8 +18,12 @@ use crate::value::{ActorDeath, Death, Failure};
 
 /// The head, the daemon, processes that may live, and some that never do.
 fn processes() -> impl Strategy<Value = ProcessId> {
-    let others = vec![ProcessId::HEAD, ProcessId::daemon(NODE), ProcessId::new(NodeId(2), 1), process(u32::MAX)];
-    Union::new_weighted(vec![(6, (1u32..16).prop_map(process).boxed()), (1, prop::sample::select(others).boxed())])
+    let others =
+        vec![ProcessId::HEAD, ProcessId::daemon(NODE), ProcessId::new(NodeId(2), 1), process(u32::MAX)];
+    Union::new_weighted(vec![
+        (6, (1u32..16).prop_map(process).boxed()),
+        (1, prop::sample::select(others).boxed()),
+    ])
 }
 
 fn tasks() -> impl Strategy<Value = TaskId> {
@@ -68,8 +72,11 @@ fn demands() -> impl Strategy<Value = Demand> {
         resources::Strategy::Hybrid,
         resources::Strategy::Node { node: NodeId(2), soft: false },
     ]);
-    (amounts(), environment, strategy)
-        .prop_map(|(resources, environment, strategy)| Demand { resources, strategy, environment })
+    (amounts(), environment, strategy).prop_map(|(resources, environment, strategy)| Demand {
+        resources,
+        strategy,
+        environment,
+    })
 }
 
 fn lease_messages() -> BoxedStrategy<Message> {
@@ -150,15 +157,19 @@ fn actor_messages() -> BoxedStrategy<Message> {
 enum Step {
     Input(Input),
     /// The end of work that was started.
-    Finish { pick: usize, result: WorkResult },
-    Pass { millis: u64 },
+    Finish {
+        pick: usize,
+        result: WorkResult,
+    },
+    Pass {
+        millis: u64,
+    },
 }
 
 fn inputs() -> BoxedStrategy<Input> {
     let message = Union::new(vec![lease_messages(), store_messages(), actor_messages()]);
     let death = prop::sample::select(vec![KILLED, Death::Exited { code: 0 }]);
-    let from_anybody =
-        (processes(), message).prop_map(|(from, message)| Input::Received { from, message });
+    let from_anybody = (processes(), message).prop_map(|(from, message)| Input::Received { from, message });
     let from_head = actor_messages().prop_map(|message| Input::Received { from: ProcessId::HEAD, message });
     let exits = (processes(), death, any::<bool>()).prop_map(|(process, death, started)| {
         let last_started = started.then_some(TaskId { owner: process, number: 1 });
@@ -172,10 +183,8 @@ fn inputs() -> BoxedStrategy<Input> {
     });
     let pressure = prop::collection::vec((processes(), any::<u64>()), 0..6)
         .prop_map(|workers| Input::MemoryPressure { detail: String::new(), workers });
-    let ready = (1u32..16).prop_map(|number| Input::Received {
-        from: process(number),
-        message: Message::WorkerReady,
-    });
+    let ready = (1u32..16)
+        .prop_map(|number| Input::Received { from: process(number), message: Message::WorkerReady });
     Union::new_weighted(vec![
         (20, from_anybody.boxed()),
         (6, from_head.boxed()),

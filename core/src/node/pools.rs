@@ -132,8 +132,8 @@ impl Pools {
     pub(super) fn get_mut(&mut self, id: PoolId) -> &mut Pool {
         self.pools.get_mut(&id).expect("pools live as long as what refers to them")
     }
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Pool> {
-        self.pools.values()
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
+        self.pools.iter().map(|(id, pool)| (*id, pool))
     }
     /// Idle workers of all pools.
     pub(super) fn idle_count(&self) -> usize {

@@ -13,15 +13,9 @@ use crate::resources::Demand;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Claimant {
     /// A process that asked for a lease.
-    Lessee {
-        process: ProcessId,
-        request: RequestId,
-    },
+    Lessee { process: ProcessId, request: RequestId },
     /// An actor that the head placed here.
-    Actor {
-        actor: ActorId,
-        incarnation: u32,
-    },
+    Actor { actor: ActorId, incarnation: u32 },
 }
 
 impl Claimant {
@@ -137,9 +131,7 @@ impl Queue {
 
     /// Every (party, demand) that waits, in the order of turns.
     pub(super) fn demands(&self) -> impl Iterator<Item = (ProcessId, &Arc<Demand>)> {
-        self.turns.iter().flat_map(|party| {
-            self.parties[party].iter().map(|group| (*party, &group.demand))
-        })
+        self.turns.iter().flat_map(|party| self.parties[party].iter().map(|group| (*party, &group.demand)))
     }
 
     /// All claimants of a demand that `picks`, taken out.

@@ -54,5 +54,11 @@ impl Node {
 
 /// What is free, without what resumed workers oversubscribe.
 fn shown(free: &Resources) -> Resources {
-    Resources(free.0.iter().filter(|(_, amount)| amount.0 > 0).map(|(name, amount)| (name.clone(), *amount)).collect())
+    Resources(
+        free.0
+            .iter()
+            .filter(|(_, amount)| amount.0 > 0)
+            .map(|(name, amount)| (name.clone(), *amount))
+            .collect(),
+    )
 }

@@ -1,6 +1,6 @@
 //! Who gets what is free: claims in turns, workers for claims, and a fair share for those who wait.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -157,7 +157,8 @@ impl Node {
 
     /// How many leases of a process, of one demand or any, hold what a claim waits for.
     fn count_helping(&self, lessee: ProcessId, demand: Option<&Demand>, claim: &Waiting) -> usize {
-        let leases = self.leases.of(lessee).filter(|lease| demand.is_none_or(|demand| *lease.demand == *demand));
+        let leases =
+            self.leases.of(lessee).filter(|lease| demand.is_none_or(|demand| *lease.demand == *demand));
         leases.filter(|lease| claim.is_helped_by(&lease.demand)).count()
     }
 
@@ -198,8 +199,10 @@ impl Node {
             assert_eq!(worker.state, State::Leased(id));
             assert!(self.processes.get(lease.lessee).is_some(), "lessees live");
         }
+        let mut starting = BTreeMap::new();
         for (id, _, worker) in self.processes.workers() {
             let pool = self.pools.get(worker.pool);
+            *starting.entry(worker.pool).or_default() += u32::from(worker.state == State::Starting);
             match &worker.state {
                 State::Idle { .. } => assert!(pool.idle.contains(&id) && worker.exit.is_none()),
                 State::Leased(lease) => assert!(self.leases.get(*lease).is_some()),
@@ -209,6 +212,9 @@ impl Node {
             if matches!(worker.state, State::Leased(_) | State::Actor(_)) {
                 assert!(worker.holding.is_some(), "{id:?} holds what it was given");
             }
+        }
+        for (id, pool) in self.pools.iter() {
+            assert_eq!(pool.starting, starting.get(&id).copied().unwrap_or(0), "starting workers of {id:?}");
         }
     }
 }

@@ -235,9 +235,9 @@ pub(super) fn describe(death: &Death) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::{Answer, Query};
     use crate::node::Effect;
     use crate::node::harness::*;
-    use crate::message::{Answer, Query};
 
     #[test]
     fn idle_workers_beyond_the_cpus_are_stopped_oldest_first() {

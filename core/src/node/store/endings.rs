@@ -13,6 +13,7 @@ impl Store {
     /// that it sealed stay, and so do those that it owned, unless their job has ended.
     pub(in crate::node) fn process_gone(&mut self, id: ProcessId, job_ended: bool, out: &mut Outbox) {
         self.waiting.retain(|room| !room.is_of(id));
+        self.hopeful = true;
         for operation in self.operations.values_mut() {
             if let Operation::Back { room, .. } = operation
                 && room.is_of(id)
@@ -23,7 +24,7 @@ impl Store {
         if let Some(holder) = self.holders.remove(&id) {
             for (offset, size) in holder.ranges.iter() {
                 self.held_bytes -= size;
-                self.free.release(offset, size);
+                self.set_free(offset, size);
             }
             for object in self.resident.values() {
                 let object = self.objects.get_mut(object).expect("resident objects are in the table");
@@ -31,7 +32,8 @@ impl Store {
             }
         }
         self.reader_gone(id, out);
-        let owned: Vec<ObjectId> = self.unsealed.keys().filter(|object| object.owner() == id).copied().collect();
+        let owned: Vec<ObjectId> =
+            self.unsealed.keys().filter(|object| object.owner() == id).copied().collect();
         for object in owned {
             self.refuse_unsealed(object, "its owner died before it was sealed", out);
         }

@@ -54,7 +54,7 @@ impl Store {
             return out.send(from, Message::ExtentRefused { request, failure });
         }
         let size = round_up(size.max(1), PAGE);
-        self.waiting.push_back(Room::new(Purpose::Extent { process: from, request }, size, PAGE));
+        self.queue(Room::new(Purpose::Extent { process: from, request }, size, PAGE));
     }
 
     /// The room is there and backed.
@@ -89,7 +89,8 @@ impl Store {
 
     /// Whether a process holds all of a range that an object may fill.
     pub(super) fn holds(&self, process: ProcessId, offset: u64, size: u64) -> bool {
-        let aligned = offset % OBJECT_ALIGNMENT == 0 && size % OBJECT_ALIGNMENT == 0 && size > 0;
+        let aligned =
+            offset.is_multiple_of(OBJECT_ALIGNMENT) && size.is_multiple_of(OBJECT_ALIGNMENT) && size > 0;
         let holder = self.holders.get(&process);
         aligned && holder.is_some_and(|holder| holder.ranges.contains(offset, size))
     }
@@ -97,7 +98,7 @@ impl Store {
     pub(in crate::node) fn return_extent(&mut self, from: ProcessId, offset: u64, size: u64) {
         if self.holds(from, offset, size) {
             self.unhold(from, offset, size);
-            self.free.release(offset, size);
+            self.set_free(offset, size);
         }
     }
 }
@@ -235,9 +236,8 @@ mod tests {
         let effects = store.ask(worker, 10 * MIB);
         assert_eq!(effects, [send(driver(), Message::ReturnRoom)]);
         let (half, rest) = (round_up(size / 2, PAGE), size - round_up(size / 2, PAGE));
-        let effects = store
-            .node
-            .receive(driver(), Message::ReturnExtent { offset: offset + half, size: rest });
+        let effects =
+            store.node.receive(driver(), Message::ReturnExtent { offset: offset + half, size: rest });
         assert_eq!(store.settle(effects).len(), 1, "the extent is granted");
     }
 }

@@ -60,7 +60,9 @@ impl StoreHarness {
         let effects = self.ask(process, size);
         let effects = self.settle(effects);
         let granted = effects.iter().find_map(|effect| match effect {
-            Effect::Send { message: Message::ExtentGranted { offset, size, .. }, .. } => Some((*offset, *size)),
+            Effect::Send { message: Message::ExtentGranted { offset, size, .. }, .. } => {
+                Some((*offset, *size))
+            }
             _ => None,
         });
         granted.unwrap_or_else(|| panic!("{effects:?}"))
@@ -123,7 +125,8 @@ impl StoreHarness {
     /// Do all work up to the first restore.
     pub(super) fn until_restore(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
         loop {
-            let restores = |effect: &Effect| matches!(effect, Effect::Start { work: Work::Restore { .. }, .. });
+            let restores =
+                |effect: &Effect| matches!(effect, Effect::Start { work: Work::Restore { .. }, .. });
             if effects.iter().any(restores) {
                 return effects.into_iter().filter(restores).collect();
             }

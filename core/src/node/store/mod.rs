@@ -53,6 +53,8 @@ pub(super) struct Store {
     freed_early: BTreeMap<ObjectId, Time>,
     /// Requests for room, first come, first served.
     waiting: VecDeque<Room>,
+    /// Something has changed for those who wait for room.
+    hopeful: bool,
     /// Holders were asked for room; objects are not spilled before this.
     holders_asked: Option<Time>,
     operations: BTreeMap<OperationId, Operation>,
@@ -84,6 +86,7 @@ impl Store {
             unsealed: BTreeMap::new(),
             freed_early: BTreeMap::new(),
             waiting: VecDeque::new(),
+            hopeful: false,
             holders_asked: None,
             operations: BTreeMap::new(),
             transit: Ranges::default(),
@@ -101,12 +104,12 @@ impl Store {
         self.expire_unsealed(out, deadlines);
         self.serve(out, deadlines);
         self.release_idle(out, deadlines);
-        let accounted =
-            self.free.total() + self.held_bytes + self.resident_bytes + self.transit.total();
+        let accounted = self.free.total() + self.held_bytes + self.resident_bytes + self.transit.total();
         assert_eq!(accounted, self.capacity, "every byte of the store is in one place");
     }
 
     pub(super) fn finished(&mut self, id: OperationId, result: WorkResult, out: &mut Outbox) {
+        self.hopeful = true;
         match self.operations.remove(&id) {
             Some(Operation::Back { room, offset }) => self.backed(room, offset, result, out),
             Some(Operation::Spill { objects }) => self.spilled(&objects, result, out),
@@ -140,14 +143,14 @@ impl Store {
         self.free.check();
         let mut all = self.free.ranges().clone();
         for holder in self.holders.values() {
-            holder.ranges.iter().for_each(|(offset, size)| drop(all.insert(offset, size)));
+            all.add_all(&holder.ranges);
         }
         for (offset, id) in &self.resident {
             let object = &self.objects[id];
             assert_eq!(object.place.offset(), Some(*offset), "{id:?} is where it is said to be");
             all.insert(*offset, object.room());
         }
-        self.transit.iter().for_each(|(offset, size)| drop(all.insert(offset, size)));
+        all.add_all(&self.transit);
         let pieces: Vec<(u64, u64)> = all.iter().collect();
         assert!(self.capacity == 0 || (pieces.len() == 1 && pieces[0].1 == self.capacity), "{pieces:?}");
 
@@ -165,6 +168,23 @@ impl Store {
             }
         }
         assert!(self.unsealed.keys().all(|id| !self.objects.contains_key(id)));
+    }
+
+    /// A deadline of those who wait for room has come.
+    pub(super) fn room_due(&mut self) {
+        self.hopeful = true;
+    }
+
+    /// Give a range back to the free space.
+    fn set_free(&mut self, offset: u64, size: u64) {
+        self.free.release(offset, size);
+        self.hopeful = true;
+    }
+
+    /// Queue a request for room.
+    fn queue(&mut self, room: Room) {
+        self.waiting.push_back(room);
+        self.hopeful = true;
     }
 
     fn used(&mut self) -> u64 {

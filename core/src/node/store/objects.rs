@@ -76,7 +76,9 @@ impl Object {
 
     /// Whether its memory could be used for something else.
     pub(super) fn is_evictable(&self) -> bool {
-        (self.pins == 0 || Mutant::SpillPinned.is_active()) && !self.spilling && matches!(self.place, Place::Memory(_))
+        (self.pins == 0 || Mutant::SpillPinned.is_active())
+            && !self.spilling
+            && matches!(self.place, Place::Memory(_))
     }
 }
 
@@ -108,6 +110,7 @@ impl Store {
             return out.send(from, Message::Freed { offset, size: room });
         }
         self.unhold(from, offset, room);
+        self.hopeful = true;
         self.resident_bytes += room;
         self.resident.insert(offset, id);
         let readers = self.unsealed.remove(&id).map(|unsealed| unsealed.readers).unwrap_or_default();
@@ -166,7 +169,7 @@ impl Store {
                 self.hold(holder, offset, room);
                 out.send(holder, Message::Freed { offset, size: room });
             }
-            None => self.free.release(offset, room),
+            None => self.set_free(offset, room),
         }
     }
 
@@ -196,7 +199,7 @@ impl Store {
         if object.place == Place::Disk {
             object.place = Place::Queued;
             let size = object.room();
-            self.waiting.push_back(Room::restore(id, size));
+            self.queue(Room::restore(id, size));
         }
         self.serve_readers(id, out);
     }
@@ -238,6 +241,7 @@ impl Store {
     pub(super) fn unpinned(&mut self, id: ObjectId, count: u32, out: &mut Outbox) {
         let object = self.objects.get_mut(&id).expect("pinned objects stay");
         object.pins = object.pins.checked_sub(count).expect("pins are counted");
+        self.hopeful |= object.pins == 0;
         self.touch(id);
         self.reap(id, out);
     }

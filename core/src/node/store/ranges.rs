@@ -110,6 +110,13 @@ impl Ranges {
         parts
     }
 
+    /// Add the ranges of another set; nothing of them is in this one.
+    pub(super) fn add_all(&mut self, other: &Ranges) {
+        for (offset, size) in other.iter() {
+            self.insert(offset, size);
+        }
+    }
+
     /// Add whatever of a range is not in the set.
     pub(super) fn cover(&mut self, offset: u64, size: u64) {
         for (offset, size) in self.parts(offset, size, false) {
@@ -186,7 +193,8 @@ impl FreeSpace {
 
     /// Both indices must say the same.
     pub(super) fn check(&self) {
-        let by_offset: BTreeSet<(u64, u64)> = self.ranges.iter().map(|(offset, size)| (size, offset)).collect();
+        let by_offset: BTreeSet<(u64, u64)> =
+            self.ranges.iter().map(|(offset, size)| (size, offset)).collect();
         assert_eq!(self.by_size, by_offset);
     }
 }

@@ -88,7 +88,7 @@ impl Store {
             self.backed.remove(offset, size);
         }
         self.transit.remove(offset, size);
-        self.free.release(offset, size);
+        self.set_free(offset, size);
     }
 }
 

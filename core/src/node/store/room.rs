@@ -34,10 +34,7 @@ pub(super) struct Room {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Purpose {
     /// A process asked for it.
-    Extent {
-        process: ProcessId,
-        request: RequestId,
-    },
+    Extent { process: ProcessId, request: RequestId },
     /// An object is to be read back.
     Restore(ObjectId),
     /// The process that asked is gone.
@@ -67,23 +64,13 @@ impl Room {
 #[derive(Debug)]
 pub(super) enum Operation {
     /// Pages are put behind room that was found at `offset`.
-    Back {
-        room: Room,
-        offset: u64,
-    },
+    Back { room: Room, offset: u64 },
     /// Objects are written to disk.
-    Spill {
-        objects: Vec<ObjectId>,
-    },
+    Spill { objects: Vec<ObjectId> },
     /// An object is read back.
-    Restore {
-        object: ObjectId,
-    },
+    Restore { object: ObjectId },
     /// Pages of free memory go back to the operating system.
-    Release {
-        offset: u64,
-        size: u64,
-    },
+    Release { offset: u64, size: u64 },
 }
 
 /// What can be done for a request that does not fit.
@@ -100,6 +87,9 @@ pub(super) enum Prospect {
 impl Store {
     /// Serve requests in their order. One that nothing can be done for does not keep others waiting.
     pub(super) fn serve(&mut self, out: &mut Outbox, deadlines: &mut Deadlines) {
+        if !core::mem::take(&mut self.hopeful) {
+            return;
+        }
         let mut index = 0;
         while let Some(room) = self.waiting.get(index).cloned() {
             if let Some((offset, size)) = self.find(&room) {
@@ -190,7 +180,7 @@ impl Store {
             }
             (Purpose::Extent { .. } | Purpose::Nobody, _) => {
                 self.transit.remove(offset, size);
-                self.free.release(offset, size);
+                self.set_free(offset, size);
                 if let Some(failure) = &failure {
                     self.refuse(&room, failure, out);
                 }

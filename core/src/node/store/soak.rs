@@ -81,7 +81,9 @@ impl Model {
                     if let Work::Restore { from, .. } = &work {
                         assert!(self.disk.contains(&(from.file, from.offset)), "it is on disk");
                     }
-                    if let Work::ReleasePages { offset, size } | Work::Restore { offset, from: SpillLocation { size, .. }, .. } = work {
+                    if let Work::ReleasePages { offset, size }
+                    | Work::Restore { offset, from: SpillLocation { size, .. }, .. } = work
+                    {
                         self.assert_unused(offset, size);
                     }
                     self.work.insert(operation, work);

@@ -20,15 +20,18 @@ fn slack(capacity: u64) -> u64 {
 impl Store {
     /// Move objects out of memory so that a piece of `size` bytes becomes free.
     pub(super) fn evict(&mut self, size: u64, alignment: u64, out: &mut Outbox) -> Prospect {
+        let moving =
+            |operation: &Operation| matches!(operation, Operation::Spill { .. } | Operation::Release { .. });
+        if self.operations.values().any(moving) {
+            // What comes free by it is seen then: choosing is not cheap when objects are many.
+            return Prospect::Coming;
+        }
         let pieces = self.pieces();
         let generous = || choose_victims(&pieces, size + slack(self.capacity), alignment);
-        let exact = || choose_victims(&pieces, size, alignment);
-        // What comes free by itself is waited for before anything is written.
-        let victims = match exact() {
-            None => return Prospect::None,
-            Some(victims) if victims.is_empty() => return Prospect::Coming,
-            Some(victims) => generous().unwrap_or(victims),
+        let Some(victims) = generous().or_else(|| choose_victims(&pieces, size, alignment)) else {
+            return Prospect::None;
         };
+        assert!(!victims.is_empty(), "there is no free piece of {size} bytes");
         let mut made = false;
         let mut spilled = Vec::new();
         let mut objects = Vec::new();
@@ -54,23 +57,18 @@ impl Store {
     /// Memory that is free or can be made so, in the order of offsets.
     fn pieces(&self) -> Vec<Piece> {
         let free = self.free.ranges().iter();
-        let releasing = self.operations.values().filter_map(|operation| match operation {
-            Operation::Release { offset, size } => Some((*offset, *size)),
-            _ => None,
-        });
         let mut pieces: Vec<Piece> =
-            free.chain(releasing).map(|(offset, size)| Piece { offset, size, object: None }).collect();
+            free.map(|(offset, size)| Piece { offset, size, object: None }).collect();
         for (offset, id) in &self.resident {
             let object = &self.objects[id];
-            let leaving = object.spilling && object.pins == 0;
-            if leaving || object.is_evictable() {
+            if object.is_evictable() {
                 let writes = if object.disk.is_some() { 0 } else { object.room() };
                 let evictable = Evictable { object: *id, used: object.used, writes };
-                let object_to_move = (!leaving).then_some(evictable);
-                pieces.push(Piece { offset: *offset, size: object.room(), object: object_to_move });
+                pieces.push(Piece { offset: *offset, size: object.room(), object: Some(evictable) });
             }
         }
-        pieces.sort_unstable_by_key(|piece| piece.offset);
+        // Two sorted runs: a stable sort merges them.
+        pieces.sort_by_key(|piece| piece.offset);
         pieces
     }
 
@@ -134,10 +132,15 @@ impl Store {
                 self.serve_readers(id, out);
                 self.reap(id, out);
             }
+            // There was no memory for it; it is still on disk.
+            WorkResult::Failed(failure @ (Failure::StoreFull { .. } | Failure::OutOfDisk { .. })) => {
+                self.refuse_readers(id, &failure, out);
+                self.vacate(id, false, out);
+                self.reap(id, out);
+            }
             other => {
                 let detail = match other {
                     WorkResult::Failed(Failure::ObjectLost { detail, .. }) => detail,
-                    WorkResult::Failed(failure) => format!("it cannot be read back: {failure:?}"),
                     other => format!("reading it back ended in {other:?}"),
                 };
                 self.refuse_readers(id, &lost(id, &detail), out);
@@ -289,7 +292,10 @@ mod tests {
         store.node.exited(worker, KILLED);
         store.node.receive(driver(), Message::FreeObject { object: spilled });
         let effects = store.node.finished(operation, WorkResult::Done);
-        assert!(matches!(effects[..], [Effect::Start { work: Work::DeleteSpilled { .. }, .. }]), "{effects:?}");
+        assert!(
+            matches!(effects[..], [Effect::Start { work: Work::DeleteSpilled { .. }, .. }]),
+            "{effects:?}"
+        );
     }
 
     #[test]

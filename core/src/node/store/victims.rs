@@ -14,7 +14,7 @@ use crate::ids::ObjectId;
 pub(super) struct Piece {
     pub(super) offset: u64,
     pub(super) size: u64,
-    /// The object to evict; without one, the piece is free or about to be.
+    /// The object to evict; without one, the piece is free.
     pub(super) object: Option<Evictable>,
 }
 
@@ -28,10 +28,11 @@ pub(super) struct Evictable {
     pub(super) writes: u64,
 }
 
-/// The objects to evict so that `size` bytes at a multiple of `alignment` become free; an empty list
-/// if it is enough to wait. `pieces` are in the order of their offsets.
+/// The objects to evict so that `size` bytes at a multiple of `alignment` become free, if that can
+/// be. `pieces` are in the order of their offsets.
 pub(super) fn choose_victims(pieces: &[Piece], size: u64, alignment: u64) -> Option<Vec<ObjectId>> {
-    let mut uses: Vec<u64> = pieces.iter().filter_map(|piece| piece.object).map(|object| object.used).collect();
+    let mut uses: Vec<u64> =
+        pieces.iter().filter_map(|piece| piece.object).map(|object| object.used).collect();
     uses.push(0);
     uses.sort_unstable();
     cheapest_stretch(pieces, size, alignment, u64::MAX)?;
@@ -114,7 +115,7 @@ mod tests {
         type Case<'a> = (&'a [(u64, u64, u64)], u64, Option<&'a [u64]>);
         let cases: [Case; 10] = [
             (&[], 64, None),
-            // Waiting is enough.
+            // Nothing has to go.
             (&[(128, 0, 0)], 128, Some(&[])),
             // The least recently used one that is large enough.
             (&[(64, 9, 64), (64, 3, 64), (64, 5, 64)], 64, Some(&[1])),
