@@ -4,9 +4,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A node, numbered by the head; numbers are never reused. 0 is no node.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct NodeId(pub u32);
 
 /// A process, and at the same time the address of the machine that runs in it.
@@ -53,9 +51,7 @@ impl fmt::Debug for ProcessId {
 }
 
 /// A job: one driver program and everything it starts. Numbered by the head.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct JobId(pub u32);
 
 /// A task, numbered by the process that submitted it. An object that was `put` has a task id too.

@@ -30,5 +30,4 @@ pub use machine::{Effects, Machine, Span, Time, Wakeup};
 /// A map with a fast, seedless hash. Never iterated where order could reach an effect.
 pub type Map<K, V> = hashbrown::HashMap<K, V, core::hash::BuildHasherDefault<rustc_hash::FxHasher>>;
 /// A map that is iterated in insertion order.
-pub type OrderedMap<K, V> =
-    indexmap::IndexMap<K, V, core::hash::BuildHasherDefault<rustc_hash::FxHasher>>;
+pub type OrderedMap<K, V> = indexmap::IndexMap<K, V, core::hash::BuildHasherDefault<rustc_hash::FxHasher>>;

@@ -6,15 +6,11 @@ use core::ops::{Add, Sub};
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the start of the run. `core` never reads a clock: a driver passes the time in.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 /// A length of time in nanoseconds.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Span(pub u64);
 
 impl Span {

@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::NodeId;
 
 /// An amount of a resource in ten-thousandths, the finest grain a program can ask for.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Quantity(pub i64);
 
 impl Quantity {
@@ -56,10 +54,7 @@ impl Resources {
     }
     /// Whether everything in `other` fits into these.
     pub fn covers(&self, other: &Resources) -> bool {
-        other
-            .0
-            .iter()
-            .all(|(name, amount)| self.get(name) >= *amount)
+        other.0.iter().all(|(name, amount)| self.get(name) >= *amount)
     }
     /// Add all of `other`.
     pub fn add(&mut self, other: &Resources) {

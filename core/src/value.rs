@@ -37,10 +37,7 @@ pub struct Value {
 impl Value {
     /// A small value without references.
     pub fn inline(bytes: impl Into<Bytes>) -> Value {
-        Value {
-            payload: Payload::Inline(bytes.into()),
-            contains: Vec::new(),
-        }
+        Value { payload: Payload::Inline(bytes.into()), contains: Vec::new() }
     }
 }
 

@@ -41,11 +41,7 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
 /// Decode one value that fills `bytes`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     let (value, read) = bincode::serde::decode_from_slice(bytes, CONFIG)?;
-    if read == bytes.len() {
-        Ok(value)
-    } else {
-        Err(WireError::TrailingBytes(bytes.len() - read))
-    }
+    if read == bytes.len() { Ok(value) } else { Err(WireError::TrailingBytes(bytes.len() - read)) }
 }
 
 struct VecWriter<'a>(&'a mut Vec<u8>);

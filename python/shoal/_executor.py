@@ -13,10 +13,15 @@ from typing import Any
 from shoal import _logs, _shoal, options
 
 
+# The daemon's own mark of what a worker starts; nobody has asked for it.
+_WORKER_VARIABLE = "SHOAL_WORKER"
+
+
 def main(worker: Mapping[str, Any]) -> None:
     """Serve this worker's assignments. Returns when the process is to end."""
     os.environ.update(worker["variables"])
-    options.inherited_variables.update(worker["variables"])
+    asked_for = {name: value for name, value in worker["variables"] if name != _WORKER_VARIABLE}
+    options.inherited_variables.update(asked_for)
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Lines reach the driver as they are printed.

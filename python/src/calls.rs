@@ -35,7 +35,11 @@ struct Arguments {
 
 impl Arguments {
     /// Each argument is serialised by itself; a top-level reference becomes a dependency.
-    fn encode(process: &Arc<Process>, args: &Bound<'_, PyTuple>, kwargs: &Bound<'_, PyDict>) -> PyResult<Arguments> {
+    fn encode(
+        process: &Arc<Process>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: &Bound<'_, PyDict>,
+    ) -> PyResult<Arguments> {
         let mut arguments = Arguments::default();
         if args.is_empty() && kwargs.is_empty() {
             return Ok(arguments);
@@ -292,7 +296,12 @@ fn submit<'py>(
     results(py, process, id, returns)
 }
 
-fn results(py: Python<'_>, process: Arc<Process>, id: TaskId, returns: Returns) -> PyResult<Bound<'_, PyAny>> {
+fn results(
+    py: Python<'_>,
+    process: Arc<Process>,
+    id: TaskId,
+    returns: Returns,
+) -> PyResult<Bound<'_, PyAny>> {
     match returns {
         Returns::Count(0) => Ok(py.None().into_bound(py)),
         Returns::Count(1) => Ok(Bound::new(py, ObjectRef::new(process, id.object(0)))?.into_any()),

@@ -51,9 +51,8 @@ pub(crate) fn timed_out(py: Python<'_>, message: String) -> PyErr {
 
 /// The exception for a failure.
 pub(crate) fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
-    let made = describe(py, failure).and_then(|(kind, fields)| {
-        py.import("shoal._errors")?.call_method1("from_failure", (kind, fields))
-    });
+    let made = describe(py, failure)
+        .and_then(|(kind, fields)| py.import("shoal._errors")?.call_method1("from_failure", (kind, fields)));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,

@@ -257,10 +257,10 @@ pub(crate) fn serialize_error(
     // Before Python 3.12 a fetched exception lacks its traceback until it is turned into a value.
     let exception = error.clone_ref(py).into_value(py);
     let arguments = (exception, &*context.label, retry);
-    let serialized = py
-        .import("shoal._errors")?
-        .call_method("serialize_task_exception", arguments, Some(&keywords))?;
-    let (data, buffers, retryable) = serialized.extract::<(Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>, bool)>()?;
+    let serialized =
+        py.import("shoal._errors")?.call_method("serialize_task_exception", arguments, Some(&keywords))?;
+    let (data, buffers, retryable) =
+        serialized.extract::<(Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>, bool)>()?;
     let object = context.task.object(0);
     let serialized = values::pickled(data, &buffers)?;
     let payload = serialized.into_payload(py, process, object)?;
@@ -269,14 +269,18 @@ pub(crate) fn serialize_error(
 
 fn not_a_generator(value: &Bound<'_, PyAny>) -> PyErr {
     let kind = value.get_type().name().map(|name| name.to_string()).unwrap_or_default();
-    PyTypeError::new_err(format!("num_returns=\"streaming\" needs a generator, and the task returned a {kind}"))
+    PyTypeError::new_err(format!(
+        "num_returns=\"streaming\" needs a generator, and the task returned a {kind}"
+    ))
 }
 
 fn results_of<'py>(value: &Bound<'py, PyAny>, count: u32) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let wrong = |text: String| PyValueError::new_err(text);
     let items = value
         .try_iter()
-        .map_err(|_| wrong(format!("the task has num_returns={count} and returned one object that is no sequence")))?
+        .map_err(|_| {
+            wrong(format!("the task has num_returns={count} and returned one object that is no sequence"))
+        })?
         .collect::<PyResult<Vec<_>>>()?;
     if items.len() != count as usize {
         return Err(wrong(format!("the task has num_returns={count} and returned {} objects", items.len())));
@@ -367,5 +371,7 @@ impl<'a> Decoder<'a> {
 }
 
 fn malformed() -> PyErr {
-    PyRuntimeError::new_err("the task's arguments are malformed; do all processes run the same version of shoal?")
+    PyRuntimeError::new_err(
+        "the task's arguments are malformed; do all processes run the same version of shoal?",
+    )
 }

@@ -42,8 +42,8 @@ mod _shoal {
     use super::waits::{cancel, get, get_one, wait_many, wait_refs};
     #[pymodule_export]
     use super::worker::{
-        Construction, current_task, exit_actor_requested, flush, is_canceled, poll_tasks, pollable, run_tasks,
-        run_template, set_asynchronous,
+        Construction, current_task, exit_actor_requested, flush, is_canceled, poll_tasks, pollable,
+        run_tasks, run_template, set_asynchronous,
     };
     #[pymodule_export]
     use super::{main, version};

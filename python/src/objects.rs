@@ -31,10 +31,8 @@ impl ObjectRef {
     fn rebuild(binary: &[u8]) -> PyResult<ObjectRef> {
         let bytes: [u8; OBJECT_ID_BYTES] =
             binary.try_into().map_err(|_| errors::bad_id("an object id", binary.len()))?;
-        let id = ObjectId {
-            task: parse_task(&bytes[..16])?,
-            index: u32::from_be_bytes(bytes[24..].try_into()?),
-        };
+        let id =
+            ObjectId { task: parse_task(&bytes[..16])?, index: u32::from_be_bytes(bytes[24..].try_into()?) };
         let process = session::current()?;
         // Whoever lent it keeps it alive until this call's outcome is reported, which is later.
         process.note(Noted::Reference(id));
@@ -159,7 +157,10 @@ impl ObjectRef {
     }
 
     #[classmethod]
-    fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         cls.py().import("types")?.getattr("GenericAlias")?.call1((cls, item))
     }
 }

@@ -13,9 +13,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{
-    PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple,
-};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple};
 use shoal_core::ids::ObjectId;
 use shoal_core::owner::Input;
 use shoal_core::value::{INLINE_BYTES_MAX, Payload, Value};
@@ -66,7 +64,12 @@ static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static PLAIN_DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
-fn cached<'py>(py: Python<'py>, cell: &PyOnceLock<Py<PyAny>>, module: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
+fn cached<'py>(
+    py: Python<'py>,
+    cell: &PyOnceLock<Py<PyAny>>,
+    module: &str,
+    name: &str,
+) -> PyResult<Bound<'py, PyAny>> {
     let found = cell.get_or_try_init(py, || PyResult::Ok(py.import(module)?.getattr(name)?.unbind()))?;
     Ok(found.bind(py).clone())
 }
@@ -252,7 +255,12 @@ impl Serialized {
     }
 
     /// The value in a message if it is small, else in the store as `object`.
-    pub(crate) fn into_payload(self, py: Python<'_>, process: &Process, object: ObjectId) -> PyResult<Payload> {
+    pub(crate) fn into_payload(
+        self,
+        py: Python<'_>,
+        process: &Process,
+        object: ObjectId,
+    ) -> PyResult<Payload> {
         let size = self.size(py);
         if size <= INLINE_BYTES_MAX {
             return Ok(Payload::Inline(self.into_bytes(py)));
@@ -340,7 +348,9 @@ fn deserialize_scalar<'py>(py: Python<'py>, tag: u8, rest: &[u8]) -> PyResult<Bo
 }
 
 fn malformed() -> PyErr {
-    PyRuntimeError::new_err("a serialised value is malformed; do all processes run the same version of shoal?")
+    PyRuntimeError::new_err(
+        "a serialised value is malformed; do all processes run the same version of shoal?",
+    )
 }
 
 /// The value of an object in the store. Its buffers are read in place, and keep it pinned.
@@ -439,9 +449,8 @@ impl StoredBytes {
         let pointer = this.pointer as *mut c_void;
         // SAFETY: the interpreter gives a valid view; the bytes live as long as `slf`, which the view
         // keeps alive. Read-only.
-        let filled = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), pointer, this.length as isize, 1, flags)
-        };
+        let filled =
+            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), pointer, this.length as isize, 1, flags) };
         if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }
 }

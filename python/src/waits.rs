@@ -58,7 +58,9 @@ enum Found {
 fn find(owner: &mut Owner, object: ObjectId) -> Option<Found> {
     let exception = match owner.lookup(object) {
         Lookup::NotReady => return None,
-        Lookup::Inline { bytes, exception } => return Some(Found::Inline { bytes: bytes.clone(), exception }),
+        Lookup::Inline { bytes, exception } => {
+            return Some(Found::Inline { bytes: bytes.clone(), exception });
+        }
         Lookup::Failed(failure) => return Some(Found::Failed(failure.clone())),
         Lookup::Stored { exception } => exception,
     };

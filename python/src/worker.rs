@@ -147,11 +147,16 @@ fn count_call(function: FunctionId) -> u32 {
     *count
 }
 
-pub(crate) fn function<'py>(py: Python<'py>, id: FunctionId, code: Option<&Bytes>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn function<'py>(
+    py: Python<'py>,
+    id: FunctionId,
+    code: Option<&Bytes>,
+) -> PyResult<Bound<'py, PyAny>> {
     if let Some(loaded) = FUNCTIONS.lock().get_or_insert_default().get(&id) {
         return Ok(loaded.callable.bind(py).clone());
     }
-    let code = code.ok_or_else(|| PyRuntimeError::new_err("the function's code did not come with its first call"))?;
+    let code =
+        code.ok_or_else(|| PyRuntimeError::new_err("the function's code did not come with its first call"))?;
     let callable = load(py, code)?;
     let loaded = Loaded { callable: callable.clone().unbind() };
     FUNCTIONS.lock().get_or_insert_default().insert(id, loaded);
@@ -250,7 +255,10 @@ impl Construction {
     }
 
     /// The class and the arguments of its constructor.
-    fn prepare<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    fn prepare<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let (code, arguments, dependencies) = {
             let actor = ACTOR.read();
             let actor = actor.as_ref().ok_or_else(|| PyRuntimeError::new_err("no actor was assigned"))?;
@@ -277,8 +285,14 @@ impl Construction {
             spec.ok_or_else(|| PyRuntimeError::new_err("no actor was assigned"))?
         };
         let label: Arc<str> = format!("{label}.__init__").into();
-        let context =
-            TaskContext { task, attempt: 0, label, devices: Devices::default(), is_method: true, is_last_call: false };
+        let context = TaskContext {
+            task,
+            attempt: 0,
+            label,
+            devices: Devices::default(),
+            is_method: true,
+            is_last_call: false,
+        };
         let never = false.into_pyobject(py)?.to_owned().into_any();
         let error = PyErr::from_value(exception);
         let (mut value, _) = execute::serialize_error(py, &self.process, &error, &context, never)?;
@@ -423,7 +437,11 @@ pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
 // --- the template -----------------------------------------------------------------------------------
 
 #[pyfunction]
-pub(crate) fn run_template<'py>(py: Python<'py>, link: i32, segment: i32) -> PyResult<Option<Bound<'py, PyDict>>> {
+pub(crate) fn run_template<'py>(
+    py: Python<'py>,
+    link: i32,
+    segment: i32,
+) -> PyResult<Option<Bound<'py, PyDict>>> {
     // SAFETY: the daemon has handed both descriptors to this process, for this.
     let (link, segment) = unsafe { (OwnedFd::from_raw_fd(link), OwnedFd::from_raw_fd(segment)) };
     let os = py.import("os")?;

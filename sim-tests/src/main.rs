@@ -58,7 +58,8 @@ fn main() -> ExitCode {
     };
     #[cfg(feature = "mutants")]
     if let Some(name) = &arguments.mutant {
-        let known = shoal_core::mutants::Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == *name);
+        let known =
+            shoal_core::mutants::Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == *name);
         if known.is_none() {
             eprintln!("{name} is none of {:?}", shoal_core::mutants::Mutant::ALL);
             return ExitCode::from(2);
@@ -73,7 +74,9 @@ fn main() -> ExitCode {
     }));
     match first {
         Start::Stored(scenario) => single(&scenario, &arguments),
-        Start::Seed(seed) if arguments.seeds.is_some() || arguments.minutes.is_some() => many(seed, &arguments),
+        Start::Seed(seed) if arguments.seeds.is_some() || arguments.minutes.is_some() => {
+            many(seed, &arguments)
+        }
         Start::Seed(seed) => single(&Scenario::from_seed(seed), &arguments),
     }
 }
@@ -157,10 +160,12 @@ fn store_small(scenario: &Scenario, violation: &Violation) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
     let why: String = found.detail.lines().map(|line| format!("# {line}\n")).collect();
     match toml::to_string(&small) {
-        Ok(written) => match std::fs::write(&path, format!("# {} was violated:\n{why}\n{written}", found.property)) {
-            Ok(()) => println!("replay: cargo sim -- {}", path.display()),
-            Err(error) => println!("{}: {error}", path.display()),
-        },
+        Ok(written) => {
+            match std::fs::write(&path, format!("# {} was violated:\n{why}\n{written}", found.property)) {
+                Ok(()) => println!("replay: cargo sim -- {}", path.display()),
+                Err(error) => println!("{}: {error}", path.display()),
+            }
+        }
         Err(error) => println!("cannot be stored: {error}"),
     }
 }
@@ -189,7 +194,10 @@ struct Totals {
 }
 
 fn many(first: u64, arguments: &Arguments) -> ExitCode {
-    println!("SEED={first} seeds={:?} minutes={:?} doublecheck={}", arguments.seeds, arguments.minutes, arguments.doublecheck);
+    println!(
+        "SEED={first} seeds={:?} minutes={:?} doublecheck={}",
+        arguments.seeds, arguments.minutes, arguments.doublecheck
+    );
     let started = Instant::now();
     let limit = arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
     let next = AtomicU64::new(0);
@@ -251,7 +259,14 @@ fn summarise(totals: &Totals, done: u64, elapsed: Duration) -> ExitCode {
     );
     let mut kinds: BTreeMap<String, (u64, u64, String)> = BTreeMap::new();
     for (seed, failure) in &totals.failures {
-        let kind: String = failure.lines().next().unwrap_or_default().chars().filter(|c| !c.is_ascii_digit()).take(90).collect();
+        let kind: String = failure
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| !c.is_ascii_digit())
+            .take(90)
+            .collect();
         let entry = kinds.entry(kind).or_insert((0, *seed, failure.clone()));
         entry.0 += 1;
     }

@@ -51,10 +51,7 @@ pub fn run(scenario: &Scenario, text: bool) -> Report {
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-            Some(Violation {
-                property: String::from("assertions"),
-                detail: text.unwrap_or_default(),
-            })
+            Some(Violation { property: String::from("assertions"), detail: text.unwrap_or_default() })
         }
     };
     Report {

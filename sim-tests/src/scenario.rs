@@ -131,8 +131,7 @@ fn draw_faults(random: &mut Random, heal_at_micros: u64) -> Vec<Fault> {
     if random.chance(150) {
         return Vec::new();
     }
-    let kinds: Vec<FaultKind> =
-        FaultKind::ALL.into_iter().filter(|_| random.chance(400)).collect();
+    let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| random.chance(400)).collect();
     if kinds.is_empty() {
         return Vec::new();
     }
@@ -148,8 +147,7 @@ fn draw_faults(random: &mut Random, heal_at_micros: u64) -> Vec<Fault> {
 }
 
 fn draw_drivers(random: &mut Random) -> Vec<Driver> {
-    let usable: Vec<&str> =
-        workloads::ALL.iter().map(|w| w.name).filter(|_| random.chance(500)).collect();
+    let usable: Vec<&str> = workloads::ALL.iter().map(|w| w.name).filter(|_| random.chance(500)).collect();
     let usable = if usable.is_empty() { vec![workloads::ALL[0].name] } else { usable };
     let drivers = if random.chance(300) { random.between(2, 3) } else { 1 };
     (0..drivers)

@@ -109,6 +109,12 @@ impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Line { at, process, kind, text } = self;
         let micros = at.0 / 1_000;
-        write!(f, "{:>6}.{:06}  {:<8} {kind} {text}", micros / 1_000_000, micros % 1_000_000, format!("{process:?}"))
+        write!(
+            f,
+            "{:>6}.{:06}  {:<8} {kind} {text}",
+            micros / 1_000_000,
+            micros % 1_000_000,
+            format!("{process:?}")
+        )
     }
 }

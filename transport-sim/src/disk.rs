@@ -43,11 +43,7 @@ impl Disk {
     }
 
     /// Write objects into one file. With `torn`, the last one is written in part, unnoticed.
-    pub fn write(
-        &mut self,
-        objects: &[(Content, u64)],
-        torn: bool,
-    ) -> Result<Vec<SpillLocation>, DiskError> {
+    pub fn write(&mut self, objects: &[(Content, u64)], torn: bool) -> Result<Vec<SpillLocation>, DiskError> {
         let total: u64 = objects.iter().map(|(_, size)| size).sum();
         if self.used + total > self.capacity {
             return Err(DiskError::Full);

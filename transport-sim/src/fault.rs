@@ -119,10 +119,9 @@ impl FaultKind {
         let choice = random.next() >> 32;
         let nth = random.skewed(24) as u32;
         match self {
-            FaultKind::Crash => Fault::Crash {
-                process: random.between(1, 14) as u32,
-                effects: random.skewed(400) as u32,
-            },
+            FaultKind::Crash => {
+                Fault::Crash { process: random.between(1, 14) as u32, effects: random.skewed(400) as u32 }
+            }
             FaultKind::Kill => Fault::Kill { at_micros, choice },
             FaultKind::Pause => {
                 let micros = random.skewed(3_000_000);

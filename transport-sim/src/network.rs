@@ -61,10 +61,8 @@ impl<F> Network<F> {
         if self.random.chance(self.delays.clog_per_mille) {
             arrival = arrival + self.random.span(Span(0), self.delays.clog_most);
         }
-        let traffic = self
-            .ways
-            .entry(way)
-            .or_insert_with(|| Traffic { queue: VecDeque::new(), last_arrival: Time(0) });
+        let traffic =
+            self.ways.entry(way).or_insert_with(|| Traffic { queue: VecDeque::new(), last_arrival: Time(0) });
         traffic.last_arrival = traffic.last_arrival.max(arrival);
         traffic.queue.push_back(frame);
         traffic.last_arrival
@@ -102,19 +100,12 @@ mod tests {
     use shoal_core::ids::NodeId;
 
     fn network() -> Network<u32> {
-        let delays = Delays {
-            least: Span(1),
-            most: Span(1000),
-            clog_per_mille: 100,
-            clog_most: Span(100_000),
-        };
+        let delays =
+            Delays { least: Span(1), most: Span(1000), clog_per_mille: 100, clog_most: Span(100_000) };
         Network::new(Random::new(1), delays)
     }
 
-    const WAY: Way = Way {
-        from: ProcessId::new(NodeId(1), 1),
-        to: ProcessId::new(NodeId(1), 2),
-    };
+    const WAY: Way = Way { from: ProcessId::new(NodeId(1), 1), to: ProcessId::new(NodeId(1), 2) };
 
     #[test]
     fn a_way_keeps_its_order() {

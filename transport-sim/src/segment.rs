@@ -42,8 +42,7 @@ impl Segment {
     /// The pages of a range were given back: whatever was there is gone.
     pub fn release(&mut self, offset: u64, size: u64) {
         let end = offset + size;
-        self.written
-            .retain(|start, (length, _)| *start >= end || *start + (*length).max(1) <= offset);
+        self.written.retain(|start, (length, _)| *start >= end || *start + (*length).max(1) <= offset);
     }
 }
 

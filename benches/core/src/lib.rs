@@ -13,7 +13,7 @@ use shoal_core::message::Message;
 use shoal_core::node::{self, Node, Work, WorkResult};
 use shoal_core::owner::{self, Owner, RunResult};
 use shoal_core::resources::{Demand, Quantity, Resources};
-use shoal_core::task::{Definition, Method, Returns, RetryExceptions, Submission, Target};
+use shoal_core::task::{Definition, Method, RetryExceptions, Returns, Submission, Target};
 use shoal_core::value::{Outcome, Value};
 use shoal_core::{Effects, Machine, Time};
 

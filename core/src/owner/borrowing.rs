@@ -65,11 +65,7 @@ impl Owner {
             self.send(from, Message::ReturnGrants { object, grants: 1 }, out);
             return;
         }
-        match sharing
-            .grants
-            .iter_mut()
-            .find(|(lender, _)| *lender == from)
-        {
+        match sharing.grants.iter_mut().find(|(lender, _)| *lender == from) {
             Some((_, grants)) => *grants += 1,
             None => sharing.grants.push((from, 1)),
         }
@@ -113,10 +109,7 @@ impl Owner {
         };
         let sharing = record.sharing();
         sharing.registering = false;
-        let lenders: Vec<_> = sharing
-            .grants
-            .extract_if(.., |(from, _)| *from != owner)
-            .collect();
+        let lenders: Vec<_> = sharing.grants.extract_if(.., |(from, _)| *from != owner).collect();
         match sharing.grants.first_mut() {
             Some((_, grants)) => *grants += 1,
             None => sharing.grants.push((owner, 1)),
@@ -151,11 +144,7 @@ impl Owner {
         let Some(record) = self.objects.get(&object) else {
             return;
         };
-        if record
-            .sharing
-            .as_ref()
-            .is_some_and(|sharing| sharing.registering)
-        {
+        if record.sharing.as_ref().is_some_and(|sharing| sharing.registering) {
             return;
         }
         let Some(record) = self.objects.remove(&object) else {
@@ -192,22 +181,15 @@ impl Owner {
     /// Of these references, which came with a task's arguments, the ones that are still held when
     /// the task ends and that only the task's owner has kept alive so far. The owner will give one
     /// grant for each, which counts as received now.
-    pub(super) fn keep(
-        &mut self,
-        objects: &[ObjectId],
-        lender: ProcessId,
-        out: Out<'_>,
-    ) -> Vec<ObjectId> {
+    pub(super) fn keep(&mut self, objects: &[ObjectId], lender: ProcessId, out: Out<'_>) -> Vec<ObjectId> {
         let mut kept = Vec::new();
         for object in objects {
             let owner = object.owner();
             let Some(record) = self.objects.get(object) else {
                 continue;
             };
-            let registered = record
-                .sharing
-                .as_ref()
-                .is_some_and(|s| s.grants.iter().any(|(from, _)| *from == owner));
+            let registered =
+                record.sharing.as_ref().is_some_and(|s| s.grants.iter().any(|(from, _)| *from == owner));
             let held = record.local > 0 || record.uses > 0;
             if held && !registered && owner != self.config.process && !kept.contains(object) {
                 kept.push(*object);

@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 use super::objects::{Object, State};
 use super::tasks::{Stage, Task};
 use super::{Out, Owner};
-use crate::{Map, OrderedMap};
 use crate::actor::{ActorSpec, ActorState};
 use crate::ids::{ActorId, ObjectId, ProcessId, RequestId};
 use crate::machine::Time;
@@ -16,6 +15,7 @@ use crate::message::Message;
 use crate::mutants::Mutant;
 use crate::task::{Callee, Dependency, Target};
 use crate::value::{ActorDeath, Failure, Outcome, Value};
+use crate::{Map, OrderedMap};
 
 /// At most this many calls are on their way to one actor.
 const IN_FLIGHT_MAX: usize = 100_000;
@@ -89,9 +89,7 @@ impl Calls {
     }
 
     pub(super) fn created_here(&self) -> bool {
-        self.creation
-            .as_ref()
-            .is_some_and(|creation| !creation.detached)
+        self.creation.as_ref().is_some_and(|creation| !creation.detached)
     }
 }
 
@@ -107,11 +105,7 @@ impl Owner {
         let actor = spec.id;
         self.use_all(&dependencies);
         self.use_all(&spec.borrows);
-        let record = Object {
-            state: State::Pending,
-            local: 1,
-            ..Object::default()
-        };
+        let record = Object { state: State::Pending, local: 1, ..Object::default() };
         self.objects.insert(actor.handle_object(), record);
         for object in &dependencies {
             self.need(now, *object, out);
@@ -129,22 +123,14 @@ impl Owner {
 
     /// Send the actor's description to the head once every dependency has an outcome.
     fn send_creation(&mut self, now: Time, actor: ActorId, out: Out<'_>) {
-        let Some(creation) = self
-            .actors
-            .get(&actor)
-            .and_then(|calls| calls.creation.as_ref())
-        else {
+        let Some(creation) = self.actors.get(&actor).and_then(|calls| calls.creation.as_ref()) else {
             return;
         };
         if creation.unsent.is_none() {
             return;
         }
-        let waiting: Vec<ObjectId> = creation
-            .dependencies
-            .iter()
-            .copied()
-            .filter(|o| !self.has_outcome(*o))
-            .collect();
+        let waiting: Vec<ObjectId> =
+            creation.dependencies.iter().copied().filter(|o| !self.has_outcome(*o)).collect();
         if !waiting.is_empty() {
             // The creation's number never is a task's, so it can stand for the creation here.
             for object in waiting {
@@ -156,25 +142,15 @@ impl Owner {
             return;
         }
         let outcome = |object: &ObjectId| {
-            self.outcome(*object).cloned().map(|outcome| Dependency {
-                object: *object,
-                outcome,
-            })
+            self.outcome(*object).cloned().map(|outcome| Dependency { object: *object, outcome })
         };
-        let dependencies: Vec<Dependency> =
-            creation.dependencies.iter().filter_map(outcome).collect();
-        let broken = dependencies
-            .iter()
-            .find_map(|dependency| match &dependency.outcome {
-                Outcome::Value(_) => None,
-                Outcome::Exception(value) => Some(ActorDeath::Constructor(value.clone())),
-                Outcome::Failure(failure) => Some(ActorDeath::ConstructorFailed(failure.clone())),
-            });
-        let Some(creation) = self
-            .actors
-            .get_mut(&actor)
-            .and_then(|c| c.creation.as_mut())
-        else {
+        let dependencies: Vec<Dependency> = creation.dependencies.iter().filter_map(outcome).collect();
+        let broken = dependencies.iter().find_map(|dependency| match &dependency.outcome {
+            Outcome::Value(_) => None,
+            Outcome::Exception(value) => Some(ActorDeath::Constructor(value.clone())),
+            Outcome::Failure(failure) => Some(ActorDeath::ConstructorFailed(failure.clone())),
+        });
+        let Some(creation) = self.actors.get_mut(&actor).and_then(|c| c.creation.as_mut()) else {
             return;
         };
         let Some((mut spec, request)) = creation.unsent.take() else {
@@ -192,10 +168,7 @@ impl Owner {
 
     /// A dependency of something with this number has an outcome; it may be an actor's creation.
     pub(super) fn creation_dependency_ready(&mut self, now: Time, number: u64, out: Out<'_>) {
-        let actor = ActorId(crate::ids::TaskId {
-            owner: self.me(),
-            number,
-        });
+        let actor = ActorId(crate::ids::TaskId { owner: self.me(), number });
         self.send_creation(now, actor, out);
     }
 
@@ -209,9 +182,7 @@ impl Owner {
 
     /// How many calls of the actor this process has made that have not ended.
     pub fn pending_calls(&self, actor: ActorId) -> usize {
-        self.actors
-            .get(&actor)
-            .map_or(0, |calls| calls.queue.len() + calls.in_flight.len())
+        self.actors.get(&actor).map_or(0, |calls| calls.queue.len() + calls.in_flight.len())
     }
 
     pub(super) fn queue_call(&mut self, actor: ActorId, number: u64, out: Out<'_>) {
@@ -290,26 +261,15 @@ impl Owner {
         }
     }
 
-    fn push_call(
-        &mut self,
-        actor: ActorId,
-        incarnation: u32,
-        process: ProcessId,
-        number: u64,
-        out: Out<'_>,
-    ) {
+    fn push_call(&mut self, actor: ActorId, incarnation: u32, process: ProcessId, number: u64, out: Out<'_>) {
         let Some(task) = self.tasks.get(&number) else {
             return;
         };
         let Target::Method { method, .. } = &task.submission.target else {
             return;
         };
-        let callee = Callee::Method {
-            actor,
-            incarnation,
-            name: method.name.clone(),
-            group: method.group.clone(),
-        };
+        let callee =
+            Callee::Method { actor, incarnation, name: method.name.clone(), group: method.group.clone() };
         if let Some(assignment) = self.assignment(number, callee) {
             self.pushed(number, process, assignment, out);
         }
@@ -340,8 +300,7 @@ impl Owner {
 
     /// The link to a process is closed; was it an actor's?
     pub(super) fn actor_closed(&mut self, now: Time, peer: ProcessId, out: Out<'_>) {
-        let of_peer =
-            |(actor, calls): (&ActorId, &Calls)| (calls.process == Some(peer)).then_some(*actor);
+        let of_peer = |(actor, calls): (&ActorId, &Calls)| (calls.process == Some(peer)).then_some(*actor);
         let actors: Vec<ActorId> = self.actors.iter().filter_map(of_peer).collect();
         for actor in actors {
             self.actors[&actor].closed = true;
@@ -378,19 +337,11 @@ impl Owner {
         };
         match calls.state.clone() {
             ActorState::Alive { .. } => {
-                self.actor_ready(
-                    now,
-                    actor,
-                    Outcome::Value(Value::inline(b"".as_slice())),
-                    out,
-                );
+                self.actor_ready(now, actor, Outcome::Value(Value::inline(b"".as_slice())), out);
                 self.push_calls(now, actor, out);
             }
             ActorState::Dead { cause } => {
-                let failure = Failure::ActorDied {
-                    actor,
-                    cause: cause.clone(),
-                };
+                let failure = Failure::ActorDied { actor, cause: cause.clone() };
                 self.actor_ready(now, actor, Outcome::Failure(Box::new(failure)), out);
                 self.release_creation(actor);
                 self.fail_queued(now, actor, &cause, out);
@@ -408,18 +359,10 @@ impl Owner {
     }
 
     fn release_creation(&mut self, actor: ActorId) {
-        let Some(creation) = self
-            .actors
-            .get_mut(&actor)
-            .and_then(|calls| calls.creation.as_mut())
-        else {
+        let Some(creation) = self.actors.get_mut(&actor).and_then(|calls| calls.creation.as_mut()) else {
             return;
         };
-        let held: Vec<ObjectId> = creation
-            .dependencies
-            .drain(..)
-            .chain(creation.borrows.drain(..))
-            .collect();
+        let held: Vec<ObjectId> = creation.dependencies.drain(..).chain(creation.borrows.drain(..)).collect();
         for object in held {
             self.unuse(object);
         }
@@ -431,10 +374,7 @@ impl Owner {
             return;
         };
         let failure = match &self.actors[&actor].state {
-            ActorState::Dead { cause } => Failure::ActorDied {
-                actor,
-                cause: cause.clone(),
-            },
+            ActorState::Dead { cause } => Failure::ActorDied { actor, cause: cause.clone() },
             _ if task.cancelled => Failure::Cancelled,
             _ if task.retries_left != 0 => {
                 if task.retries_left > 0 {
@@ -461,10 +401,7 @@ impl Owner {
             return;
         };
         for number in core::mem::take(&mut calls.queue) {
-            let failure = Failure::ActorDied {
-                actor,
-                cause: cause.clone(),
-            };
+            let failure = Failure::ActorDied { actor, cause: cause.clone() };
             self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
         }
     }
@@ -474,10 +411,7 @@ impl Owner {
         let Some(calls) = self.actors.get_mut(&actor) else {
             return;
         };
-        let unsent = calls
-            .creation
-            .as_mut()
-            .and_then(|creation| creation.unsent.take());
+        let unsent = calls.creation.as_mut().and_then(|creation| creation.unsent.take());
         if unsent.is_none() {
             self.send(ProcessId::HEAD, Message::ActorOutOfScope { actor }, out);
         } else {

@@ -12,61 +12,29 @@ use crate::value::{Failure, Outcome};
 
 impl Owner {
     /// The program cancels the task of one of its references.
-    pub(super) fn cancel(
-        &mut self,
-        now: Time,
-        object: ObjectId,
-        force: bool,
-        recursive: bool,
-        out: Out<'_>,
-    ) {
+    pub(super) fn cancel(&mut self, now: Time, object: ObjectId, force: bool, recursive: bool, out: Out<'_>) {
         self.cancel_task(now, object.task, force, recursive, out);
     }
 
     /// Owned here: cancel it. Owned elsewhere: its owner does.
     fn cancel_task(&mut self, now: Time, id: TaskId, force: bool, recursive: bool, out: Out<'_>) {
         if id.owner != self.me() {
-            self.send(
-                id.owner,
-                Message::CancelTask {
-                    task: id,
-                    force,
-                    recursive,
-                },
-                out,
-            );
+            self.send(id.owner, Message::CancelTask { task: id, force, recursive }, out);
             return;
         }
-        let Some(task) = self
-            .tasks
-            .get_mut(&id.number)
-            .filter(|task| task.id() == id)
-        else {
+        let Some(task) = self.tasks.get_mut(&id.number).filter(|task| task.id() == id) else {
             return;
         };
         match task.stage {
             Stage::Done => {}
             Stage::Pushed { to } => {
                 task.cancelled = true;
-                self.send(
-                    to,
-                    Message::CancelTask {
-                        task: id,
-                        force,
-                        recursive,
-                    },
-                    out,
-                );
+                self.send(to, Message::CancelTask { task: id, force, recursive }, out);
             }
             Stage::Waiting { .. } | Stage::Queued => {
                 task.cancelled = true;
                 self.unqueue_task(id.number);
-                self.fail(
-                    now,
-                    id.number,
-                    Outcome::Failure(Box::new(Failure::Cancelled)),
-                    out,
-                );
+                self.fail(now, id.number, Outcome::Failure(Box::new(Failure::Cancelled)), out);
             }
         }
     }
@@ -94,10 +62,7 @@ impl Owner {
             children.sort_unstable();
             for child in children {
                 // An actor's call cannot be forced, so neither can one among the children.
-                let actor = self
-                    .tasks
-                    .get(&child.number)
-                    .is_some_and(|c| c.actor().is_some());
+                let actor = self.tasks.get(&child.number).is_some_and(|c| c.actor().is_some());
                 self.cancel_task(now, child, force && !actor, recursive, out);
             }
         }

@@ -36,13 +36,7 @@ impl Owner {
     }
 
     /// The node has recorded a death.
-    pub(super) fn process_died(
-        &mut self,
-        now: Time,
-        process: ProcessId,
-        death: Death,
-        out: Out<'_>,
-    ) {
+    pub(super) fn process_died(&mut self, now: Time, process: ProcessId, death: Death, out: Out<'_>) {
         self.peers.entry(process).or_default().dead = Some(death.clone());
         let mut touched: Vec<ObjectId> = self
             .objects
@@ -62,11 +56,7 @@ impl Owner {
     }
 
     fn forget_holder(&mut self, object: ObjectId, process: ProcessId) {
-        let Some(sharing) = self
-            .objects
-            .get_mut(&object)
-            .and_then(|r| r.sharing.as_mut())
-        else {
+        let Some(sharing) = self.objects.get_mut(&object).and_then(|r| r.sharing.as_mut()) else {
             return;
         };
         sharing.held_for.retain(|(holder, _)| *holder != process);
@@ -80,15 +70,10 @@ impl Owner {
     }
 
     pub(super) fn owner_died(&mut self, now: Time, object: ObjectId, death: &Death, out: Out<'_>) {
-        let unresolved = self
-            .objects
-            .get(&object)
-            .is_some_and(|r| matches!(r.state, State::Unknown | State::Fetching));
+        let unresolved =
+            self.objects.get(&object).is_some_and(|r| matches!(r.state, State::Unknown | State::Fetching));
         if unresolved {
-            let failure = Failure::OwnerDied {
-                object,
-                death: death.clone(),
-            };
+            let failure = Failure::OwnerDied { object, death: death.clone() };
             self.resolve(now, object, Outcome::Failure(Box::new(failure)), out);
         }
     }

@@ -87,12 +87,7 @@ struct Running {
 }
 
 impl Owner {
-    pub(super) fn push_received(
-        &mut self,
-        from: ProcessId,
-        mut assignment: Box<Assignment>,
-        out: Out<'_>,
-    ) {
+    pub(super) fn push_received(&mut self, from: ProcessId, mut assignment: Box<Assignment>, out: Out<'_>) {
         let Some(lane) = self.lane_for(&assignment.callee) else {
             // Not the actor, or not the start of it, that the caller means: it learns of the change.
             return;
@@ -116,11 +111,8 @@ impl Owner {
         for object in &stored {
             self.hold_argument(*object, &assignment, out);
         }
-        let unpinned: Vec<ObjectId> = stored
-            .iter()
-            .copied()
-            .filter(|object| !self.is_pinned(*object))
-            .collect();
+        let unpinned: Vec<ObjectId> =
+            stored.iter().copied().filter(|object| !self.is_pinned(*object)).collect();
         self.executor.awaited.extend(&unpinned);
         if let Callee::Function { function, code: Some(code), .. } = &assignment.callee
             && !Mutant::CodeOfReturnedTask.is_active()
@@ -164,43 +156,22 @@ impl Owner {
         match (callee, &self.executor.actor) {
             (Callee::Function { .. }, None) => {
                 if self.executor.lanes.is_empty() {
-                    self.executor.lanes.push(Lane {
-                        limit: 1,
-                        running: 0,
-                        queue: VecDeque::new(),
-                    });
+                    self.executor.lanes.push(Lane { limit: 1, running: 0, queue: VecDeque::new() });
                 }
                 Some(0)
             }
-            (
-                Callee::Method {
-                    actor,
-                    incarnation,
-                    group,
-                    ..
-                },
-                Some(role),
-            ) => {
+            (Callee::Method { actor, incarnation, group, .. }, Some(role)) => {
                 if role.id != *actor || role.incarnation != *incarnation {
                     return None;
                 }
-                Some(
-                    role.groups
-                        .iter()
-                        .position(|name| name == group)
-                        .unwrap_or(0),
-                )
+                Some(role.groups.iter().position(|name| name == group).unwrap_or(0))
             }
             _ => None,
         }
     }
 
     fn is_assigned(&self, task: TaskId) -> bool {
-        let queued = |lane: &Lane| {
-            lane.queue
-                .iter()
-                .any(|assigned| assigned.assignment.task == task)
-        };
+        let queued = |lane: &Lane| lane.queue.iter().any(|assigned| assigned.assignment.task == task);
         self.executor.running.contains_key(&task)
             // Only a repeated message could be here twice; looking is cheap while queues are short.
             || (self.executor.lanes.iter().any(|lane| !lane.queue.is_empty() && lane.queue.len() < 8)
@@ -209,29 +180,16 @@ impl Owner {
 
     /// Start what the lane has room for.
     fn run_next(&mut self, lane: usize, out: Out<'_>) {
-        let constructed = self
-            .executor
-            .actor
-            .as_ref()
-            .is_none_or(|role| role.constructed);
+        let constructed = self.executor.actor.as_ref().is_none_or(|role| role.constructed);
         loop {
             let Some(queue) = self.executor.lanes.get_mut(lane) else {
                 return;
             };
-            let ready = queue
-                .queue
-                .front()
-                .is_some_and(|assigned| assigned.unpinned.is_empty());
+            let ready = queue.queue.front().is_some_and(|assigned| assigned.unpinned.is_empty());
             if !constructed || !ready || queue.running >= queue.limit {
                 return;
             }
-            let Some(Assigned {
-                from,
-                mut assignment,
-                stored,
-                consumed,
-                ..
-            }) = queue.queue.pop_front()
+            let Some(Assigned { from, mut assignment, stored, consumed, .. }) = queue.queue.pop_front()
             else {
                 return;
             };
@@ -239,17 +197,11 @@ impl Owner {
             if let Callee::Function { function, code, .. } = &mut assignment.callee {
                 *code = self.executor.codes.remove(function).or(code.take());
             }
-            let contained = assignment.dependencies.iter().flat_map(|dependency| {
-                super::borrowing::contained(&dependency.outcome)
-                    .iter()
-                    .copied()
-            });
-            let borrows = assignment
-                .borrows
+            let contained = assignment
+                .dependencies
                 .iter()
-                .copied()
-                .chain(contained)
-                .collect();
+                .flat_map(|dependency| super::borrowing::contained(&dependency.outcome).iter().copied());
+            let borrows = assignment.borrows.iter().copied().chain(contained).collect();
             let running = Running {
                 from,
                 attempt: assignment.attempt,
@@ -261,10 +213,7 @@ impl Owner {
             };
             let task = assignment.task;
             self.executor.running.insert(task, running);
-            out.push(Effect::Run {
-                assignment,
-                group: lane as u32,
-            });
+            out.push(Effect::Run { assignment, group: lane as u32 });
             if consumed > 0 {
                 out.push(Effect::Consumed { task, consumed });
             }
@@ -386,9 +335,7 @@ impl Owner {
             lane.running -= 1;
         }
         if result.exiting {
-            self.executor
-                .leaving
-                .get_or_insert_with(|| String::from("its last task has ended"));
+            self.executor.leaving.get_or_insert_with(|| String::from("its last task has ended"));
         }
         self.run_next(running.lane, out);
         self.leave_if_done(out);
@@ -400,16 +347,7 @@ impl Owner {
         };
         let (from, attempt) = (running.from, running.attempt);
         self.grant_contained(&outcome, from, out);
-        self.send(
-            from,
-            Message::GeneratorItem {
-                task,
-                attempt,
-                index,
-                outcome,
-            },
-            out,
-        );
+        self.send(from, Message::GeneratorItem { task, attempt, index, outcome }, out);
     }
 
     /// The consumer of a generator has taken items; one that has not started is told when it does.
@@ -426,10 +364,7 @@ impl Owner {
 
     /// Whether a running task was asked to stop; for code that looks by itself.
     pub fn is_cancelled(&self, task: TaskId) -> bool {
-        self.executor
-            .running
-            .get(&task)
-            .is_some_and(|running| running.cancelled)
+        self.executor.running.get(&task).is_some_and(|running| running.cancelled)
     }
 
     pub(super) fn cancel_assigned(&mut self, task: TaskId, force: bool, out: Out<'_>) {
@@ -437,10 +372,7 @@ impl Owner {
             running.cancelled = true;
             if force && running.is_function {
                 let reason = String::from("its task was cancelled by force");
-                out.push(Effect::Exit {
-                    reason,
-                    force: true,
-                });
+                out.push(Effect::Exit { reason, force: true });
             } else {
                 out.push(Effect::Interrupt { task });
             }
@@ -448,10 +380,7 @@ impl Owner {
         }
         for lane in 0..self.executor.lanes.len() {
             let queue = &mut self.executor.lanes[lane].queue;
-            let Some(at) = queue
-                .iter()
-                .position(|assigned| assigned.assignment.task == task)
-            else {
+            let Some(at) = queue.iter().position(|assigned| assigned.assignment.task == task) else {
                 continue;
             };
             let Some(assigned) = queue.remove(at) else {
@@ -469,21 +398,14 @@ impl Owner {
                 micros: 0,
                 exiting: false,
             };
-            self.send(
-                assigned.from,
-                Message::TaskFinished(Box::new(completion)),
-                out,
-            );
+            self.send(assigned.from, Message::TaskFinished(Box::new(completion)), out);
             self.run_next(lane, out);
             return;
         }
     }
 
     pub(super) fn take_back_received(&mut self, from: ProcessId, tasks: &[TaskId], out: Out<'_>) {
-        self.give_back(
-            |assigned| assigned.from == from && tasks.contains(&assigned.assignment.task),
-            out,
-        );
+        self.give_back(|assigned| assigned.from == from && tasks.contains(&assigned.assignment.task), out);
     }
 
     /// Return queued tasks to their owners.
@@ -550,11 +472,10 @@ impl Owner {
         if self.executor.actor.is_some() {
             return;
         }
-        let contained = spec.dependencies.iter().flat_map(|dependency| {
-            super::borrowing::contained(&dependency.outcome)
-                .iter()
-                .copied()
-        });
+        let contained = spec
+            .dependencies
+            .iter()
+            .flat_map(|dependency| super::borrowing::contained(&dependency.outcome).iter().copied());
         let borrows = spec.borrows.iter().copied().chain(contained).collect();
         self.executor.actor = Some(ActorRole {
             id: spec.id,
@@ -563,31 +484,19 @@ impl Owner {
             constructed: false,
             borrows,
         });
-        let lane = |limit| Lane {
-            limit,
-            running: 0,
-            queue: VecDeque::new(),
-        };
+        let lane = |limit| Lane { limit, running: 0, queue: VecDeque::new() };
         self.executor.lanes = spec.groups.iter().map(|group| lane(group.limit)).collect();
         for dependency in &spec.dependencies {
             if let Outcome::Value(value) = &dependency.outcome
                 && matches!(value.payload, Payload::Stored { .. })
             {
                 let state = State::Ready(dependency.outcome.clone());
-                let record = Object {
-                    state,
-                    uses: 1,
-                    ..Object::default()
-                };
+                let record = Object { state, uses: 1, ..Object::default() };
                 self.objects.insert(dependency.object, record);
                 self.pin_argument(self.now, dependency.object, out);
             }
         }
-        out.push(Effect::Construct {
-            spec,
-            incarnation,
-            devices,
-        });
+        out.push(Effect::Construct { spec, incarnation, devices });
     }
 
     /// The constructor ended. References that it kept are registered with their owners; the creator
@@ -601,11 +510,7 @@ impl Owner {
         for object in core::mem::take(&mut role.borrows) {
             self.register(object, out);
         }
-        let report = Message::ActorConstructed {
-            actor,
-            incarnation,
-            failed,
-        };
+        let report = Message::ActorConstructed { actor, incarnation, failed };
         self.send(self.daemon(), report, out);
         for lane in 0..self.executor.lanes.len() {
             self.run_next(lane, out);
@@ -618,11 +523,7 @@ impl Owner {
             return;
         };
         let (actor, incarnation) = (role.id, role.incarnation);
-        self.send(
-            self.daemon(),
-            Message::ActorExits { actor, incarnation },
-            out,
-        );
+        self.send(self.daemon(), Message::ActorExits { actor, incarnation }, out);
         for lane in &mut self.executor.lanes {
             // Callers learn of the actor's end from the head.
             lane.queue.clear();
@@ -634,10 +535,7 @@ impl Owner {
 
     pub(super) fn exit_requested(&mut self, graceful: bool, reason: String, out: Out<'_>) {
         if !graceful {
-            out.push(Effect::Exit {
-                reason,
-                force: false,
-            });
+            out.push(Effect::Exit { reason, force: false });
             return;
         }
         self.executor.leaving = Some(reason);
@@ -651,16 +549,9 @@ impl Owner {
         let Some(reason) = &self.executor.leaving else {
             return;
         };
-        let queued = self
-            .executor
-            .lanes
-            .iter()
-            .any(|lane| lane.limit > 0 && !lane.queue.is_empty());
+        let queued = self.executor.lanes.iter().any(|lane| lane.limit > 0 && !lane.queue.is_empty());
         if self.executor.running.is_empty() && !queued {
-            out.push(Effect::Exit {
-                reason: reason.clone(),
-                force: false,
-            });
+            out.push(Effect::Exit { reason: reason.clone(), force: false });
         }
     }
 

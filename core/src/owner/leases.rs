@@ -128,9 +128,7 @@ impl Worker {
             return false;
         };
         let room = (ahead.0 / 1_000) as u32;
-        !self.stalled
-            && self.in_flight.len() < IN_FLIGHT_MAX
-            && self.load.saturating_add(expected) <= room
+        !self.stalled && self.in_flight.len() < IN_FLIGHT_MAX && self.load.saturating_add(expected) <= room
     }
 }
 
@@ -162,9 +160,7 @@ impl Owner {
             return;
         };
         let class = self.leases.class_of(&definition.demand);
-        self.leases.classes[class]
-            .queue
-            .retain(|queued| *queued != number);
+        self.leases.classes[class].queue.retain(|queued| *queued != number);
         self.delayed.retain(|(_, delayed), ()| *delayed != number);
     }
 
@@ -200,9 +196,7 @@ impl Owner {
     fn function_of(&self, number: u64) -> Option<FunctionId> {
         let task = self.tasks.get(&number)?;
         match &task.submission.target {
-            Target::Function(definition) if task.stage == Stage::Queued => {
-                Some(definition.function)
-            }
+            Target::Function(definition) if task.stage == Stage::Queued => Some(definition.function),
             _ => None,
         }
     }
@@ -219,10 +213,7 @@ impl Owner {
 
     fn request_leases(&mut self, class: usize, out: Out<'_>) {
         let daemon = self.daemon();
-        let wanted = self.leases.classes[class]
-            .queue
-            .len()
-            .min(self.config.cpus as usize);
+        let wanted = self.leases.classes[class].queue.len().min(self.config.cpus as usize);
         while self.leases.classes[class].requested < wanted {
             self.leases.next_request += 1;
             // Requests for leases have numbers of their own, above those of the program's questions.
@@ -231,15 +222,7 @@ impl Owner {
             self.leases.classes[class].requested += 1;
             let demand = self.leases.classes[class].demand.clone();
             let job = self.config.job;
-            self.send(
-                daemon,
-                Message::RequestLease {
-                    request,
-                    job,
-                    demand,
-                },
-                out,
-            );
+            self.send(daemon, Message::RequestLease { request, job, demand }, out);
         }
     }
 
@@ -308,14 +291,7 @@ impl Owner {
     ) {
         let Some(class) = self.leases.requests.remove(&request) else {
             // Cancelled meanwhile.
-            self.send(
-                from,
-                Message::ReturnLease {
-                    lease,
-                    reusable: true,
-                },
-                out,
-            );
+            self.send(from, Message::ReturnLease { lease, reusable: true }, out);
             return;
         };
         self.leases.classes[class].requested -= 1;
@@ -342,21 +318,12 @@ impl Owner {
         self.dispatch(now, class, out);
     }
 
-    pub(super) fn lease_refused(
-        &mut self,
-        now: Time,
-        request: RequestId,
-        failure: Failure,
-        out: Out<'_>,
-    ) {
+    pub(super) fn lease_refused(&mut self, now: Time, request: RequestId, failure: Failure, out: Out<'_>) {
         let Some(class) = self.leases.requests.remove(&request) else {
             return;
         };
         self.leases.classes[class].requested -= 1;
-        if matches!(
-            failure,
-            Failure::Unschedulable { .. } | Failure::EnvironmentSetup { .. }
-        ) {
+        if matches!(failure, Failure::Unschedulable { .. } | Failure::EnvironmentSetup { .. }) {
             // It holds for every task of this demand.
             for number in core::mem::take(&mut self.leases.classes[class].queue) {
                 self.fail(now, number, Outcome::Failure(failure.clone().into()), out);
@@ -369,19 +336,13 @@ impl Owner {
     /// Others wait: give up idle leases now, and one busy one when its tasks have ended.
     pub(super) fn lease_wanted(&mut self, now: Time, out: Out<'_>) {
         let workers = self.leases.workers.iter();
-        let idle: Vec<ProcessId> = workers
-            .filter(|(_, worker)| worker.in_flight.is_empty())
-            .map(|(id, _)| *id)
-            .collect();
+        let idle: Vec<ProcessId> =
+            workers.filter(|(_, worker)| worker.in_flight.is_empty()).map(|(id, _)| *id).collect();
         for worker in &idle {
             self.return_lease(*worker, true, out);
         }
         if idle.is_empty() && !self.leases.workers.values().any(|worker| worker.leaving) {
-            let least = self
-                .leases
-                .workers
-                .iter()
-                .min_by_key(|(_, worker)| worker.load);
+            let least = self.leases.workers.iter().min_by_key(|(_, worker)| worker.load);
             if let Some(worker) = least.map(|(id, _)| *id) {
                 self.leases.workers[&worker].leaving = true;
                 self.take_back(worker, out);
@@ -396,10 +357,7 @@ impl Owner {
         let Some(worker) = self.leases.workers.get(&id) else {
             return;
         };
-        let task = |number: &(u64, u32)| TaskId {
-            owner: me,
-            number: number.0,
-        };
+        let task = |number: &(u64, u32)| TaskId { owner: me, number: number.0 };
         let tasks: Vec<TaskId> = worker.in_flight.iter().skip(1).map(task).collect();
         if !tasks.is_empty() {
             self.send(id, Message::TakeBack { tasks }, out);
@@ -410,18 +368,9 @@ impl Owner {
         let Some(worker) = self.leases.workers.shift_remove(&id) else {
             return;
         };
-        self.leases.classes[worker.class]
-            .workers
-            .retain(|other| *other != id);
+        self.leases.classes[worker.class].workers.retain(|other| *other != id);
         let to = ProcessId::daemon(worker.lease.node);
-        self.send(
-            to,
-            Message::ReturnLease {
-                lease: worker.lease,
-                reusable,
-            },
-            out,
-        );
+        self.send(to, Message::ReturnLease { lease: worker.lease, reusable }, out);
     }
 
     /// A worker reported the end of a task: measure it, and give the worker more.
@@ -440,17 +389,9 @@ impl Owner {
         if let Some(Target::Function(definition)) =
             self.tasks.get(&number).map(|task| &task.submission.target)
         {
-            let average = self
-                .leases
-                .durations
-                .entry(definition.function)
-                .or_insert(micros);
+            let average = self.leases.durations.entry(definition.function).or_insert(micros);
             // Grows at once, shrinks slowly: a wrong guess costs more when tasks are long.
-            *average = if micros > *average {
-                micros
-            } else {
-                (*average * 7 + micros) / 8
-            };
+            *average = if micros > *average { micros } else { (*average * 7 + micros) / 8 };
         }
         let Some(worker) = self.leases.workers.get_mut(&from) else {
             return;
@@ -494,11 +435,7 @@ impl Owner {
         let Some(worker) = self.leases.workers.get_mut(&worker) else {
             return false;
         };
-        let Some(at) = worker
-            .in_flight
-            .iter()
-            .position(|(task, _)| *task == number)
-        else {
+        let Some(at) = worker.in_flight.iter().position(|(task, _)| *task == number) else {
             return false;
         };
         if let Some((_, micros)) = worker.in_flight.remove(at) {
@@ -522,11 +459,7 @@ impl Owner {
         last_started: Option<TaskId>,
         out: Out<'_>,
     ) {
-        let found = self
-            .leases
-            .workers
-            .iter_mut()
-            .find(|(_, worker)| worker.lease == lease);
+        let found = self.leases.workers.iter_mut().find(|(_, worker)| worker.lease == lease);
         let Some((id, worker)) = found else { return };
         let id = *id;
         worker.ended = Some((death, last_started));
@@ -552,21 +485,14 @@ impl Owner {
         let Some(worker) = self.leases.workers.shift_remove(&id) else {
             return;
         };
-        self.leases.classes[worker.class]
-            .workers
-            .retain(|other| *other != id);
+        self.leases.classes[worker.class].workers.retain(|other| *other != id);
         let Some((death, last_started)) = worker.ended else {
             return;
         };
         let me = self.me();
         let started = last_started
             .filter(|task| task.owner == me)
-            .and_then(|task| {
-                worker
-                    .in_flight
-                    .iter()
-                    .position(|(number, _)| *number == task.number)
-            });
+            .and_then(|task| worker.in_flight.iter().position(|(number, _)| *number == task.number));
         let blamed = if Mutant::BlameUnstarted.is_active() { worker.in_flight.len() } else { 0 };
         let started = started.map_or(blamed, |at| at + 1);
         for (number, _) in worker.in_flight.iter().skip(started).rev() {
@@ -598,11 +524,7 @@ impl Owner {
                 worker.watched = false;
                 list.push(*id);
             } else {
-                self.leases.next_check = Some(
-                    self.leases
-                        .next_check
-                        .map_or(due, |next: Time| next.min(due)),
-                );
+                self.leases.next_check = Some(self.leases.next_check.map_or(due, |next: Time| next.min(due)));
             }
         }
         for worker in idle {
@@ -618,13 +540,8 @@ impl Owner {
     fn cancel_idle_requests(&mut self, out: Out<'_>) {
         let classes = &self.leases.classes;
         let unneeded = |(_, class): &(&RequestId, &usize)| classes[**class].queue.is_empty();
-        let requests: Vec<RequestId> = self
-            .leases
-            .requests
-            .iter()
-            .filter(unneeded)
-            .map(|(request, _)| *request)
-            .collect();
+        let requests: Vec<RequestId> =
+            self.leases.requests.iter().filter(unneeded).map(|(request, _)| *request).collect();
         for request in requests {
             if let Some(class) = self.leases.requests.remove(&request) {
                 self.leases.classes[class].requested -= 1;

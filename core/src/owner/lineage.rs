@@ -31,12 +31,7 @@ impl Owner {
     }
 
     /// Keep the task, and of its arguments at least the way to make them again.
-    pub(super) fn keep_lineage(
-        &mut self,
-        number: u64,
-        dependencies: &[ObjectId],
-        borrows: &[ObjectId],
-    ) {
+    pub(super) fn keep_lineage(&mut self, number: u64, dependencies: &[ObjectId], borrows: &[ObjectId]) {
         let Some(task) = self.tasks.get(&number) else {
             return;
         };
@@ -59,12 +54,7 @@ impl Owner {
             return;
         };
         self.lineage_bytes = self.lineage_bytes.saturating_sub(task.lineage_bytes());
-        for object in task
-            .submission
-            .dependencies
-            .into_iter()
-            .chain(task.submission.borrows)
-        {
+        for object in task.submission.dependencies.into_iter().chain(task.submission.borrows) {
             if let Some(record) = self.objects.get_mut(&object) {
                 record.lineage = record.lineage.saturating_sub(1);
                 self.dropped.push(object);
@@ -118,16 +108,11 @@ impl Owner {
                 self.run_again(now, number, out);
                 None
             }
-            None => Some(
-                "it was put, or its task's description was dropped, so nothing can make it again",
-            ),
+            None => Some("it was put, or its task's description was dropped, so nothing can make it again"),
         };
         match refusal {
             Some(detail) => {
-                let failure = Failure::ObjectLost {
-                    object,
-                    detail: String::from(detail),
-                };
+                let failure = Failure::ObjectLost { object, detail: String::from(detail) };
                 self.resolve(now, object, Outcome::Failure(Box::new(failure)), out);
             }
             None => {
@@ -156,13 +141,7 @@ impl Owner {
     }
 
     /// The node cannot give us the bytes.
-    pub(super) fn pin_failed(
-        &mut self,
-        now: Time,
-        object: ObjectId,
-        failure: Failure,
-        out: Out<'_>,
-    ) {
+    pub(super) fn pin_failed(&mut self, now: Time, object: ObjectId, failure: Failure, out: Out<'_>) {
         self.forget_mapping(object);
         if !self.objects.contains_key(&object) {
             return;

@@ -36,14 +36,7 @@ impl Owner {
         if self.mappings.contains_key(&object) {
             return;
         }
-        self.mappings.insert(
-            object,
-            Mapping {
-                state: Pin::Asked,
-                readers: 0,
-                idle_since: now,
-            },
-        );
+        self.mappings.insert(object, Mapping { state: Pin::Asked, readers: 0, idle_since: now });
         let locations = self.locations(object);
         self.send(self.daemon(), Message::Pin { object, locations }, out);
     }
@@ -74,19 +67,10 @@ impl Owner {
     }
 
     pub(super) fn is_pinned(&self, object: ObjectId) -> bool {
-        self.mappings
-            .get(&object)
-            .is_some_and(|m| matches!(m.state, Pin::Held { .. }))
+        self.mappings.get(&object).is_some_and(|m| matches!(m.state, Pin::Held { .. }))
     }
 
-    pub(super) fn pinned(
-        &mut self,
-        now: Time,
-        object: ObjectId,
-        offset: u64,
-        size: u64,
-        out: Out<'_>,
-    ) {
+    pub(super) fn pinned(&mut self, now: Time, object: ObjectId, offset: u64, size: u64, out: Out<'_>) {
         let Some(mapping) = self.mappings.get_mut(&object) else {
             // Given up meanwhile.
             self.send(self.daemon(), Message::Unpin { object }, out);

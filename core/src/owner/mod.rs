@@ -361,10 +361,7 @@ impl Owner {
     pub fn next_task_id(&mut self) -> TaskId {
         let number = self.next_number;
         self.next_number += 1;
-        TaskId {
-            owner: self.config.process,
-            number,
-        }
+        TaskId { owner: self.config.process, number }
     }
 
     /// This process.
@@ -393,45 +390,28 @@ impl Owner {
             Message::TaskFinished(completion) => self.task_finished(now, from, *completion, out),
             Message::PushTask(assignment) => self.push_received(from, assignment, out),
             Message::TasksReturned { tasks } => self.tasks_returned(now, from, tasks, out),
-            Message::GeneratorItem {
-                task,
-                attempt,
-                index,
-                outcome,
-            } => self.item_received(from, task, attempt, index, outcome, out),
-            Message::GeneratorConsumed { task, consumed } => self.consumed(task, consumed, out),
-            Message::CancelTask {
-                task,
-                force,
-                recursive,
-            } => self.cancel_received(now, task, force, recursive, out),
-            Message::TakeBack { tasks } => self.take_back_received(from, &tasks, out),
-            Message::LeaseGranted {
-                request,
-                lease,
-                worker,
-                devices,
-            } => self.lease_granted(now, from, request, lease, worker, devices, out),
-            Message::LeaseRefused { request, failure } => {
-                self.lease_refused(now, request, failure, out)
+            Message::GeneratorItem { task, attempt, index, outcome } => {
+                self.item_received(from, task, attempt, index, outcome, out)
             }
+            Message::GeneratorConsumed { task, consumed } => self.consumed(task, consumed, out),
+            Message::CancelTask { task, force, recursive } => {
+                self.cancel_received(now, task, force, recursive, out)
+            }
+            Message::TakeBack { tasks } => self.take_back_received(from, &tasks, out),
+            Message::LeaseGranted { request, lease, worker, devices } => {
+                self.lease_granted(now, from, request, lease, worker, devices, out)
+            }
+            Message::LeaseRefused { request, failure } => self.lease_refused(now, request, failure, out),
             Message::LeaseWanted => self.lease_wanted(now, out),
-            Message::LeaseEnded {
-                lease,
-                death,
-                last_started,
-            } => self.lease_ended(now, lease, death, last_started, out),
-            Message::ActorUpdate {
-                actor,
-                incarnation,
-                state,
-                restarts_left,
-            } => self.actor_update(now, actor, incarnation, state, restarts_left, out),
-            Message::BecomeActor {
-                spec,
-                incarnation,
-                devices,
-            } => self.become_actor(spec, incarnation, devices, out),
+            Message::LeaseEnded { lease, death, last_started } => {
+                self.lease_ended(now, lease, death, last_started, out)
+            }
+            Message::ActorUpdate { actor, incarnation, state, restarts_left } => {
+                self.actor_update(now, actor, incarnation, state, restarts_left, out)
+            }
+            Message::BecomeActor { spec, incarnation, devices } => {
+                self.become_actor(spec, incarnation, devices, out)
+            }
             Message::Borrow { object } => self.borrow_received(from, object, out),
             Message::Borrowed { object } => self.borrowed(object, out),
             Message::ReturnGrants { object, grants } => self.grants_returned(from, object, grants),
@@ -441,28 +421,14 @@ impl Owner {
             Message::ObjectContent { object, outcome } => {
                 self.content_received(now, from, object, outcome, out)
             }
-            Message::Pinned {
-                object,
-                offset,
-                size,
-            } => self.pinned(now, object, offset, size, out),
+            Message::Pinned { object, offset, size } => self.pinned(now, object, offset, size, out),
             Message::PinFailed { object, failure } => self.pin_failed(now, object, failure, out),
-            Message::ExtentGranted {
-                request,
-                offset,
-                size,
-            } => {
+            Message::ExtentGranted { request, offset, size } => {
                 self.region.add(offset, size);
-                out.push(Effect::Room {
-                    request,
-                    refused: None,
-                });
+                out.push(Effect::Room { request, refused: None });
             }
             Message::ExtentRefused { request, failure } => {
-                out.push(Effect::Room {
-                    request,
-                    refused: Some(failure),
-                });
+                out.push(Effect::Room { request, refused: Some(failure) });
             }
             Message::Freed { offset, size } => self.region.free(offset, size),
             Message::ReturnRoom => self.return_room(out),
@@ -497,49 +463,25 @@ impl Machine for Owner {
             Input::Need { object } => self.need(now, object, out),
             Input::Put { object, value } => self.put(object, value),
             Input::RemoveReader { object } => self.remove_reader(now, object),
-            Input::Yielded {
-                task,
-                index,
-                outcome,
-            } => self.yielded(task, index, outcome, out),
+            Input::Yielded { task, index, outcome } => self.yielded(task, index, outcome, out),
             Input::Blocked => self.blocked(out),
             Input::Unblocked => self.unblocked(out),
-            Input::CreateActor {
-                spec,
-                dependencies,
-                request,
-            } => self.create_actor(now, spec, dependencies, request, out),
-            Input::Cancel {
-                object,
-                force,
-                recursive,
-            } => self.cancel(now, object, force, recursive, out),
-            Input::KillActor { actor, no_restart } => self.send(
-                ProcessId::HEAD,
-                Message::KillActor { actor, no_restart },
-                out,
-            ),
+            Input::CreateActor { spec, dependencies, request } => {
+                self.create_actor(now, spec, dependencies, request, out)
+            }
+            Input::Cancel { object, force, recursive } => self.cancel(now, object, force, recursive, out),
+            Input::KillActor { actor, no_restart } => {
+                self.send(ProcessId::HEAD, Message::KillActor { actor, no_restart }, out)
+            }
             Input::WatchActor { actor } => self.watch_actor(actor, out),
             Input::CloseStream { task } => self.close_stream(task, out),
-            Input::Ask { request, to, query } => {
-                self.send(to, Message::Ask { request, query }, out)
-            }
+            Input::Ask { request, to, query } => self.send(to, Message::Ask { request, query }, out),
             Input::RequestRoom { request, size } => {
                 self.send(self.daemon(), Message::RequestExtent { request, size }, out)
             }
-            Input::Seal {
-                object,
-                offset,
-                size,
-            } => self.send(
-                self.daemon(),
-                Message::Seal {
-                    object,
-                    offset,
-                    size,
-                },
-                out,
-            ),
+            Input::Seal { object, offset, size } => {
+                self.send(self.daemon(), Message::Seal { object, offset, size }, out)
+            }
             Input::Abandon { offset, size } => self.region.free(offset, size),
             Input::Constructed { failed } => self.constructed(failed, out),
             Input::ExitActor => self.exit_actor(out),
@@ -558,14 +500,7 @@ impl Machine for Owner {
     }
 
     fn poll_timeout(&self) -> Option<(Time, Wakeup)> {
-        let retry = self
-            .delayed
-            .keys()
-            .next()
-            .map(|(due, _)| (*due, Wakeup::Retry));
-        [retry, self.leases.deadline(), self.unpin_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let retry = self.delayed.keys().next().map(|(due, _)| (*due, Wakeup::Retry));
+        [retry, self.leases.deadline(), self.unpin_deadline()].into_iter().flatten().min()
     }
 }

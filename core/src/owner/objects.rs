@@ -90,10 +90,7 @@ impl Object {
     fn is_wanted(&self) -> bool {
         self.local > 0
             || self.uses > 0
-            || self
-                .sharing
-                .as_ref()
-                .is_some_and(|s| s.held_for.iter().any(|(_, n)| *n != 0))
+            || self.sharing.as_ref().is_some_and(|s| s.held_for.iter().any(|(_, n)| *n != 0))
                 && !Mutant::ForgetHolders.is_active()
     }
 }
@@ -121,9 +118,7 @@ impl Owner {
 
     /// Whether the object's task has ended, wherever the bytes are.
     pub fn has_outcome(&self, object: ObjectId) -> bool {
-        self.objects
-            .get(&object)
-            .is_some_and(|record| matches!(record.state, State::Ready(_)))
+        self.objects.get(&object).is_some_and(|record| matches!(record.state, State::Ready(_)))
     }
 
     /// How many objects this process has a record of.
@@ -151,14 +146,7 @@ impl Owner {
     pub(super) fn put(&mut self, object: ObjectId, value: Value) {
         self.use_all(&value.contains);
         let state = State::Ready(Outcome::Value(value));
-        self.objects.insert(
-            object,
-            Object {
-                state,
-                local: 1,
-                ..Object::default()
-            },
-        );
+        self.objects.insert(object, Object { state, local: 1, ..Object::default() });
     }
 
     pub(super) fn add_reference(&mut self, object: ObjectId) {
@@ -171,15 +159,8 @@ impl Owner {
         self.objects.entry(object).or_insert_with(|| {
             // A reference to something of ours that is gone: nobody will ever make it.
             let gone = Outcome::Failure(Box::new(Failure::Freed { object }));
-            let state = if owned {
-                State::Ready(gone)
-            } else {
-                State::Unknown
-            };
-            Object {
-                state,
-                ..Object::default()
-            }
+            let state = if owned { State::Ready(gone) } else { State::Unknown };
+            Object { state, ..Object::default() }
         })
     }
 
@@ -234,12 +215,7 @@ impl Owner {
             self.release_outcome(object, outcome, out);
         }
         let actor = ActorId(object.task);
-        if object.index == 0
-            && self
-                .actors
-                .get(&actor)
-                .is_some_and(|calls| calls.created_here())
-        {
+        if object.index == 0 && self.actors.get(&actor).is_some_and(|calls| calls.created_here()) {
             self.actor_out_of_scope(now, actor, out);
         }
         self.forget_lineage(object.task);
@@ -276,13 +252,7 @@ impl Owner {
     }
 
     /// Ask the owner of a borrowed object for its outcome.
-    pub(super) fn fetch(
-        &mut self,
-        now: Time,
-        object: ObjectId,
-        missing_at: Option<NodeId>,
-        out: Out<'_>,
-    ) {
+    pub(super) fn fetch(&mut self, now: Time, object: ObjectId, missing_at: Option<NodeId>, out: Out<'_>) {
         self.record(object).state = State::Fetching;
         let owner = object.owner();
         if let Some(death) = self.death_of(owner).filter(|_| !Mutant::AskTheDead.is_active()).cloned() {
@@ -335,10 +305,7 @@ impl Owner {
         outcome: Outcome,
         out: Out<'_>,
     ) {
-        let wanted = self
-            .objects
-            .get(&object)
-            .is_some_and(|r| matches!(r.state, State::Fetching));
+        let wanted = self.objects.get(&object).is_some_and(|r| matches!(r.state, State::Fetching));
         self.receive_contained(&outcome, from, out);
         if wanted && object.owner() == from {
             self.resolve(now, object, outcome, out);
@@ -355,11 +322,7 @@ impl Owner {
             return;
         };
         let waiting = core::mem::take(&mut record.waiting);
-        let fetchers = record
-            .sharing
-            .as_mut()
-            .map(|s| core::mem::take(&mut s.fetchers))
-            .unwrap_or_default();
+        let fetchers = record.sharing.as_mut().map(|s| core::mem::take(&mut s.fetchers)).unwrap_or_default();
         for from in fetchers {
             self.grant_contained(&outcome, from, out);
             let outcome = outcome.clone();

@@ -27,11 +27,8 @@ impl Region {
     /// Room for `size` bytes, from the smallest range that has it.
     pub(super) fn allocate(&mut self, size: u64) -> Option<u64> {
         let size = object_room(size)?;
-        let (&offset, &length) = self
-            .free
-            .iter()
-            .filter(|(_, length)| **length >= size)
-            .min_by_key(|(_, length)| **length)?;
+        let (&offset, &length) =
+            self.free.iter().filter(|(_, length)| **length >= size).min_by_key(|(_, length)| **length)?;
         self.free.remove(&offset);
         if length > size {
             self.free.insert(offset + size, length - size);

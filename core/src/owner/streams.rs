@@ -25,13 +25,7 @@ pub(super) struct StreamState {
 
 impl StreamState {
     pub(super) fn new(backpressure: u32) -> StreamState {
-        StreamState {
-            backpressure,
-            received: 0,
-            taken: 0,
-            total: None,
-            closed: false,
-        }
+        StreamState { backpressure, received: 0, taken: 0, total: None, closed: false }
     }
 
     /// What the producer of a new attempt must know of the consumer, if it is news to it.
@@ -102,10 +96,7 @@ impl Owner {
     }
 
     pub(super) fn items_received(&self, number: u64) -> u32 {
-        let stream = self
-            .tasks
-            .get(&number)
-            .and_then(|task| task.stream.as_ref());
+        let stream = self.tasks.get(&number).and_then(|task| task.stream.as_ref());
         stream.map_or(0, |stream| stream.received)
     }
 
@@ -121,9 +112,7 @@ impl Owner {
         self.receive_contained(&outcome, from, out);
         let object = task.object(index + 1);
         let expected = self.tasks.get_mut(&task.number).filter(|record| {
-            record.id() == task
-                && record.attempt == attempt
-                && record.stage == (Stage::Pushed { to: from })
+            record.id() == task && record.attempt == attempt && record.stage == (Stage::Pushed { to: from })
         });
         let stream = expected.and_then(|record| record.stream.as_mut());
         // A repeated attempt yields its first items again.
@@ -149,14 +138,7 @@ impl Owner {
 
     fn add_item(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
         let state = State::Ready(outcome);
-        self.objects.insert(
-            object,
-            Object {
-                state,
-                uses: 1,
-                ..Object::default()
-            },
-        );
+        self.objects.insert(object, Object { state, uses: 1, ..Object::default() });
         out.push(Effect::Changed { object });
     }
 
@@ -192,9 +174,7 @@ impl Owner {
             None => {}
         }
         self.resolve(now, id.object(0), whole, out);
-        out.push(Effect::Changed {
-            object: id.object(end + 1),
-        });
+        out.push(Effect::Changed { object: id.object(end + 1) });
         if closed {
             self.tasks.remove(&number);
         }
@@ -218,14 +198,9 @@ impl Owner {
             Stage::Done => {
                 self.tasks.remove(&task.number);
             }
-            Stage::Pushed { to } => self.send(
-                to,
-                Message::GeneratorConsumed {
-                    task,
-                    consumed: u32::MAX,
-                },
-                out,
-            ),
+            Stage::Pushed { to } => {
+                self.send(to, Message::GeneratorConsumed { task, consumed: u32::MAX }, out)
+            }
             Stage::Waiting { .. } | Stage::Queued => {}
         }
     }

@@ -96,11 +96,7 @@ impl Owner {
         }
         for object in task.results() {
             task.results_alive += 1;
-            let record = Object {
-                state: State::Pending,
-                local: 1,
-                ..Object::default()
-            };
+            let record = Object { state: State::Pending, local: 1, ..Object::default() };
             self.objects.insert(object, record);
         }
         self.use_all(&task.submission.dependencies);
@@ -164,11 +160,7 @@ impl Owner {
         let Some(task) = self.tasks.get(&number) else {
             return;
         };
-        let broken = task
-            .submission
-            .dependencies
-            .iter()
-            .find_map(|object| self.broken(*object));
+        let broken = task.submission.dependencies.iter().find_map(|object| self.broken(*object));
         if let Some(outcome) = broken {
             self.fail(now, number, outcome, out);
             return;
@@ -189,9 +181,10 @@ impl Owner {
 
     /// Whether an argument was there and was lost while the task waited for its turn.
     pub(super) fn lacks_dependency(&self, number: u64) -> bool {
-        !Mutant::LostArgument.is_active() && self.tasks.get(&number).is_some_and(|task| {
-            task.submission.dependencies.iter().any(|object| !self.has_outcome(*object))
-        })
+        !Mutant::LostArgument.is_active()
+            && self.tasks.get(&number).is_some_and(|task| {
+                task.submission.dependencies.iter().any(|object| !self.has_outcome(*object))
+            })
     }
 
     /// What the process that runs the task is told.
@@ -199,16 +192,11 @@ impl Owner {
         let task = self.tasks.get(&number)?;
         let (label, returns, retry_exceptions) = match &task.submission.target {
             Target::Function(d) => (&d.name, d.returns, &d.retry_exceptions),
-            Target::Method { method, .. } => {
-                (&method.label, method.returns, &method.retry_exceptions)
-            }
+            Target::Method { method, .. } => (&method.label, method.returns, &method.retry_exceptions),
         };
         let mut dependencies = Vec::with_capacity(task.submission.dependencies.len());
         for object in &task.submission.dependencies {
-            dependencies.push(Dependency {
-                object: *object,
-                outcome: self.outcome(*object)?.clone(),
-            });
+            dependencies.push(Dependency { object: *object, outcome: self.outcome(*object)?.clone() });
         }
         Some(Box::new(Assignment {
             task: task.id(),
@@ -223,13 +211,7 @@ impl Owner {
         }))
     }
 
-    pub(super) fn task_finished(
-        &mut self,
-        now: Time,
-        from: ProcessId,
-        completion: Completion,
-        out: Out<'_>,
-    ) {
+    pub(super) fn task_finished(&mut self, now: Time, from: ProcessId, completion: Completion, out: Out<'_>) {
         let number = completion.task.number;
         let current = self.tasks.get(&number).is_some_and(|task| {
             task.id() == completion.task
@@ -242,14 +224,7 @@ impl Owner {
         for object in &completion.kept {
             self.grant(*object, from, out);
         }
-        self.leave_process(
-            now,
-            from,
-            number,
-            completion.micros,
-            completion.exiting,
-            out,
-        );
+        self.leave_process(now, from, number, completion.micros, completion.exiting, out);
         if let Some(task) = self.tasks.get(&number).filter(|_| current) {
             self.events.add(task, from, &completion);
         }
@@ -313,9 +288,7 @@ impl Owner {
         out: Out<'_>,
     ) {
         let alike = match outcomes.as_slice() {
-            [only @ (Outcome::Failure(_) | Outcome::Exception(_))] if results.len() > 1 => {
-                Some(only.clone())
-            }
+            [only @ (Outcome::Failure(_) | Outcome::Exception(_))] if results.len() > 1 => Some(only.clone()),
             _ => None,
         };
         let mut outcomes = outcomes.into_iter();
@@ -390,19 +363,11 @@ impl Owner {
             return;
         };
         if task.cancelled && !Mutant::CancelledIsCrashed.is_active() {
-            self.fail(
-                now,
-                number,
-                Outcome::Failure(Box::new(Failure::Cancelled)),
-                out,
-            );
+            self.fail(now, number, Outcome::Failure(Box::new(Failure::Cancelled)), out);
             return;
         }
         if task.retries_left == 0 {
-            let failure = Failure::WorkerCrashed {
-                worker,
-                death: death.clone(),
-            };
+            let failure = Failure::WorkerCrashed { worker, death: death.clone() };
             self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
             return;
         }
@@ -412,8 +377,7 @@ impl Owner {
         if matches!(death, Death::OutOfMemory { .. }) {
             task.attempt += 1;
             task.stage = Stage::Queued;
-            self.delayed
-                .insert((now + self.config.memory_retry_delay, number), ());
+            self.delayed.insert((now + self.config.memory_retry_delay, number), ());
             return;
         }
         self.retry(now, number, out);
@@ -458,9 +422,7 @@ impl Owner {
         self.worker_stalled(from);
         for (id, attempt) in tasks.into_iter().rev() {
             let pushed = self.tasks.get(&id.number).is_some_and(|task| {
-                task.id() == id
-                    && task.attempt == attempt
-                    && task.stage == (Stage::Pushed { to: from })
+                task.id() == id && task.attempt == attempt && task.stage == (Stage::Pushed { to: from })
             });
             if pushed {
                 self.forget_in_flight(from, id.number);
@@ -478,35 +440,21 @@ impl Owner {
         };
         task.stage = Stage::Queued;
         if task.cancelled {
-            self.fail(
-                now,
-                number,
-                Outcome::Failure(Box::new(Failure::Cancelled)),
-                out,
-            );
+            self.fail(now, number, Outcome::Failure(Box::new(Failure::Cancelled)), out);
         } else {
             self.queue_task(now, number, true, out);
         }
     }
 
     /// The effects of a push: where the task is now.
-    pub(super) fn pushed(
-        &mut self,
-        number: u64,
-        to: ProcessId,
-        assignment: Box<Assignment>,
-        out: Out<'_>,
-    ) {
+    pub(super) fn pushed(&mut self, number: u64, to: ProcessId, assignment: Box<Assignment>, out: Out<'_>) {
         let mut progress = None;
         if let Some(task) = self.tasks.get_mut(&number) {
             task.stage = Stage::Pushed { to };
             progress = task.stream.as_ref().and_then(|stream| stream.progress());
         }
         let task = assignment.task;
-        out.push(Effect::Send {
-            to,
-            message: Message::PushTask(assignment),
-        });
+        out.push(Effect::Send { to, message: Message::PushTask(assignment) });
         if let Some(consumed) = progress.filter(|_| !Mutant::ConsumerProgress.is_active()) {
             // Items of an earlier attempt were taken: the producer need not wait for that again.
             self.send(to, Message::GeneratorConsumed { task, consumed }, out);

@@ -14,11 +14,7 @@ const USAGE: i32 = 2;
 
 /// Run and look after a Shoal node on this machine.
 #[derive(Debug, Parser)]
-#[command(
-    name = "shoal",
-    disable_version_flag = true,
-    arg_required_else_help = true
-)]
+#[command(name = "shoal", disable_version_flag = true, arg_required_else_help = true)]
 struct Command {
     #[command(subcommand)]
     action: Action,
@@ -45,15 +41,14 @@ enum Action {
 /// `program` is the command line that runs this function in a process of its own, without arguments;
 /// `arguments` come without the name of the command.
 pub fn main(program: Vec<String>, arguments: Vec<String>) -> i32 {
-    let command =
-        match Command::try_parse_from(std::iter::once(String::from("shoal")).chain(arguments)) {
-            Ok(command) => command,
-            Err(error) => {
-                // Help that was asked for goes to standard output and is no error.
-                let _ = error.print();
-                return error.exit_code();
-            }
-        };
+    let command = match Command::try_parse_from(std::iter::once(String::from("shoal")).chain(arguments)) {
+        Ok(command) => command,
+        Err(error) => {
+            // Help that was asked for goes to standard output and is no error.
+            let _ = error.print();
+            return error.exit_code();
+        }
+    };
     let result = match command.action {
         Action::Start(options) => start::start(&program, &options),
         Action::Stop(options) => stop::stop(&options),

@@ -135,25 +135,13 @@ impl NodeOptions {
         };
         add("num-cpus", self.num_cpus.map(|value| value.to_string()));
         add("num-gpus", self.num_gpus.map(|value| value.to_string()));
-        add(
-            "resources",
-            Some(serde_json::json!(self.resources.0).to_string()),
-        );
+        add("resources", Some(serde_json::json!(self.resources.0).to_string()));
         add("labels", Some(serde_json::json!(self.labels.0).to_string()));
         add("memory", self.memory.map(|value| value.to_string()));
-        add(
-            "object-store-memory",
-            self.object_store_memory.map(|value| value.to_string()),
-        );
+        add("object-store-memory", self.object_store_memory.map(|value| value.to_string()));
         let directory = self.object_spilling_directory.as_ref();
-        add(
-            "object-spilling-directory",
-            directory.map(|path| path.to_string_lossy().into_owned()),
-        );
-        add(
-            "idle-exit",
-            self.idle_exit.map(|value| value.as_secs_f64().to_string()),
-        );
+        add("object-spilling-directory", directory.map(|path| path.to_string_lossy().into_owned()));
+        add("idle-exit", self.idle_exit.map(|value| value.as_secs_f64().to_string()));
         arguments
     }
 }
@@ -166,9 +154,7 @@ fn amount(text: &str) -> Result<f64, String> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| String::from("a time is a number of seconds"))?;
+    let seconds: f64 = text.parse().map_err(|_| String::from("a time is a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
@@ -228,10 +214,7 @@ mod tests {
         let options = twice.daemon();
         assert_eq!(options.wanted.num_cpus, Some(0.5));
         assert_eq!(options.wanted.resources["ü"], 3.0);
-        assert_eq!(
-            options.labels,
-            [(String::from("zone"), String::from("x=1"))]
-        );
+        assert_eq!(options.labels, [(String::from("zone"), String::from("x=1"))]);
         assert_eq!(options.idle_exit, Some(Duration::from_millis(1500)));
     }
 

@@ -44,24 +44,18 @@ pub(crate) fn start(program: &[String], options: &StartOptions) -> Result<(), Fa
 
 /// Start a daemon in the background, and wait until it serves.
 fn spawn(program: &[String], options: &StartOptions) -> Result<Description, Failure> {
-    let failed =
-        |error: std::io::Error| Failure::Failed(format!("the node cannot be started: {error}"));
+    let failed = |error: std::io::Error| Failure::Failed(format!("the node cannot be started: {error}"));
     let (name, rest) = program
         .split_first()
         .ok_or_else(|| Failure::Failed(String::from("it is unknown how to run this command")))?;
     let (ready, ready_writer) = std::io::pipe().map_err(failed)?;
     let writer = ready_writer.as_raw_fd();
     let mut command = Command::new(name);
-    command
-        .args(rest)
-        .arg("daemon")
-        .arg(format!("--ready-fd={writer}"));
+    command.args(rest).arg("daemon").arg(format!("--ready-fd={writer}"));
     command.arg(format!("--temp-dir={}", options.temp.path.display()));
     command.args(options.node.to_arguments());
     // Another node's mark would make this one look like something that a worker has left behind.
-    command
-        .env_remove(SESSION_VARIABLE)
-        .env_remove(WORKER_VARIABLE);
+    command.env_remove(SESSION_VARIABLE).env_remove(WORKER_VARIABLE);
     command.stdin(Stdio::null());
     command.stdout(Stdio::null());
     let prepare = move || {
@@ -83,9 +77,7 @@ fn spawn(program: &[String], options: &StartOptions) -> Result<Description, Fail
         // It has said why on standard error, which it shares with this process.
         Err(_) => {
             let status = child.wait().map_err(failed)?;
-            Err(Failure::Failed(format!(
-                "the node could not be started ({status})"
-            )))
+            Err(Failure::Failed(format!("the node could not be started ({status})")))
         }
     }
 }
@@ -107,9 +99,7 @@ fn take_descriptor(number: i32) -> Result<OwnedFd, Failure> {
     // Anything may stand on the command line: what is not open cannot be taken.
     let open = std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok();
     if !open {
-        return Err(Failure::Usage(format!(
-            "{number} is no open file descriptor"
-        )));
+        return Err(Failure::Usage(format!("{number} is no open file descriptor")));
     }
     // SAFETY: it is open, and nobody else in this process knows of it: it was inherited.
     let descriptor = unsafe { File::from_raw_fd(number) };

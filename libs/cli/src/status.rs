@@ -16,17 +16,9 @@ pub(crate) fn status(options: &StatusOptions) -> Result<(), Failure> {
         .iter()
         .find(|node| !node.owned)
         .or(nodes.first())
-        .ok_or_else(|| {
-            Failure::Failed(String::from(
-                "no node runs; `shoal start --head` starts one",
-            ))
-        })?;
-    let text = client::status(node).map_err(|error| {
-        Failure::Failed(format!(
-            "the node (pid {}) does not answer: {error}",
-            node.pid
-        ))
-    })?;
+        .ok_or_else(|| Failure::Failed(String::from("no node runs; `shoal start --head` starts one")))?;
+    let text = client::status(node)
+        .map_err(|error| Failure::Failed(format!("the node (pid {}) does not answer: {error}", node.pid)))?;
     if options.json {
         println!("{text}");
         return Ok(());
@@ -43,72 +35,36 @@ fn describe(document: &Value) -> String {
     let mut line = |arguments: std::fmt::Arguments<'_>| {
         let _ = writeln!(text, "{arguments}");
     };
-    let string = |value: &Value| {
-        value
-            .as_str()
-            .map_or_else(|| value.to_string(), String::from)
-    };
-    line(format_args!(
-        "Shoal {}, session {}",
-        string(&document["version"]),
-        string(&document["session"])
-    ));
+    let string = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+    line(format_args!("Shoal {}, session {}", string(&document["version"]), string(&document["session"])));
     line(format_args!("Drivers: {}", document["drivers"]));
 
     line(format_args!("\nNodes"));
     for node in array(&document["nodes"]) {
-        let state = if node["alive"] == true {
-            "alive"
-        } else {
-            "dead"
-        };
-        line(format_args!(
-            "  {} {} ({state})",
-            node["node"],
-            string(&node["host"])
-        ));
+        let state = if node["alive"] == true { "alive" } else { "dead" };
+        line(format_args!("  {} {} ({state})", node["node"], string(&node["host"])));
         for (name, total) in node["total"].as_object().into_iter().flatten() {
             let total = total.as_f64().unwrap_or(0.0);
             let used = total - node["free"][name].as_f64().unwrap_or(0.0);
             if is_bytes(name) {
-                line(format_args!(
-                    "    {name}: {} of {} used",
-                    bytes(used),
-                    bytes(total)
-                ));
+                line(format_args!("    {name}: {} of {} used", bytes(used), bytes(total)));
             } else {
                 line(format_args!("    {name}: {used} of {total} used"));
             }
         }
     }
 
-    line(format_args!(
-        "\nWorkers: {}",
-        array(&document["workers"]).len()
-    ));
+    line(format_args!("\nWorkers: {}", array(&document["workers"]).len()));
     for worker in array(&document["workers"]) {
         let (pid, job) = (&worker["pid"], &worker["job"]);
-        line(format_args!(
-            "  pid {pid}, job {job}: {}",
-            string(&worker["state"])
-        ));
+        line(format_args!("  pid {pid}, job {job}: {}", string(&worker["state"])));
     }
-    line(format_args!(
-        "\nActors: {}",
-        array(&document["actors"]).len()
-    ));
+    line(format_args!("\nActors: {}", array(&document["actors"]).len()));
     for actor in array(&document["actors"]) {
         let name = string(&actor["name"]);
-        let name = if name.is_empty() {
-            name
-        } else {
-            format!(" {name:?}")
-        };
+        let name = if name.is_empty() { name } else { format!(" {name:?}") };
         let (class, state) = (string(&actor["class"]), string(&actor["state"]));
-        line(format_args!(
-            "  {class}{name}, job {}, pid {}: {state}",
-            actor["job"], actor["pid"]
-        ));
+        line(format_args!("  {class}{name}, job {}, pid {}: {state}", actor["job"], actor["pid"]));
     }
 
     let store = &document["store"];
@@ -146,11 +102,7 @@ fn bytes(amount: f64) -> String {
         amount /= 1024.0;
         unit += 1;
     }
-    if unit == 0 {
-        format!("{amount} B")
-    } else {
-        format!("{amount:.1} {}", UNITS[unit])
-    }
+    if unit == 0 { format!("{amount} B") } else { format!("{amount:.1} {}", UNITS[unit]) }
 }
 
 #[cfg(test)]

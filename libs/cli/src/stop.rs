@@ -36,9 +36,9 @@ fn stop_gently(node: &Description) -> Result<(), Failure> {
     let pid = node.pid;
     match client::stop(node, PATIENCE) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::Failed(format!(
-            "the node (pid {pid}) does not end; `shoal stop --force` kills it"
-        ))),
+        Ok(false) => {
+            Err(Failure::Failed(format!("the node (pid {pid}) does not end; `shoal stop --force` kills it")))
+        }
         Err(error) => Err(Failure::Failed(format!(
             "the node (pid {pid}) cannot be asked to stop: {error}; `shoal stop --force` kills it"
         ))),
@@ -49,11 +49,7 @@ fn kill(node: &Description) -> Result<(), Failure> {
     let pid = node.pid;
     match client::kill(node, PATIENCE) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::Failed(format!(
-            "the node (pid {pid}) has been killed and does not end"
-        ))),
-        Err(error) => Err(Failure::Failed(format!(
-            "the node (pid {pid}) cannot be killed: {error}"
-        ))),
+        Ok(false) => Err(Failure::Failed(format!("the node (pid {pid}) has been killed and does not end"))),
+        Err(error) => Err(Failure::Failed(format!("the node (pid {pid}) cannot be killed: {error}"))),
     }
 }

@@ -26,11 +26,7 @@ impl Place {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
-        command
-            .args(arguments)
-            .arg("--temp-dir")
-            .arg(&self.0)
-            .stdin(Stdio::null());
+        command.args(arguments).arg("--temp-dir").arg(&self.0).stdin(Stdio::null());
         command
     }
 
@@ -62,11 +58,7 @@ impl Place {
     /// Files and directories of sessions.
     fn sessions(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(session::base_directory(&self.0));
-        let entries = entries
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path());
+        let entries = entries.into_iter().flatten().flatten().map(|entry| entry.path());
         entries.filter(|path| !path.ends_with("lock")).collect()
     }
 }
@@ -95,11 +87,7 @@ fn is_alive(pid: u32) -> bool {
 #[test]
 fn a_node_is_started_looked_at_and_stopped() {
     let place = Place::new();
-    let options = [
-        "--num-cpus=2.5",
-        "--resources={\"license\":3}",
-        "--labels={\"zone\":\"a\"}",
-    ];
+    let options = ["--num-cpus=2.5", "--resources={\"license\":3}", "--labels={\"zone\":\"a\"}"];
     let size = "--object-store-memory=67108864";
     let text = place.succeed(&[&["start", "--head", size], &options[..]].concat());
     let node = place.node();
@@ -114,23 +102,14 @@ fn a_node_is_started_looked_at_and_stopped() {
     let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(status["pid"], node.pid);
     let total = &status["nodes"][0]["total"];
-    assert_eq!(
-        (&total["CPU"], &total["license"]),
-        (&2.5.into(), &3.0.into())
-    );
+    assert_eq!((&total["CPU"], &total["license"]), (&2.5.into(), &3.0.into()));
     assert_eq!(total["object_store_memory"], f64::from(64 << 20));
     assert_eq!(status["nodes"][0]["labels"]["zone"], "a");
     let text = place.succeed(&["status"]);
-    assert!(
-        text.contains("CPU: 0 of 2.5 used") && text.contains("Workers: 0"),
-        "{text}"
-    );
+    assert!(text.contains("CPU: 0 of 2.5 used") && text.contains("Workers: 0"), "{text}");
 
     let error = place.fail(&["start", "--head"], 1);
-    assert!(
-        error.contains("runs already") && error.contains(&node.pid.to_string()),
-        "{error}"
-    );
+    assert!(error.contains("runs already") && error.contains(&node.pid.to_string()), "{error}");
 
     let text = place.succeed(&["stop"]);
     assert!(text.contains("Stopped node 1"), "{text}");
@@ -156,10 +135,7 @@ fn force_kills() {
 #[test]
 fn a_blocking_start_serves_until_it_is_interrupted() {
     let place = Place::new();
-    let mut child = place
-        .command(&["start", "--head", "--block"])
-        .spawn()
-        .expect("it runs");
+    let mut child = place.command(&["start", "--head", "--block"]).spawn().expect("it runs");
     wait_until("the node", || session::newest(&place.0).is_some());
     assert_eq!(place.node().pid, child.id());
     let pid = Pid::from_raw(child.id() as i32).expect("a pid");
@@ -172,10 +148,7 @@ fn a_blocking_start_serves_until_it_is_interrupted() {
 fn what_makes_no_sense_is_refused() {
     let place = Place::new();
     let error = place.fail(&["start"], 2);
-    assert!(
-        error.contains("transport") && error.contains("start --head"),
-        "{error}"
-    );
+    assert!(error.contains("transport") && error.contains("start --head"), "{error}");
     let error = place.fail(&["start", "--address", "other:1"], 2);
     assert!(error.contains("transport"), "{error}");
     place.fail(&["start", "--head", "--address", "other:1"], 2);
@@ -194,26 +167,15 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn help_and_version_succeed() {
     let run = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_shoal"))
-            .args(arguments)
-            .output();
+        let output = Command::new(env!("CARGO_BIN_EXE_shoal")).args(arguments).output();
         let output = output.expect("the command runs");
-        (
-            output.status.code(),
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-        )
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let (code, text) = run(&["version"]);
-    assert_eq!(
-        (code, text),
-        (Some(0), format!("shoal {}\n", env!("CARGO_PKG_VERSION")))
-    );
+    assert_eq!((code, text), (Some(0), format!("shoal {}\n", env!("CARGO_PKG_VERSION"))));
     let (code, text) = run(&["--help"]);
     assert_eq!(code, Some(0));
-    assert!(
-        text.contains("status") && !text.contains("daemon"),
-        "{text}"
-    );
+    assert!(text.contains("status") && !text.contains("daemon"), "{text}");
     assert_eq!(run(&[]).0, Some(2));
 }
 
@@ -223,23 +185,14 @@ fn an_owned_node_is_left_alone() {
     let place = Place::new();
     // The pipe of its standard input, under another number: the first three are not for owners.
     let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        "exec 3<&0 \"$0\" daemon --owner-fd=3 --temp-dir \"$1\"",
-    ]);
-    command
-        .arg(env!("CARGO_BIN_EXE_shoal"))
-        .arg(&place.0)
-        .stdin(Stdio::piped());
+    command.args(["-c", "exec 3<&0 \"$0\" daemon --owner-fd=3 --temp-dir \"$1\""]);
+    command.arg(env!("CARGO_BIN_EXE_shoal")).arg(&place.0).stdin(Stdio::piped());
     let mut child = command.spawn().expect("it runs");
     wait_until("the node", || !session::live(&place.0).is_empty());
     assert_eq!(session::newest(&place.0), None);
     assert!(place.succeed(&["stop"]).contains("No node runs."));
     assert!(child.try_wait().expect("it is our child").is_none());
-    assert!(
-        place.succeed(&["status"]).contains("Workers: 0"),
-        "it can be looked at"
-    );
+    assert!(place.succeed(&["status"]).contains("Workers: 0"), "it can be looked at");
     drop(child.stdin.take());
     assert!(child.wait().expect("it is our child").success());
     assert_eq!(place.sessions(), Vec::<PathBuf>::new());

@@ -65,8 +65,7 @@ impl Inbox {
             Some(length) => (HEADER_BYTES + length).saturating_sub(self.bytes.len()),
             None => 0,
         };
-        self.bytes
-            .reserve(missing.clamp(READ_BYTES, READ_BYTES_MAX));
+        self.bytes.reserve(missing.clamp(READ_BYTES, READ_BYTES_MAX));
     }
 
     /// Move what is left to the front, and give back the room of an unusually large frame.
@@ -111,11 +110,7 @@ mod tests {
                     bodies.push(shoal_core::wire::decode::<String>(body).expect("a string"));
                 }
             }
-            assert_eq!(
-                bodies,
-                ["", "a", "some text", &"x".repeat(300)],
-                "cut at {cut}"
-            );
+            assert_eq!(bodies, ["", "a", "some text", &"x".repeat(300)], "cut at {cut}");
         }
     }
 

@@ -75,10 +75,7 @@ impl Outbox {
         if descriptors.is_empty() {
             return self.push(Kind::Control, to, from, control);
         }
-        let mut chunk = Chunk {
-            bytes: Vec::new(),
-            descriptors,
-        };
+        let mut chunk = Chunk { bytes: Vec::new(), descriptors };
         frame::append(&mut chunk.bytes, Kind::Control, to, from, control)?;
         self.total += chunk.bytes.len();
         self.chunks.push_back(chunk);
@@ -103,16 +100,9 @@ impl Outbox {
                 socket::send(&socket, &[IoSlice::new(&first.bytes)], &descriptors)
             } else {
                 // The first chunk may have got rid of its descriptors; the next ones must not have any.
-                let rest = self
-                    .chunks
-                    .iter()
-                    .skip(1)
-                    .take_while(|chunk| chunk.descriptors.is_empty());
+                let rest = self.chunks.iter().skip(1).take_while(|chunk| chunk.descriptors.is_empty());
                 let mut slices = vec![IoSlice::new(&first.bytes[self.written..])];
-                slices.extend(
-                    rest.take(SLICES_MAX - 1)
-                        .map(|chunk| IoSlice::new(&chunk.bytes)),
-                );
+                slices.extend(rest.take(SLICES_MAX - 1).map(|chunk| IoSlice::new(&chunk.bytes)));
                 socket::send(&socket, &slices, &[])
             };
             match result {
@@ -156,21 +146,14 @@ impl Outbox {
             .is_some_and(|chunk| chunk.bytes.len() < CHUNK_BYTES && chunk.descriptors.is_empty());
         if !usable {
             let bytes = std::mem::take(&mut self.spare);
-            self.chunks.push_back(Chunk {
-                bytes,
-                descriptors: Vec::new(),
-            });
+            self.chunks.push_back(Chunk { bytes, descriptors: Vec::new() });
         }
         let last = self.chunks.len() - 1;
         &mut self.chunks[last]
     }
 
     fn drop_empty_chunk(&mut self) {
-        if self
-            .chunks
-            .back()
-            .is_some_and(|chunk| chunk.bytes.is_empty())
-        {
+        if self.chunks.back().is_some_and(|chunk| chunk.bytes.is_empty()) {
             self.chunks.pop_back();
         }
     }
@@ -195,22 +178,12 @@ mod tests {
             if index % 100 == 50 {
                 let (_reader, writer) = std::io::pipe().expect("pipe");
                 outbox
-                    .push_control(
-                        THERE,
-                        HERE,
-                        &Control::Link { peer: HERE },
-                        vec![writer.into()],
-                    )
+                    .push_control(THERE, HERE, &Control::Link { peer: HERE }, vec![writer.into()])
                     .expect("encodable");
             }
-            outbox
-                .push(Kind::Message, THERE, HERE, body)
-                .expect("encodable");
+            outbox.push(Kind::Message, THERE, HERE, body).expect("encodable");
         }
-        assert!(
-            outbox.waiting() > 4 << 20,
-            "more than any socket buffer holds"
-        );
+        assert!(outbox.waiting() > 4 << 20, "more than any socket buffer holds");
         let (mut inbox, mut descriptors) = (Inbox::default(), VecDeque::new());
         let (mut received, mut links, mut stalls) = (Vec::new(), 0, 0);
         let mut buffer = vec![0; 1 << 16];
@@ -218,8 +191,7 @@ mod tests {
             if !outbox.flush(&one).expect("flush") {
                 stalls += 1;
             }
-            let count =
-                socket::receive(&other, &mut buffer, &mut descriptors, true).expect("receive");
+            let count = socket::receive(&other, &mut buffer, &mut descriptors, true).expect("receive");
             inbox.extend(&buffer[..count]);
             while let Some((header, body)) = inbox.next_frame().expect("well formed") {
                 match header.kind {
@@ -228,9 +200,7 @@ mod tests {
                     }
                     Kind::Control => {
                         links += 1;
-                        descriptors
-                            .pop_front()
-                            .expect("its descriptor came with it");
+                        descriptors.pop_front().expect("its descriptor came with it");
                     }
                 }
             }

@@ -22,12 +22,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 /// Two connected sockets, closed on exec, with large buffers where the system permits them.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (one, other) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let (one, other) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     enlarge_buffers(&one);
     enlarge_buffers(&other);
     Ok((one, other))
@@ -45,18 +41,11 @@ pub fn enlarge_buffers(socket: &OwnedFd) {
 }
 
 /// Write what fits without waiting; `descriptors` go with the first byte.
-pub fn send(
-    socket: impl AsFd,
-    slices: &[IoSlice<'_>],
-    descriptors: &[BorrowedFd<'_>],
-) -> io::Result<usize> {
+pub fn send(socket: impl AsFd, slices: &[IoSlice<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "too many descriptors",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     Ok(rustix::net::sendmsg(socket, slices, &mut ancillary, flags)?)
@@ -75,12 +64,7 @@ pub fn receive(
     if !wait {
         flags |= RecvFlags::DONTWAIT;
     }
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(buffer)],
-        &mut ancillary,
-        flags,
-    )?;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
             descriptors.extend(rights);
@@ -121,9 +105,7 @@ mod tests {
         }
         for (number, mut reader) in readers.into_iter().enumerate() {
             let mut text = String::new();
-            reader
-                .read_to_string(&mut text)
-                .expect("the pipe was closed after its text");
+            reader.read_to_string(&mut text).expect("the pipe was closed after its text");
             assert_eq!(text, number.to_string());
         }
     }

@@ -109,10 +109,7 @@ impl Template {
         let _ = rustix::process::setpgid(Some(pid), Some(pid));
         let descriptor = pidfd_open(pid, PidfdFlags::empty())?;
         self.children.push(Child { pid, descriptor });
-        self.report(&Control::Forked {
-            process,
-            pid: pid.as_raw_pid() as u32,
-        })
+        self.report(&Control::Forked { process, pid: pid.as_raw_pid() as u32 })
     }
 
     /// In the parent: the worker could not be forked.
@@ -146,23 +143,11 @@ impl Template {
             return Err(invalid("a template takes no messages"));
         }
         match wire::decode(body).map_err(invalid)? {
-            Control::Fork {
-                welcome,
-                environment,
-            } => {
-                let mut descriptor = || {
-                    self.descriptors
-                        .pop_front()
-                        .ok_or_else(|| invalid("a descriptor is missing"))
-                };
+            Control::Fork { welcome, environment } => {
+                let mut descriptor =
+                    || self.descriptors.pop_front().ok_or_else(|| invalid("a descriptor is missing"));
                 let (link, stdout, stderr) = (descriptor()?, descriptor()?, descriptor()?);
-                Ok(Some(ForkRequest {
-                    welcome,
-                    environment,
-                    link,
-                    stdout,
-                    stderr,
-                }))
+                Ok(Some(ForkRequest { welcome, environment, link, stdout, stderr }))
             }
             other => Err(invalid(format!("a template cannot do this: {other:?}"))),
         }
@@ -171,42 +156,27 @@ impl Template {
     /// Wait until the link is readable or a child has ended.
     fn poll(&self) -> io::Result<(bool, Vec<Pid>)> {
         let mut waited = vec![PollFd::new(&self.link, PollFlags::IN)];
-        waited.extend(
-            self.children
-                .iter()
-                .map(|child| PollFd::new(&child.descriptor, PollFlags::IN)),
-        );
+        waited.extend(self.children.iter().map(|child| PollFd::new(&child.descriptor, PollFlags::IN)));
         match poll(&mut waited, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok((false, Vec::new())),
             Err(error) => return Err(error.into()),
         }
         let ended = self.children.iter().zip(&waited[1..]);
-        let ended = ended
-            .filter(|(_, poll)| !poll.revents().is_empty())
-            .map(|(child, _)| child.pid);
+        let ended = ended.filter(|(_, poll)| !poll.revents().is_empty()).map(|(child, _)| child.pid);
         Ok((!waited[0].revents().is_empty(), ended.collect()))
     }
 
     fn child_ended(&mut self, pid: Pid) -> io::Result<()> {
         self.children.retain(|child| child.pid != pid);
         let status = reap(pid)?;
-        self.report(&Control::ChildExited {
-            pid: pid.as_raw_pid() as u32,
-            status,
-        })
+        self.report(&Control::ChildExited { pid: pid.as_raw_pid() as u32, status })
     }
 
     fn report(&self, control: &Control) -> io::Result<()> {
         let mut bytes = Vec::new();
-        frame::append(
-            &mut bytes,
-            Kind::Control,
-            ProcessId::default(),
-            ProcessId::default(),
-            control,
-        )
-        .map_err(invalid)?;
+        frame::append(&mut bytes, Kind::Control, ProcessId::default(), ProcessId::default(), control)
+            .map_err(invalid)?;
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             match socket::send(&self.link, &[IoSlice::new(rest)], &[]) {
@@ -246,10 +216,7 @@ fn is_temporary(error: &io::Error) -> bool {
 }
 
 fn is_hang_up(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-    )
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

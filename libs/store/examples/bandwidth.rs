@@ -11,9 +11,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use shoal_store::{
-    Backing, CHUNK, FIRST_OFFSET, ReadMapping, Segment, StoreError, WriteMapping, copy,
-};
+use shoal_store::{Backing, CHUNK, FIRST_OFFSET, ReadMapping, Segment, StoreError, WriteMapping, copy};
 
 const BYTES: usize = 128 << 20;
 const ROUNDS: usize = 5;
@@ -55,9 +53,7 @@ fn heap_copy(source: &[u8]) -> f64 {
 
 /// The best rate of some rounds, in GB/s.
 fn best(bytes: usize, mut round: impl FnMut()) -> f64 {
-    (0..ROUNDS)
-        .map(|_| rate(bytes, &mut round))
-        .fold(0.0, f64::max)
+    (0..ROUNDS).map(|_| rate(bytes, &mut round)).fold(0.0, f64::max)
 }
 
 fn rate(bytes: usize, work: impl FnOnce()) -> f64 {
@@ -66,12 +62,7 @@ fn rate(bytes: usize, work: impl FnOnce()) -> f64 {
     bytes as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
-fn measure(
-    segment: &Segment,
-    backing: Backing,
-    source: &[u8],
-    limit: f64,
-) -> Result<(), StoreError> {
+fn measure(segment: &Segment, backing: Backing, source: &[u8], limit: f64) -> Result<(), StoreError> {
     println!("{backing:?}, huge pages: {}", segment.huge_pages());
     let mapping = WriteMapping::new(segment)?;
     measure_cold(segment, &mapping, source, limit)?;
@@ -109,22 +100,15 @@ fn measure_cold(
         let cold = rate(BYTES, || write(mapping, FIRST_OFFSET, source));
         let release = rate(BYTES, || free(mapping, length));
         let reserve = rate(BYTES, || {
-            mapping
-                .reserve(FIRST_OFFSET, length)
-                .expect("there is memory");
+            mapping.reserve(FIRST_OFFSET, length).expect("there is memory");
         });
         let reserved = rate(BYTES, || write(mapping, FIRST_OFFSET, source));
         let other = WriteMapping::new(segment)?;
         let populate = rate(BYTES, || {
-            other
-                .populate(FIRST_OFFSET, length)
-                .expect("there is memory");
+            other.populate(FIRST_OFFSET, length).expect("there is memory");
         });
         free(mapping, length);
-        for (best, rate) in best
-            .iter_mut()
-            .zip([cold, reserve, reserved, populate, release])
-        {
+        for (best, rate) in best.iter_mut().zip([cold, reserve, reserved, populate, release]) {
             *best = best.max(rate);
         }
     }
@@ -132,11 +116,7 @@ fn measure_cold(
     print("write, cold and not reserved", cold, limit);
     print("reserve: back a cold range and fault it in", reserve, limit);
     print("write, after reserve", reserved, limit);
-    print(
-        "populate, of a range that another mapping backed",
-        populate,
-        limit,
-    );
+    print("populate, of a range that another mapping backed", populate, limit);
     print("release", release, limit);
     Ok(())
 }
@@ -160,11 +140,7 @@ fn measure_warm(
     });
     print("write, backed, through a new mapping", fresh, limit);
     let reader = ReadMapping::new(segment)?;
-    print(
-        "read, through a new mapping",
-        rate(BYTES, || sum(&reader)),
-        limit,
-    );
+    print("read, through a new mapping", rate(BYTES, || sum(&reader)), limit);
     print("read, warm", best(BYTES, || sum(&reader)), limit);
     Ok(())
 }
@@ -180,19 +156,10 @@ fn measure_objects(mapping: &WriteMapping, source: &[u8]) -> Result<(), StoreErr
             }
         })
     };
-    println!(
-        "  objects into a warm range of {} MiB; memcpy and streaming stores:",
-        BYTES >> 20
-    );
+    println!("  objects into a warm range of {} MiB; memcpy and streaming stores:", BYTES >> 20);
     for size in OBJECT_SIZES {
-        let (cached, streaming) = (
-            run(copy::copy_cached, size),
-            run(copy::copy_streaming, size),
-        );
-        println!(
-            "    {:6} KiB {cached:8.2} GB/s {streaming:8.2} GB/s",
-            size >> 10
-        );
+        let (cached, streaming) = (run(copy::copy_cached, size), run(copy::copy_streaming, size));
+        println!("    {:6} KiB {cached:8.2} GB/s {streaming:8.2} GB/s", size >> 10);
     }
     Ok(())
 }
@@ -209,11 +176,8 @@ fn free(mapping: &WriteMapping, length: u64) {
 
 fn sum(reader: &ReadMapping) {
     // SAFETY: nothing writes meanwhile.
-    let bytes =
-        unsafe { reader.slice(FIRST_OFFSET, BYTES as u64) }.expect("the range is in the segment");
-    let words = bytes.chunks_exact(8).map(|word| {
-        word.iter()
-            .fold(0_u64, |all, byte| all << 8 | u64::from(*byte))
-    });
+    let bytes = unsafe { reader.slice(FIRST_OFFSET, BYTES as u64) }.expect("the range is in the segment");
+    let words =
+        bytes.chunks_exact(8).map(|word| word.iter().fold(0_u64, |all, byte| all << 8 | u64::from(*byte)));
     black_box(words.fold(0, u64::wrapping_add));
 }

@@ -35,11 +35,7 @@ impl<'a> BackedChunks<'a> {
 
 /// The words that a range of bits touches, with the bits of the range in each.
 fn masks(bits: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
-    let words = if bits.is_empty() {
-        0..0
-    } else {
-        bits.start / 64..bits.end.div_ceil(64)
-    };
+    let words = if bits.is_empty() { 0..0 } else { bits.start / 64..bits.end.div_ceil(64) };
     words.map(move |word| {
         let low = bits.start.saturating_sub(word * 64);
         let high = (bits.end - word * 64).min(64);
@@ -53,36 +49,19 @@ mod tests {
 
     #[test]
     fn ranges_across_words_touch_exactly_their_bits() {
-        for range in [
-            0..1,
-            63..64,
-            63..65,
-            0..64,
-            5..200,
-            64..192,
-            100..100,
-            190..192,
-        ] {
+        for range in [0..1, 63..64, 63..65, 0..64, 5..200, 64..192, 100..100, 190..192] {
             let words = [const { AtomicU64::new(0) }; 4];
             let chunks = BackedChunks::new(&words);
             chunks.insert(range.clone());
             for bit in 0..256 {
-                assert_eq!(
-                    chunks.contains(bit..bit + 1),
-                    range.contains(&bit),
-                    "{range:?} bit {bit}"
-                );
+                assert_eq!(chunks.contains(bit..bit + 1), range.contains(&bit), "{range:?} bit {bit}");
             }
             assert!(chunks.contains(range.clone()));
             assert!(!chunks.contains(range.start..range.end + 1));
             chunks.insert(0..256);
             chunks.remove(range.clone());
             for bit in 0..256 {
-                assert_eq!(
-                    chunks.contains(bit..bit + 1),
-                    !range.contains(&bit),
-                    "{range:?} bit {bit}"
-                );
+                assert_eq!(chunks.contains(bit..bit + 1), !range.contains(&bit), "{range:?} bit {bit}");
             }
         }
     }

@@ -103,9 +103,7 @@ mod tests {
     fn pattern(length: usize) -> Vec<u8> {
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut next = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 56) as u8
         };
         (0..length).map(|_| next()).collect()
@@ -123,10 +121,7 @@ mod tests {
                     unsafe { copy_streaming(target.as_mut_ptr().add(offset), expected) };
                     assert_eq!(&target[offset..offset + length], expected);
                     assert!(
-                        target[..offset]
-                            .iter()
-                            .chain(&target[offset + length..])
-                            .all(|&byte| byte == 0xEE)
+                        target[..offset].iter().chain(&target[offset + length..]).all(|&byte| byte == 0xEE)
                     );
                 }
             }
@@ -135,12 +130,7 @@ mod tests {
 
     #[test]
     fn gather_joins_buffers_on_both_sides_of_the_threshold() {
-        for total in [
-            0,
-            1000,
-            STREAMING_THRESHOLD - 1,
-            STREAMING_THRESHOLD + 12345,
-        ] {
+        for total in [0, 1000, STREAMING_THRESHOLD - 1, STREAMING_THRESHOLD + 12345] {
             let source = pattern(total);
             let (first, second) = source.split_at(total / 3);
             let (middle, last) = second.split_at(second.len() / 2 + total % 2);

@@ -103,9 +103,7 @@ pub enum StoreError {
     },
 
     /// A limit for the spill directory is not a fraction of the disk.
-    #[error(
-        "{limit} is no fraction of a disk: give a spill limit above 0 and up to 1, such as 0.95"
-    )]
+    #[error("{limit} is no fraction of a disk: give a spill limit above 0 and up to 1, such as 0.95")]
     InvalidSpillLimit {
         /// The limit given.
         limit: f64,
@@ -164,9 +162,7 @@ pub enum StoreError {
     },
 
     /// The memory given for a restored object has another size than the object.
-    #[error(
-        "the spilled object has {expected} bytes, not {given}: give it a destination of its size"
-    )]
+    #[error("the spilled object has {expected} bytes, not {given}: give it a destination of its size")]
     WrongLength {
         /// Size of the object, in bytes.
         expected: u64,

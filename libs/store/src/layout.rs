@@ -57,12 +57,7 @@ pub(crate) fn round_capacity(requested: u64) -> Result<u64, StoreError> {
 pub(crate) fn check_bounds(offset: u64, length: u64, capacity: u64) -> Result<(), StoreError> {
     match offset.checked_add(length) {
         Some(end) if offset >= FIRST_OFFSET && end <= capacity => Ok(()),
-        _ => Err(StoreError::OutOfBounds {
-            offset,
-            length,
-            start: FIRST_OFFSET,
-            end: capacity,
-        }),
+        _ => Err(StoreError::OutOfBounds { offset, length, start: FIRST_OFFSET, end: capacity }),
     }
 }
 
@@ -73,10 +68,7 @@ mod tests {
     #[test]
     fn capacities_are_rounded_up_to_chunks_and_bounded() {
         assert_eq!(round_capacity(MINIMUM_CAPACITY).unwrap(), MINIMUM_CAPACITY);
-        assert_eq!(
-            round_capacity(MINIMUM_CAPACITY + 1).unwrap(),
-            MINIMUM_CAPACITY + CHUNK
-        );
+        assert_eq!(round_capacity(MINIMUM_CAPACITY + 1).unwrap(), MINIMUM_CAPACITY + CHUNK);
         assert_eq!(round_capacity(MAXIMUM_CAPACITY).unwrap(), MAXIMUM_CAPACITY);
         for bad in [0, MINIMUM_CAPACITY - 1, MAXIMUM_CAPACITY + 1, u64::MAX] {
             assert!(
@@ -88,28 +80,15 @@ mod tests {
     #[test]
     fn ranges_stay_in_the_object_area() {
         let capacity = 4 * CHUNK;
-        for (offset, length) in [
-            (FIRST_OFFSET, 0),
-            (FIRST_OFFSET, 3 * CHUNK),
-            (capacity, 0),
-            (capacity - 1, 1),
-        ] {
-            assert!(
-                check_bounds(offset, length, capacity).is_ok(),
-                "{offset} {length}"
-            );
+        for (offset, length) in
+            [(FIRST_OFFSET, 0), (FIRST_OFFSET, 3 * CHUNK), (capacity, 0), (capacity - 1, 1)]
+        {
+            assert!(check_bounds(offset, length, capacity).is_ok(), "{offset} {length}");
         }
-        for (offset, length) in [
-            (0, 1),
-            (FIRST_OFFSET - 1, 2),
-            (capacity, 1),
-            (FIRST_OFFSET, u64::MAX),
-            (u64::MAX, 1),
-        ] {
-            assert!(
-                check_bounds(offset, length, capacity).is_err(),
-                "{offset} {length}"
-            );
+        for (offset, length) in
+            [(0, 1), (FIRST_OFFSET - 1, 2), (capacity, 1), (FIRST_OFFSET, u64::MAX), (u64::MAX, 1)]
+        {
+            assert!(check_bounds(offset, length, capacity).is_err(), "{offset} {length}");
         }
     }
 }

@@ -36,9 +36,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::backed::BackedChunks;
-use crate::layout::{
-    self, BACKED_BYTES, BACKED_OFFSET, CHUNK, PROCESS_TABLE_BYTES, PROCESS_TABLE_OFFSET,
-};
+use crate::layout::{self, BACKED_BYTES, BACKED_OFFSET, CHUNK, PROCESS_TABLE_BYTES, PROCESS_TABLE_OFFSET};
 use crate::residency::Residency;
 use crate::segment::system;
 use crate::{Segment, StoreError, copy};
@@ -165,17 +163,11 @@ impl WriteMapping {
     /// [`StoreError::Map`] if the address space of the process is limited, [`StoreError::System`]
     /// if it has no file descriptor left.
     pub fn new(segment: &Segment) -> Result<WriteMapping, StoreError> {
-        let file = segment
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|source| StoreError::System {
-                operation: "duplicating the store's file descriptor",
-                source,
-            })?;
-        Ok(WriteMapping {
-            mapping: Mapping::new(segment, true)?,
-            file,
-        })
+        let file = segment.as_fd().try_clone_to_owned().map_err(|source| StoreError::System {
+            operation: "duplicating the store's file descriptor",
+            source,
+        })?;
+        Ok(WriteMapping { mapping: Mapping::new(segment, true)?, file })
     }
 
     /// Size of the segment in bytes.
@@ -203,10 +195,7 @@ impl WriteMapping {
     ///
     /// While the slice lives, nothing else in this or another process may read or write the range:
     /// it lies in an extent of this process and is not sealed. [`reserve`](Self::reserve) it first.
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "the caller keeps the extents of a mapping apart"
-    )]
+    #[expect(clippy::mut_from_ref, reason = "the caller keeps the extents of a mapping apart")]
     pub unsafe fn slice_mut(&self, offset: u64, length: u64) -> Result<&mut [u8], StoreError> {
         let start = self.mapping.pointer(offset, length)?;
         // SAFETY: in bounds; the mapping outlives the borrow of self; the caller vouches for
@@ -254,8 +243,7 @@ impl WriteMapping {
         }
         for chunk in chunks {
             if !backed.contains(chunk..chunk + 1) {
-                self.fault_in(chunk * CHUNK, CHUNK)
-                    .map_err(|errno| out_of_memory(offset, length, errno))?;
+                self.fault_in(chunk * CHUNK, CHUNK).map_err(|errno| out_of_memory(offset, length, errno))?;
                 backed.insert(chunk..chunk + 1);
             }
         }
@@ -284,8 +272,7 @@ impl WriteMapping {
         let start = chunks.start * CHUNK;
         self.backed().remove(chunks);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&self.file, flags, start, bytes)
-            .map_err(system("giving store memory back"))?;
+        rustix::fs::fallocate(&self.file, flags, start, bytes).map_err(system("giving store memory back"))?;
         Ok(bytes)
     }
 
@@ -305,8 +292,7 @@ impl WriteMapping {
         let mut start = offset / LARGEST_PAGE * LARGEST_PAGE;
         while start < end {
             let step = (CHUNK - start % CHUNK).min(end - start);
-            self.fault_in(start, step)
-                .map_err(|errno| out_of_memory(offset, length, errno))?;
+            self.fault_in(start, step).map_err(|errno| out_of_memory(offset, length, errno))?;
             start += step;
         }
         Ok(())
@@ -323,17 +309,8 @@ impl WriteMapping {
             // SAFETY: the range is in the mapping: the object area begins and ends at a chunk,
             // which holds whole pages. Faulting pages in changes no contents.
             let populated = unsafe {
-                let address = self
-                    .mapping
-                    .memory
-                    .as_mut_ptr()
-                    .add(start as usize)
-                    .cast::<c_void>();
-                rustix::mm::madvise(
-                    address,
-                    length as usize,
-                    rustix::mm::Advice::LinuxPopulateWrite,
-                )
+                let address = self.mapping.memory.as_mut_ptr().add(start as usize).cast::<c_void>();
+                rustix::mm::madvise(address, length as usize, rustix::mm::Advice::LinuxPopulateWrite)
             };
             match populated {
                 Err(Errno::INTR | Errno::AGAIN) => {}
@@ -379,21 +356,12 @@ impl WriteMapping {
         // multiples of 8 from the page-aligned start. The memory was backed when the segment was
         // made. Atomics may be shared with other processes, and no other access is made to these
         // bytes.
-        unsafe {
-            slice::from_raw_parts(
-                self.mapping.memory.as_ptr().add(offset).cast::<AtomicU64>(),
-                length,
-            )
-        }
+        unsafe { slice::from_raw_parts(self.mapping.memory.as_ptr().add(offset).cast::<AtomicU64>(), length) }
     }
 }
 
 fn out_of_memory(offset: u64, length: u64, errno: Errno) -> StoreError {
-    StoreError::OutOfMemory {
-        offset,
-        length,
-        source: errno.into(),
-    }
+    StoreError::OutOfMemory { offset, length, source: errno.into() }
 }
 
 #[cfg(test)]
@@ -405,11 +373,9 @@ mod tests {
 
     /// A segment of each kind that this system has.
     fn segments() -> Vec<Segment> {
-        let huge = Segment::create(CAPACITY, Backing::HugeTmpfs)
-            .inspect_err(|error| println!("skipped: {error}"));
-        huge.into_iter()
-            .chain(Segment::create(CAPACITY, Backing::Memfd))
-            .collect()
+        let huge =
+            Segment::create(CAPACITY, Backing::HugeTmpfs).inspect_err(|error| println!("skipped: {error}"));
+        huge.into_iter().chain(Segment::create(CAPACITY, Backing::Memfd)).collect()
     }
 
     fn backed_bytes(segment: &Segment) -> u64 {
@@ -426,10 +392,7 @@ mod tests {
             writer.reserve(offset, CHUNK + 3).unwrap();
             // SAFETY: only this test knows the segment.
             unsafe {
-                assert_eq!(
-                    writer.write_at(offset, &[b"abc", &large]).unwrap(),
-                    CHUNK + 3
-                );
+                assert_eq!(writer.write_at(offset, &[b"abc", &large]).unwrap(), CHUNK + 3);
                 assert_eq!(reader.slice(offset, 3).unwrap(), b"abc");
                 assert!(reader.slice(offset + 3, CHUNK).unwrap() == large);
                 assert_eq!(reader.slice(offset - 2, 2).unwrap(), [0, 0]);
@@ -444,13 +407,9 @@ mod tests {
         let segment = Segment::create(CAPACITY, Backing::Memfd).unwrap();
         let writer = WriteMapping::new(&segment).unwrap();
         let reader = ReadMapping::new(&segment).unwrap();
-        for (offset, length) in [
-            (0, 1),
-            (FIRST_OFFSET - 1, 1),
-            (CAPACITY - 1, 2),
-            (u64::MAX, 1),
-            (FIRST_OFFSET, u64::MAX),
-        ] {
+        for (offset, length) in
+            [(0, 1), (FIRST_OFFSET - 1, 1), (CAPACITY - 1, 2), (u64::MAX, 1), (FIRST_OFFSET, u64::MAX)]
+        {
             let bad = |result: Result<(), StoreError>| {
                 assert!(matches!(result, Err(StoreError::OutOfBounds { .. })))
             };
@@ -483,36 +442,16 @@ mod tests {
             assert_eq!(backed_bytes(&segment) - header, 3 * CHUNK);
             // SAFETY: only this test knows the segment, and no slice lives across a call.
             unsafe {
-                writer
-                    .write_at(offset, &[&[7; 2 * CHUNK as usize]])
-                    .unwrap();
+                writer.write_at(offset, &[&[7; 2 * CHUNK as usize]]).unwrap();
                 assert_eq!(other.release(offset, 2 * CHUNK).unwrap(), CHUNK);
                 assert_eq!(other.release(offset + 1, CHUNK).unwrap(), 0);
                 assert_eq!(backed_bytes(&segment) - header, 2 * CHUNK);
                 let (before, behind) = (offset, offset + 10 + CHUNK);
-                assert!(
-                    writer
-                        .slice_mut(before, 10)
-                        .unwrap()
-                        .iter()
-                        .all(|&byte| byte == 7)
-                );
-                assert!(
-                    writer
-                        .slice_mut(behind, CHUNK - 10)
-                        .unwrap()
-                        .iter()
-                        .all(|&byte| byte == 7)
-                );
+                assert!(writer.slice_mut(before, 10).unwrap().iter().all(|&byte| byte == 7));
+                assert!(writer.slice_mut(behind, CHUNK - 10).unwrap().iter().all(|&byte| byte == 7));
                 writer.reserve(offset, 2 * CHUNK).unwrap();
                 assert_eq!(backed_bytes(&segment) - header, 3 * CHUNK);
-                assert!(
-                    writer
-                        .slice_mut(offset + 10, CHUNK)
-                        .unwrap()
-                        .iter()
-                        .all(|&byte| byte == 0)
-                );
+                assert!(writer.slice_mut(offset + 10, CHUNK).unwrap().iter().all(|&byte| byte == 0));
             }
         }
     }
@@ -523,23 +462,12 @@ mod tests {
             let mapping = WriteMapping::new(&segment).unwrap();
             let other = WriteMapping::new(&segment).unwrap();
             other.reserve(FIRST_OFFSET, 4 * CHUNK).unwrap();
-            assert_eq!(
-                mapping.residency().unwrap(),
-                Residency {
-                    bytes: 0,
-                    huge_bytes: 0
-                }
-            );
-            mapping
-                .populate(FIRST_OFFSET + 4096, 4 * CHUNK - 4096)
-                .unwrap();
+            assert_eq!(mapping.residency().unwrap(), Residency { bytes: 0, huge_bytes: 0 });
+            mapping.populate(FIRST_OFFSET + 4096, 4 * CHUNK - 4096).unwrap();
             let after = mapping.residency().unwrap();
             assert!(after.bytes >= 4 * CHUNK - LARGEST_PAGE, "{after:?}");
             // Memory may be too fragmented for some huge pages, but not for all of them.
-            assert!(
-                !segment.huge_pages() || after.huge_bytes >= CHUNK,
-                "{after:?}"
-            );
+            assert!(!segment.huge_pages() || after.huge_bytes >= CHUNK, "{after:?}");
         }
     }
 
@@ -550,13 +478,9 @@ mod tests {
             Err(error) => return println!("skipped: {error}"),
         };
         rustix::fs::ftruncate(&file, CAPACITY).unwrap();
-        let mapping =
-            WriteMapping::new(&Segment::initialize(file, CAPACITY, None).unwrap()).unwrap();
+        let mapping = WriteMapping::new(&Segment::initialize(file, CAPACITY, None).unwrap()).unwrap();
         mapping.reserve(FIRST_OFFSET, CHUNK).unwrap();
-        for failed in [
-            mapping.reserve(FIRST_OFFSET, 4 * CHUNK),
-            mapping.populate(FIRST_OFFSET, 4 * CHUNK),
-        ] {
+        for failed in [mapping.reserve(FIRST_OFFSET, 4 * CHUNK), mapping.populate(FIRST_OFFSET, 4 * CHUNK)] {
             assert!(
                 matches!(failed, Err(StoreError::OutOfMemory { length, .. }) if length == 4 * CHUNK),
                 "{failed:?}"
@@ -566,10 +490,7 @@ mod tests {
         mapping.reserve(FIRST_OFFSET, 2 * CHUNK).unwrap();
         assert!(mapping.reserve(FIRST_OFFSET + 2 * CHUNK, 1).is_err());
         // SAFETY: only this test knows the segment.
-        assert_eq!(
-            unsafe { mapping.release(FIRST_OFFSET, CHUNK) }.unwrap(),
-            CHUNK
-        );
+        assert_eq!(unsafe { mapping.release(FIRST_OFFSET, CHUNK) }.unwrap(), CHUNK);
         mapping.reserve(FIRST_OFFSET + 2 * CHUNK, 1).unwrap();
         assert!(mapping.reserve(FIRST_OFFSET, 1).is_err());
     }

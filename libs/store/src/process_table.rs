@@ -35,19 +35,14 @@ impl<'a> ProcessTable<'a> {
 
     /// The table of the segment. Costs nothing: make one whenever it is needed.
     pub fn new(mapping: &'a WriteMapping) -> Self {
-        ProcessTable {
-            words: mapping.process_table(),
-        }
+        ProcessTable { words: mapping.process_table() }
     }
 
     /// The slot of the process with this number.
     pub fn slot(self, process_number: u64) -> ProcessSlot<'a> {
         let start = (process_number % Self::SLOTS) as usize * WORDS;
         match &self.words[start..start + WORDS] {
-            [version, a, b, c, d, ..] => ProcessSlot {
-                version,
-                entries: [[a, b], [c, d]],
-            },
+            [version, a, b, c, d, ..] => ProcessSlot { version, entries: [[a, b], [c, d]] },
             _ => unreachable!("a slot has {WORDS} words"),
         }
     }
@@ -87,10 +82,7 @@ impl ProcessSlot<'_> {
                 return None;
             }
             let [owner_word, number_word] = self.entries[(version % 2) as usize];
-            let id = (
-                owner_word.load(Ordering::Relaxed),
-                number_word.load(Ordering::Relaxed),
-            );
+            let id = (owner_word.load(Ordering::Relaxed), number_word.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             if self.version.load(Ordering::Relaxed) == version {
                 return Some(id);
@@ -111,8 +103,7 @@ mod tests {
 
     #[test]
     fn slots_are_separate_and_wrap_around() {
-        let mapping =
-            WriteMapping::new(&Segment::create(16 << 20, Backing::Memfd).unwrap()).unwrap();
+        let mapping = WriteMapping::new(&Segment::create(16 << 20, Backing::Memfd).unwrap()).unwrap();
         let table = ProcessTable::new(&mapping);
         let last = ProcessTable::SLOTS - 1;
         table.slot(0).store(1, 2);
@@ -122,10 +113,7 @@ mod tests {
         assert_eq!(table.slot(1).load(), Some((3, u64::MAX)));
         assert_eq!(table.slot(last).load(), Some((u64::MAX, 5)));
         assert_eq!(table.slot(2).load(), None);
-        assert_eq!(
-            table.slot(ProcessTable::SLOTS + 1).load(),
-            Some((3, u64::MAX))
-        );
+        assert_eq!(table.slot(ProcessTable::SLOTS + 1).load(), Some((3, u64::MAX)));
         table.slot(1).clear();
         assert_eq!(table.slot(1).load(), None);
         table.slot(1).store(0, 0);
@@ -134,8 +122,7 @@ mod tests {
 
     #[test]
     fn a_reader_never_sees_half_of_a_store() {
-        let mapping =
-            WriteMapping::new(&Segment::create(16 << 20, Backing::Memfd).unwrap()).unwrap();
+        let mapping = WriteMapping::new(&Segment::create(16 << 20, Backing::Memfd).unwrap()).unwrap();
         let slot = ProcessTable::new(&mapping).slot(3);
         const STORES: u64 = 200_000;
         std::thread::scope(|scope| {

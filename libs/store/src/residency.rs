@@ -14,10 +14,7 @@ pub struct Residency {
 impl Residency {
     /// The kernel's account of the mapping at this address, from `/proc/self/smaps`.
     pub(crate) fn of(start: *const u8) -> Result<Residency, StoreError> {
-        let failed = |source| StoreError::System {
-            operation: "reading /proc/self/smaps",
-            source,
-        };
+        let failed = |source| StoreError::System { operation: "reading /proc/self/smaps", source };
         let smaps = std::fs::read_to_string("/proc/self/smaps").map_err(failed)?;
         let heading = format!("{:x}-", start as usize);
         let bytes = |name: &str| {

@@ -70,13 +70,9 @@ impl Segment {
         fallback_reason: Option<StoreError>,
     ) -> Result<Segment, StoreError> {
         // Every process reads and writes what lies before the objects without reserving it first.
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, FIRST_OFFSET).map_err(
-            |errno| StoreError::OutOfMemory {
-                offset: 0,
-                length: FIRST_OFFSET,
-                source: errno.into(),
-            },
-        )?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, FIRST_OFFSET).map_err(|errno| {
+            StoreError::OutOfMemory { offset: 0, length: FIRST_OFFSET, source: errno.into() }
+        })?;
         let header = layout::encode_header(capacity);
         match rustix::io::pwrite(&file, &header, 0) {
             Ok(HEADER_BYTES) => {}
@@ -84,12 +80,7 @@ impl Segment {
             Err(errno) => return Err(system("writing the header of the store")(errno)),
         }
         let huge_pages = has_huge_pages(&file)?;
-        Ok(Segment {
-            file,
-            capacity,
-            huge_pages,
-            fallback_reason,
-        })
+        Ok(Segment { file, capacity, huge_pages, fallback_reason })
     }
 
     /// Takes over the segment that the node daemon made and passed on.
@@ -102,28 +93,18 @@ impl Segment {
         let not_a_segment = |reason: String| StoreError::NotASegment { reason };
         let status = rustix::fs::fstat(&file).map_err(system("inspecting the store's file"))?;
         if u64::try_from(status.st_size) != Ok(capacity) {
-            return Err(not_a_segment(format!(
-                "it has {} bytes instead of {capacity}",
-                status.st_size
-            )));
+            return Err(not_a_segment(format!("it has {} bytes instead of {capacity}", status.st_size)));
         }
         let mut header = [0; HEADER_BYTES];
         match rustix::io::pread(&file, &mut header, 0) {
             Ok(HEADER_BYTES) if header == layout::encode_header(capacity) => {}
             Ok(_) => {
-                return Err(not_a_segment(
-                    "its header is missing or of another version".to_owned(),
-                ));
+                return Err(not_a_segment("its header is missing or of another version".to_owned()));
             }
             Err(errno) => return Err(not_a_segment(format!("its header cannot be read: {errno}"))),
         }
         let huge_pages = has_huge_pages(&file)?;
-        Ok(Segment {
-            file,
-            capacity,
-            huge_pages,
-            fallback_reason: None,
-        })
+        Ok(Segment { file, capacity, huge_pages, fallback_reason: None })
     }
 
     /// Size in bytes, with the 2 MiB that hold no objects.
@@ -198,10 +179,7 @@ fn has_huge_pages(file: &OwnedFd) -> Result<bool, StoreError> {
 }
 
 pub(crate) fn system(operation: &'static str) -> impl Fn(Errno) -> StoreError {
-    move |errno| StoreError::System {
-        operation,
-        source: errno.into(),
-    }
+    move |errno| StoreError::System { operation, source: errno.into() }
 }
 
 #[cfg(test)]
@@ -222,11 +200,7 @@ mod tests {
         let knows = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
         match tmpfs::open_directly(16 << 20) {
             Ok(_) if knows => {
-                assert!(
-                    Segment::create(16 << 20, Backing::HugeTmpfs)
-                        .unwrap()
-                        .huge_pages()
-                );
+                assert!(Segment::create(16 << 20, Backing::HugeTmpfs).unwrap().huge_pages());
             }
             Ok(_) => println!("skipped: a kernel without huge pages"),
             Err(error) => println!("skipped: {error}"),
@@ -245,10 +219,7 @@ mod tests {
         let segment = Segment::create((16 << 20) - 5, Backing::Memfd).unwrap();
         assert_eq!(segment.capacity(), 16 << 20);
         let copy = segment.as_fd().try_clone_to_owned().unwrap();
-        assert!(matches!(
-            Segment::from_fd(copy, 8 << 20),
-            Err(StoreError::NotASegment { .. })
-        ));
+        assert!(matches!(Segment::from_fd(copy, 8 << 20), Err(StoreError::NotASegment { .. })));
         let again = Segment::from_fd(segment.into(), 16 << 20).unwrap();
         assert_eq!(again.capacity(), 16 << 20);
     }
@@ -258,9 +229,6 @@ mod tests {
         let file = rustix::fs::memfd_create(c"foreign", MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, 16 << 20).unwrap();
         let error = Segment::from_fd(file, 16 << 20).unwrap_err();
-        assert!(
-            matches!(&error, StoreError::NotASegment { reason } if reason.contains("header")),
-            "{error}"
-        );
+        assert!(matches!(&error, StoreError::NotASegment { reason } if reason.contains("header")), "{error}");
     }
 }

@@ -110,12 +110,7 @@ impl SpillDirectory {
             Err(Errno::WOULDBLOCK) => return Err(StoreError::SpillDirectoryInUse { path }),
             Err(errno) => return Err(spill_file("locking the spill directory", path, errno)),
         }
-        let spill = SpillDirectory {
-            path,
-            directory,
-            limit,
-            files: Mutex::default(),
-        };
+        let spill = SpillDirectory { path, directory, limit, files: Mutex::default() };
         spill.remove_left_over()?;
         Ok(spill)
     }
@@ -131,9 +126,8 @@ impl SpillDirectory {
     ///
     /// [`StoreError::SpillFile`].
     pub fn available(&self) -> Result<u64, StoreError> {
-        let disk = rustix::fs::fstatvfs(&self.directory).map_err(|errno| {
-            spill_file("asking for the free space of", self.path.clone(), errno)
-        })?;
+        let disk = rustix::fs::fstatvfs(&self.directory)
+            .map_err(|errno| spill_file("asking for the free space of", self.path.clone(), errno))?;
         if disk.f_blocks == 0 {
             // A file system that does not say how large it is: writing will tell.
             return Ok(u64::MAX);
@@ -157,9 +151,7 @@ impl SpillDirectory {
             return Ok(Vec::new());
         }
         // An empty object takes a block, too, so that no two objects share an offset.
-        let blocks = objects
-            .iter()
-            .map(|object| (object.len() as u64).max(1).next_multiple_of(ALIGNMENT));
+        let blocks = objects.iter().map(|object| (object.len() as u64).max(1).next_multiple_of(ALIGNMENT));
         let needed = blocks.clone().sum();
         let number = self.lock().next();
         let partial = self.create(number, needed)?;
@@ -170,11 +162,7 @@ impl SpillDirectory {
             let length = object.len() as u64;
             let checksum = write_object(&partial.file, object, offset)
                 .map_err(|errno| self.failed_write(number, needed, errno))?;
-            written.push(SpilledObject {
-                file: number,
-                offset,
-                length,
-            });
+            written.push(SpilledObject { file: number, offset, length });
             records.insert(offset, Record { length, checksum });
             offset += block;
         }
@@ -198,16 +186,12 @@ impl SpillDirectory {
         let record = self.record(object)?;
         let given = destination.len() as u64;
         if given != record.length {
-            return Err(StoreError::WrongLength {
-                expected: record.length,
-                given,
-            });
+            return Err(StoreError::WrongLength { expected: record.length, given });
         }
-        self.read_checked(object, record, destination)
-            .map_err(|error| {
-                // A delete gives the blocks back at once: what looks like damage may be that.
-                self.record(object).err().unwrap_or(error)
-            })
+        self.read_checked(object, record, destination).map_err(|error| {
+            // A delete gives the blocks back at once: what looks like damage may be that.
+            self.record(object).err().unwrap_or(error)
+        })
     }
 
     /// Deletes an object and gives its space on the disk back; the file goes with its last object.
@@ -219,10 +203,7 @@ impl SpillDirectory {
     pub fn delete(&self, object: SpilledObject) -> Result<(), StoreError> {
         let (record, last) = {
             let mut files = self.lock();
-            let objects = files
-                .live
-                .get_mut(&object.file)
-                .ok_or(not_spilled(object))?;
+            let objects = files.live.get_mut(&object.file).ok_or(not_spilled(object))?;
             let record = objects.remove(&object.offset).ok_or(not_spilled(object))?;
             let last = objects.is_empty();
             if last {
@@ -238,11 +219,7 @@ impl SpillDirectory {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             // The blocks stay until the file goes.
             Err(Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(spill_file(
-                "deleting from",
-                self.file_path(object.file),
-                errno,
-            )),
+            Err(errno) => Err(spill_file("deleting from", self.file_path(object.file), errno)),
         }
     }
 
@@ -261,27 +238,12 @@ impl SpillDirectory {
     fn create(&self, number: u64, needed: u64) -> Result<Partial<'_>, StoreError> {
         let available = self.available()?;
         if needed > available {
-            return Err(StoreError::OutOfDisk {
-                path: self.path.clone(),
-                needed,
-                available,
-            });
+            return Err(StoreError::OutOfDisk { path: self.path.clone(), needed, available });
         }
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(
-            &self.directory,
-            file_name(number),
-            flags,
-            Mode::RUSR | Mode::WUSR,
-        )
-        .map_err(|errno| self.failed_write(number, needed, errno))?;
-        let partial = Partial {
-            spill: self,
-            number,
-            file,
-            keep: false,
-        };
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&self.directory, file_name(number), flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.failed_write(number, needed, errno))?;
+        let partial = Partial { spill: self, number, file, keep: false };
         loop {
             match rustix::fs::fallocate(&partial.file, FallocateFlags::empty(), 0, needed) {
                 // A file system without allocation finds out while writing.
@@ -296,11 +258,7 @@ impl SpillDirectory {
         match errno {
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
                 let available = self.available().unwrap_or(0);
-                StoreError::OutOfDisk {
-                    path: self.path.clone(),
-                    needed,
-                    available,
-                }
+                StoreError::OutOfDisk { path: self.path.clone(), needed, available }
             }
             _ => spill_file("writing", self.file_path(number), errno),
         }
@@ -314,12 +272,7 @@ impl SpillDirectory {
     ) -> Result<(), StoreError> {
         let path = || self.file_path(object.file);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = match rustix::fs::openat(
-            &self.directory,
-            file_name(object.file),
-            flags,
-            Mode::empty(),
-        ) {
+        let file = match rustix::fs::openat(&self.directory, file_name(object.file), flags, Mode::empty()) {
             Err(Errno::NOENT) => return Err(StoreError::SpillMissing { path: path() }),
             opened => opened.map_err(|errno| spill_file("opening", path(), errno))?,
         };
@@ -327,11 +280,7 @@ impl SpillDirectory {
         let mut done = 0;
         while done < destination.len() {
             let end = destination.len().min(done + PART);
-            match rustix::io::pread(
-                &file,
-                &mut destination[done..end],
-                object.offset + done as u64,
-            ) {
+            match rustix::io::pread(&file, &mut destination[done..end], object.offset + done as u64) {
                 Ok(0) => {
                     return Err(StoreError::SpillTorn {
                         path: path(),
@@ -349,34 +298,21 @@ impl SpillDirectory {
         }
         let (expected, found) = (record.checksum, hasher.finalize());
         if expected != found {
-            return Err(StoreError::SpillCorrupt {
-                path: path(),
-                offset: object.offset,
-                expected,
-                found,
-            });
+            return Err(StoreError::SpillCorrupt { path: path(), offset: object.offset, expected, found });
         }
         Ok(())
     }
 
     fn record(&self, object: SpilledObject) -> Result<Record, StoreError> {
         let files = self.lock();
-        let record = files
-            .live
-            .get(&object.file)
-            .and_then(|objects| objects.get(&object.offset));
+        let record = files.live.get(&object.file).and_then(|objects| objects.get(&object.offset));
         record.copied().ok_or(not_spilled(object))
     }
 
     /// Gives back the blocks of an object whose file stays.
     fn punch(&self, object: SpilledObject, record: Record) -> rustix::io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(
-            &self.directory,
-            file_name(object.file),
-            flags,
-            Mode::empty(),
-        )?;
+        let file = rustix::fs::openat(&self.directory, file_name(object.file), flags, Mode::empty())?;
         let length = record.length.max(1).next_multiple_of(ALIGNMENT);
         rustix::fs::fallocate(
             &file,
@@ -395,11 +331,12 @@ impl SpillDirectory {
         for entry in Dir::read_from(&self.directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if entry.file_name().to_bytes().ends_with(SUFFIX.as_bytes()) {
-                rustix::fs::unlinkat(&self.directory, entry.file_name(), AtFlags::empty())
-                    .map_err(|errno| {
+                rustix::fs::unlinkat(&self.directory, entry.file_name(), AtFlags::empty()).map_err(
+                    |errno| {
                         let name = entry.file_name().to_string_lossy().into_owned();
                         spill_file("removing the left-over file", self.path.join(name), errno)
-                    })?;
+                    },
+                )?;
             }
         }
         Ok(())
@@ -481,15 +418,9 @@ fn write_object(file: &OwnedFd, object: &[u8], offset: u64) -> rustix::io::Resul
 
 fn create_directory(path: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| StoreError::SpillFile {
-            operation: "creating the spill directory",
-            path: path.to_owned(),
-            source,
-        })
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
+        StoreError::SpillFile { operation: "creating the spill directory", path: path.to_owned(), source }
+    })
 }
 
 fn file_name(number: u64) -> String {
@@ -497,18 +428,11 @@ fn file_name(number: u64) -> String {
 }
 
 fn not_spilled(object: SpilledObject) -> StoreError {
-    StoreError::NotSpilled {
-        file: object.file,
-        offset: object.offset,
-    }
+    StoreError::NotSpilled { file: object.file, offset: object.offset }
 }
 
 fn spill_file(operation: &'static str, path: PathBuf, errno: Errno) -> StoreError {
-    StoreError::SpillFile {
-        operation,
-        path,
-        source: io::Error::from(errno),
-    }
+    StoreError::SpillFile { operation, path, source: io::Error::from(errno) }
 }
 
 #[cfg(test)]

@@ -70,11 +70,7 @@ impl Step {
 type Failed = (Step, Errno);
 
 fn unavailable(step: &'static str, source: impl Into<io::Error>) -> StoreError {
-    StoreError::BackingUnavailable {
-        backing: BACKING,
-        step,
-        source: source.into(),
-    }
+    StoreError::BackingUnavailable { backing: BACKING, step, source: source.into() }
 }
 
 /// An empty unnamed file on a tmpfs of `size` bytes: with the rights of this process if they
@@ -102,13 +98,9 @@ pub(crate) fn open_directly(size: u64) -> Result<OwnedFd, StoreError> {
 /// process with threads, too.
 pub(crate) fn open_in_user_namespace(size: u64) -> Result<OwnedFd, StoreError> {
     let failed = |errno: Errno| unavailable(Step::Send.name(), errno);
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(failed)?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
     let user = rustix::process::geteuid().as_raw();
     let group = rustix::process::getegid().as_raw();
     let namespace = Namespace {
@@ -125,9 +117,7 @@ pub(crate) fn open_in_user_namespace(size: u64) -> Result<OwnedFd, StoreError> {
         Err(error) => error,
         Ok(mut child) => {
             // Unreachable, since the hook fails; but a child must not be left alone.
-            child
-                .wait()
-                .map_err(|error| unavailable(Step::Send.name(), error))?;
+            child.wait().map_err(|error| unavailable(Step::Send.name(), error))?;
             io::Error::from(Errno::PROTO)
         }
     };
@@ -172,12 +162,8 @@ impl Namespace {
             control.push(SendAncillaryMessage::ScmRights(files));
         }
         let payload = [step as u8];
-        match rustix::net::sendmsg(
-            &self.socket,
-            &[IoSlice::new(&payload)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        ) {
+        match rustix::net::sendmsg(&self.socket, &[IoSlice::new(&payload)], &mut control, SendFlags::NOSIGNAL)
+        {
             Ok(_) => errno,
             Err(errno) => errno,
         }
@@ -190,20 +176,12 @@ fn receive(socket: BorrowedFd<'_>) -> rustix::io::Result<(Step, Option<OwnedFd>)
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut payload = [u8::MAX];
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    match rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut payload)],
-        &mut control,
-        flags,
-    ) {
+    match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut payload)], &mut control, flags) {
         // The child could not be made, or died before it could say anything.
         Err(Errno::AGAIN) => return Ok((Step::UserNamespace, None)),
         received => received?,
     };
-    let step = Step::ALL
-        .get(usize::from(payload[0]))
-        .copied()
-        .unwrap_or(Step::UserNamespace);
+    let step = Step::ALL.get(usize::from(payload[0])).copied().unwrap_or(Step::UserNamespace);
     let file = control
         .drain()
         .filter_map(|message| match message {
@@ -219,9 +197,7 @@ fn receive(socket: BorrowedFd<'_>) -> rustix::io::Result<(Step, Option<OwnedFd>)
 fn mount_and_open(size: &CStr) -> Result<OwnedFd, Failed> {
     let filesystem = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(|errno| (Step::OpenTmpfs, errno))?;
-    let set = |key: &CStr, value: &CStr| {
-        rustix::mount::fsconfig_set_string(filesystem.as_fd(), key, value)
-    };
+    let set = |key: &CStr, value: &CStr| rustix::mount::fsconfig_set_string(filesystem.as_fd(), key, value);
     set(c"huge", c"always")
         .and_then(|()| set(c"size", size))
         .and_then(|()| set(c"mode", c"0700"))
@@ -230,15 +206,10 @@ fn mount_and_open(size: &CStr) -> Result<OwnedFd, Failed> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = rustix::mount::fsmount(
-        filesystem.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        attributes,
-    )
-    .map_err(|errno| (Step::Mount, errno))?;
+    let mount = rustix::mount::fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(|errno| (Step::Mount, errno))?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::openat(&mount, c".", flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|errno| (Step::OpenFile, errno))
+    rustix::fs::openat(&mount, c".", flags, Mode::RUSR | Mode::WUSR).map_err(|errno| (Step::OpenFile, errno))
 }
 
 /// Runs after `fork`: system calls only.
@@ -272,19 +243,13 @@ mod tests {
                 assert_eq!(status.st_uid, rustix::process::geteuid().as_raw());
                 rustix::fs::ftruncate(&file, 8 << 20).unwrap();
                 // The mount has a size of its own: one byte more than it does not fit.
-                rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 8 << 20)
-                    .unwrap();
-                let beyond =
-                    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 8 << 20, 1);
+                rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 8 << 20).unwrap();
+                let beyond = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 8 << 20, 1);
                 assert_eq!(beyond, Err(Errno::NOSPC));
             }
             Err(StoreError::BackingUnavailable { step, source, .. }) => {
                 assert!(Step::ALL.iter().any(|known| known.name() == step));
-                assert_ne!(
-                    source.raw_os_error(),
-                    Some(Errno::CANCELED.raw_os_error()),
-                    "{step}: {source}"
-                );
+                assert_ne!(source.raw_os_error(), Some(Errno::CANCELED.raw_os_error()), "{step}: {source}");
                 println!("skipped: this system allows no user namespaces ({step}: {source})");
             }
             Err(other) => panic!("unexpected error: {other}"),

@@ -7,9 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use shoal_store::{
-    Backing, FIRST_OFFSET, ProcessTable, ReadMapping, Segment, StoreError, WriteMapping,
-};
+use shoal_store::{Backing, FIRST_OFFSET, ProcessTable, ReadMapping, Segment, StoreError, WriteMapping};
 
 const CAPACITY: u64 = 32 << 20;
 const PART: &str = "SHOAL_STORE_TEST_PART";
@@ -17,11 +15,9 @@ const DESCRIPTOR: &str = "SHOAL_STORE_TEST_DESCRIPTOR";
 const PROCESS: u64 = 77;
 
 fn segments() -> Vec<Segment> {
-    let huge = Segment::create(CAPACITY, Backing::HugeTmpfs)
-        .inspect_err(|error| println!("skipped: {error}"));
-    huge.into_iter()
-        .chain(Segment::create(CAPACITY, Backing::Memfd))
-        .collect()
+    let huge =
+        Segment::create(CAPACITY, Backing::HugeTmpfs).inspect_err(|error| println!("skipped: {error}"));
+    huge.into_iter().chain(Segment::create(CAPACITY, Backing::Memfd)).collect()
 }
 
 /// A child process that plays `part` with the segment.
@@ -29,9 +25,7 @@ fn command(part: &str, segment: &Segment) -> Command {
     let descriptor = segment.as_fd().as_raw_fd();
     let mut command = Command::new(std::env::current_exe().expect("the test knows its own path"));
     command.args(["--ignored", "--exact", "child", "--nocapture"]);
-    command
-        .env(PART, part)
-        .env(DESCRIPTOR, descriptor.to_string());
+    command.env(PART, part).env(DESCRIPTOR, descriptor.to_string());
     // SAFETY: the hook makes one system call on a descriptor that the parent keeps open.
     unsafe {
         command.pre_exec(move || {
@@ -84,10 +78,7 @@ fn what_one_process_writes_another_reads() {
         let output = command("write", &segment).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         // SAFETY: the only writer has ended.
-        assert_eq!(
-            unsafe { reader.slice(FIRST_OFFSET, 11) }.unwrap(),
-            b"hello shoal"
-        );
+        assert_eq!(unsafe { reader.slice(FIRST_OFFSET, 11) }.unwrap(), b"hello shoal");
     }
 }
 
@@ -99,14 +90,8 @@ fn a_process_that_writes_through_a_read_mapping_dies() {
         writer.reserve(FIRST_OFFSET, 1).unwrap();
         // SAFETY: only this test knows the segment.
         unsafe { writer.write_at(FIRST_OFFSET, &[b"x"]) }.unwrap();
-        let output = command("write through a read mapping", &segment)
-            .output()
-            .unwrap();
-        assert_eq!(
-            output.status.signal(),
-            Some(rustix::process::Signal::SEGV.as_raw()),
-            "{output:?}"
-        );
+        let output = command("write through a read mapping", &segment).output().unwrap();
+        assert_eq!(output.status.signal(), Some(rustix::process::Signal::SEGV.as_raw()), "{output:?}");
         // SAFETY: the other process has ended.
         assert_eq!(unsafe { writer.slice_mut(FIRST_OFFSET, 1) }.unwrap(), b"x");
     }
@@ -119,17 +104,11 @@ fn a_killed_process_leaves_the_whole_id_of_its_last_task() {
     let slot = ProcessTable::new(&mapping).slot(PROCESS);
     for _ in 0..10 {
         slot.clear();
-        let mut child = command("start tasks for ever", &segment)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command("start tasks for ever", &segment).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == "started"));
         child.kill().unwrap();
-        assert_eq!(
-            child.wait().unwrap().signal(),
-            Some(rustix::process::Signal::KILL.as_raw())
-        );
+        assert_eq!(child.wait().unwrap().signal(), Some(rustix::process::Signal::KILL.as_raw()));
         let (owner, number) = slot.load().unwrap();
         assert_eq!(owner, !number);
         assert_eq!(slot.load(), Some((owner, number)));
@@ -151,21 +130,13 @@ fn a_forked_child_inherits_the_mapping() {
             fork.pre_exec(move || {
                 let bytes = address as *mut u8;
                 bytes.add(1).write_volatile(bytes.read_volatile() + 1);
-                Err(std::io::Error::from_raw_os_error(
-                    rustix::io::Errno::CANCELED.raw_os_error(),
-                ))
+                Err(std::io::Error::from_raw_os_error(rustix::io::Errno::CANCELED.raw_os_error()))
             });
         }
         let error = fork.spawn().unwrap_err();
-        assert_eq!(
-            error.raw_os_error(),
-            Some(rustix::io::Errno::CANCELED.raw_os_error())
-        );
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::CANCELED.raw_os_error()));
         // SAFETY: the child has ended.
-        assert_eq!(
-            unsafe { mapping.slice_mut(FIRST_OFFSET, 2) }.unwrap(),
-            b"pq"
-        );
+        assert_eq!(unsafe { mapping.slice_mut(FIRST_OFFSET, 2) }.unwrap(), b"pq");
     }
 }
 
@@ -173,8 +144,5 @@ fn a_forked_child_inherits_the_mapping() {
 fn the_wrong_descriptor_is_refused() {
     let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
     let length = file.metadata().unwrap().len();
-    assert!(matches!(
-        Segment::from_fd(file.into(), length),
-        Err(StoreError::NotASegment { .. })
-    ));
+    assert!(matches!(Segment::from_fd(file.into(), length), Err(StoreError::NotASegment { .. })));
 }

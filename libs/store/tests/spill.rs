@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FallocateFlags;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
 use shoal_store::{SpillDirectory, SpillUsage, SpilledObject, StoreError};
 
@@ -20,9 +19,7 @@ impl Scratch {
     fn new() -> Scratch {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Scratch(
-            std::env::temp_dir().join(format!("shoal-spill-test-{}-{number}", std::process::id())),
-        )
+        Scratch(std::env::temp_dir().join(format!("shoal-spill-test-{}-{number}", std::process::id())))
     }
 
     fn open(&self) -> SpillDirectory {
@@ -37,16 +34,11 @@ impl Drop for Scratch {
 }
 
 fn files(path: &Path) -> Vec<PathBuf> {
-    fs::read_dir(path)
-        .expect("the directory exists")
-        .map(|entry| entry.expect("readable").path())
-        .collect()
+    fs::read_dir(path).expect("the directory exists").map(|entry| entry.expect("readable").path()).collect()
 }
 
 fn bytes(length: usize, seed: usize) -> Vec<u8> {
-    (0..length)
-        .map(|index| ((index + seed) * (index + 7) % 251) as u8)
-        .collect()
+    (0..length).map(|index| ((index + seed) * (index + 7) % 251) as u8).collect()
 }
 
 fn restore(spill: &SpillDirectory, object: SpilledObject) -> Result<Vec<u8>, StoreError> {
@@ -58,25 +50,12 @@ fn restore(spill: &SpillDirectory, object: SpilledObject) -> Result<Vec<u8>, Sto
 fn objects_fused_into_one_file_come_back_and_the_file_goes_with_the_last() {
     let scratch = Scratch::new();
     let spill = scratch.open();
-    let contents = [
-        bytes(1, 1),
-        bytes(0, 0),
-        bytes(4096, 2),
-        bytes(3 << 20, 3),
-        bytes(100_001, 4),
-    ];
+    let contents = [bytes(1, 1), bytes(0, 0), bytes(4096, 2), bytes(3 << 20, 3), bytes(100_001, 4)];
     let slices: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
     let objects = spill.write(&slices).unwrap();
     assert_eq!(files(&scratch.0).len(), 1);
     let total = contents.iter().map(Vec::len).sum::<usize>() as u64;
-    assert_eq!(
-        spill.usage(),
-        SpillUsage {
-            files: 1,
-            objects: 5,
-            bytes: total
-        }
-    );
+    assert_eq!(spill.usage(), SpillUsage { files: 1, objects: 5, bytes: total });
     for (object, content) in objects.iter().zip(&contents) {
         assert!(restore(&spill, *object).unwrap() == *content, "{object:?}");
     }
@@ -86,26 +65,13 @@ fn objects_fused_into_one_file_come_back_and_the_file_goes_with_the_last() {
     for (index, object) in objects.iter().enumerate() {
         assert_eq!(files(&scratch.0).len(), 2);
         spill.delete(*object).unwrap();
-        assert!(matches!(
-            restore(&spill, *object),
-            Err(StoreError::NotSpilled { .. })
-        ));
-        assert!(matches!(
-            spill.delete(*object),
-            Err(StoreError::NotSpilled { .. })
-        ));
+        assert!(matches!(restore(&spill, *object), Err(StoreError::NotSpilled { .. })));
+        assert!(matches!(spill.delete(*object), Err(StoreError::NotSpilled { .. })));
         for (object, content) in objects.iter().zip(&contents).skip(index + 1) {
             assert!(restore(&spill, *object).unwrap() == *content, "{object:?}");
         }
     }
-    assert_eq!(
-        spill.usage(),
-        SpillUsage {
-            files: 1,
-            objects: 1,
-            bytes: 5
-        }
-    );
+    assert_eq!(spill.usage(), SpillUsage { files: 1, objects: 1, bytes: 5 });
     assert_eq!(files(&scratch.0).len(), 1);
     drop(spill);
     assert!(files(&scratch.0).is_empty());
@@ -117,9 +83,7 @@ fn can_punch(directory: &Path) -> bool {
     file.write_all_at(&[1; 8192], 0).expect("there is space");
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let punched = rustix::fs::fallocate(&file, flags, 0, 4096);
-    punched
-        .inspect_err(|error| println!("skipped: no holes in files here: {error}"))
-        .is_ok()
+    punched.inspect_err(|error| println!("skipped: no holes in files here: {error}")).is_ok()
 }
 
 #[test]
@@ -142,27 +106,16 @@ fn deleting_an_object_frees_its_blocks_at_once() {
 fn damage_is_told_apart_and_hits_only_the_damaged_object() {
     let scratch = Scratch::new();
     let spill = scratch.open();
-    let objects = spill
-        .write(&[&bytes(5000, 1), &bytes(5000, 2), &bytes(5000, 3)])
-        .unwrap();
+    let objects = spill.write(&[&bytes(5000, 1), &bytes(5000, 2), &bytes(5000, 3)]).unwrap();
     let path = files(&scratch.0).remove(0);
-    let file = fs::File::options()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .unwrap();
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
 
     let mut byte = [0];
     let position = objects[1].offset + 4321;
     file.read_exact_at(&mut byte, position).unwrap();
     file.write_all_at(&[byte[0] ^ 0x10], position).unwrap();
     match restore(&spill, objects[1]).unwrap_err() {
-        StoreError::SpillCorrupt {
-            path: named,
-            offset,
-            expected,
-            found,
-        } => {
+        StoreError::SpillCorrupt { path: named, offset, expected, found } => {
             assert_eq!((named, offset), (path.clone(), objects[1].offset));
             assert_ne!(expected, found);
         }
@@ -172,17 +125,7 @@ fn damage_is_told_apart_and_hits_only_the_damaged_object() {
 
     file.set_len(objects[2].offset + 1234).unwrap();
     let torn = restore(&spill, objects[2]).unwrap_err();
-    assert!(
-        matches!(
-            torn,
-            StoreError::SpillTorn {
-                expected: 5000,
-                found: 1234,
-                ..
-            }
-        ),
-        "{torn}"
-    );
+    assert!(matches!(torn, StoreError::SpillTorn { expected: 5000, found: 1234, .. }), "{torn}");
     assert_eq!(restore(&spill, objects[0]).unwrap(), bytes(5000, 1));
 
     fs::remove_file(&path).unwrap();
@@ -218,23 +161,14 @@ fn a_directory_has_one_user_and_what_a_dead_one_left_is_removed() {
     fs::write(scratch.0.join("notes.txt"), "not ours").unwrap();
     let spill = scratch.open();
     assert_eq!(files(&scratch.0), [scratch.0.join("notes.txt")]);
-    assert!(matches!(
-        SpillDirectory::open(&scratch.0, 1.0),
-        Err(StoreError::SpillDirectoryInUse { .. })
-    ));
+    assert!(matches!(SpillDirectory::open(&scratch.0, 1.0), Err(StoreError::SpillDirectoryInUse { .. })));
     let object = spill.write(&[b"private"]).unwrap()[0];
-    let mode = fs::metadata(scratch.0.join(format!("{}.spill", object.file)))
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = fs::metadata(scratch.0.join(format!("{}.spill", object.file))).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     drop(spill);
     scratch.open();
     for limit in [0.0, -1.0, 1.01, f64::NAN] {
-        assert!(matches!(
-            SpillDirectory::open(&scratch.0, limit),
-            Err(StoreError::InvalidSpillLimit { .. })
-        ));
+        assert!(matches!(SpillDirectory::open(&scratch.0, limit), Err(StoreError::InvalidSpillLimit { .. })));
     }
 }
 
@@ -273,11 +207,7 @@ impl SmallDisk {
                 fsconfig_set_string(filesystem.as_fd(), *name, *value)?;
             }
             fsconfig_create(filesystem.as_fd())?;
-            fsmount(
-                filesystem.as_fd(),
-                FsMountFlags::FSMOUNT_CLOEXEC,
-                MountAttrFlags::empty(),
-            )
+            fsmount(filesystem.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         };
         mount()
             .inspect_err(|error| println!("skipped: no right to mount a small disk: {error}"))
@@ -299,15 +229,8 @@ fn a_full_disk_is_an_error_before_anything_is_written() {
     let before = spill.available().unwrap();
     assert!((5 << 20..=6 << 20).contains(&before), "{before}");
     let object = spill.write(&[&bytes(4 << 20, 1)]).unwrap()[0];
-    match spill
-        .write(&[&bytes(1 << 20, 2), &bytes(2 << 20, 3)])
-        .unwrap_err()
-    {
-        StoreError::OutOfDisk {
-            path,
-            needed,
-            available,
-        } => {
+    match spill.write(&[&bytes(1 << 20, 2), &bytes(2 << 20, 3)]).unwrap_err() {
+        StoreError::OutOfDisk { path, needed, available } => {
             assert_eq!((path, needed), (disk.path(), 3 << 20));
             assert!(available < needed && available == spill.available().unwrap());
         }
@@ -316,9 +239,7 @@ fn a_full_disk_is_an_error_before_anything_is_written() {
     assert_eq!(files(&disk.path()).len(), 1);
     spill.delete(object).unwrap();
     assert_eq!(spill.available().unwrap(), before);
-    spill
-        .write(&[&bytes(1 << 20, 2), &bytes(2 << 20, 3)])
-        .unwrap();
+    spill.write(&[&bytes(1 << 20, 2), &bytes(2 << 20, 3)]).unwrap();
 }
 
 #[test]
@@ -330,10 +251,7 @@ fn a_disk_that_fills_up_after_the_check_is_the_same_error_and_leaves_no_file() {
     let spill = SpillDirectory::open(disk.path(), 1.0).unwrap();
     let first = spill.write(&[b"first"]).unwrap()[0];
     let error = spill.write(&[b"second"]).unwrap_err();
-    assert!(
-        matches!(error, StoreError::OutOfDisk { needed: 4096, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::OutOfDisk { needed: 4096, .. }), "{error}");
     assert_eq!(spill.usage().files, 1);
     spill.delete(first).unwrap();
     assert!(files(&disk.path()).is_empty());

@@ -29,7 +29,9 @@ impl Property for Attempts {
             }
             Observation::Started { process, task, attempt, .. } => {
                 if let Some(last) = self.last.get(task).filter(|last| attempt > last) {
-                    return Err(format!("{task:?} was cancelled in attempt {last}, and {process:?} starts {attempt}"));
+                    return Err(format!(
+                        "{task:?} was cancelled in attempt {last}, and {process:?} starts {attempt}"
+                    ));
                 }
                 match self.latest.insert(*task, *attempt) {
                     Some(earlier) if earlier >= *attempt => Err(format!(

@@ -30,7 +30,8 @@ pub(super) fn build(b: &mut Builder) {
     for _ in 0..b.random.skewed(40) {
         let actor = *b.random.pick(&actors);
         let method = *b.random.pick(&[0, 0, 0, 1, 2, 3]);
-        let argument: Vec<u16> = results.last().copied().filter(|_| b.random.chance(150)).into_iter().collect();
+        let argument: Vec<u16> =
+            results.last().copied().filter(|_| b.random.chance(150)).into_iter().collect();
         results.push(b.call(actor, method, &argument, &[]));
     }
     if b.random.chance(200) {

@@ -19,8 +19,7 @@ pub(super) fn build(b: &mut Builder) {
     let small = b.function(&options, Script { steps, results: vec![Product::default()] });
     let mut slots = Vec::new();
     for _ in 0..1 + b.random.skewed(24) {
-        let arguments: Vec<u16> =
-            (0..b.random.below(3)).filter_map(|_| pick(b, &slots)).collect();
+        let arguments: Vec<u16> = (0..b.random.below(3)).filter_map(|_| pick(b, &slots)).collect();
         match b.random.below(6) {
             0 => slots.push(b.put(size, &arguments)),
             1 => {

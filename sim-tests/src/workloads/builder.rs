@@ -7,7 +7,7 @@ use bytes::Bytes;
 use shoal_core::actor::ConcurrencyGroup;
 use shoal_core::ids::FunctionId;
 use shoal_core::resources::{Demand, Quantity, Resources};
-use shoal_core::task::{Definition, Method, Returns, RetryExceptions};
+use shoal_core::task::{Definition, Method, RetryExceptions, Returns};
 use shoal_transport_sim::Random;
 
 use crate::program::{Class, Function, Product, Script, Slot, Step};
@@ -160,7 +160,14 @@ impl Builder {
     }
 
     /// A class whose constructor and methods do this. Methods have one result each.
-    pub fn class(&mut self, restarts_max: i32, task_retries_max: i32, limit: u32, constructor: Script, methods: Vec<Script>) -> Rc<Class> {
+    pub fn class(
+        &mut self,
+        restarts_max: i32,
+        task_retries_max: i32,
+        limit: u32,
+        constructor: Script,
+        methods: Vec<Script>,
+    ) -> Rc<Class> {
         let id = self.id();
         let method = |(number, script): (usize, Script)| {
             let method = Method {

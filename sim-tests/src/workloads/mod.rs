@@ -1,9 +1,9 @@
 //! What simulated users do. Each file is one kind of program; a seed gives it its shape.
 
-mod builder;
 mod actor_chain;
 mod big_objects;
 mod borrowing;
+mod builder;
 mod cancellation;
 mod fan_out;
 mod floods;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use shoal_core::actor::ActorSpec;
 use shoal_core::ids::{ActorId, FunctionId, ObjectId, ProcessId, TaskId};
 use shoal_core::owner::{self, RunResult};
-use shoal_core::task::{Assignment, Callee, Returns, RetryExceptions, Submission, Target};
+use shoal_core::task::{Assignment, Callee, RetryExceptions, Returns, Submission, Target};
 use shoal_core::value::{ActorDeath, Outcome, Value};
 use shoal_transport_sim::Content;
 

@@ -334,7 +334,8 @@ impl World {
         match self.daemon.disk.read(from) {
             Ok(content) if !fails => {
                 if content.object != object {
-                    self.broken = Some(format!("{object:?} is restored from {from:?}, where {content:?} lies"));
+                    self.broken =
+                        Some(format!("{object:?} is restored from {from:?}, where {content:?} lies"));
                 }
                 self.daemon.segment.write(offset, from.size, content);
                 self.count("an object was restored");

@@ -69,11 +69,18 @@ enum Event {
 /// What travels on a way.
 #[derive(Debug)]
 enum Frame {
-    Message { from: ProcessId, to: ProcessId, message: Message },
+    Message {
+        from: ProcessId,
+        to: ProcessId,
+        message: Message,
+    },
     /// The sender's end of the link is closed.
     Closed,
     /// The daemon sees that the process is gone.
-    Exited { death: Death, last_started: Option<TaskId> },
+    Exited {
+        death: Death,
+        last_started: Option<TaskId>,
+    },
 }
 
 /// See the module's text.
@@ -373,12 +380,19 @@ impl World {
         match effect {
             owner::Effect::Send { to, message } => self.send(id, to, message),
             owner::Effect::Changed { object } => {
-                self.wake(id, |thread| matches!(&thread.waits, Waits::Objects(list) if list.contains(&object)));
+                self.wake(
+                    id,
+                    |thread| matches!(&thread.waits, Waits::Objects(list) if list.contains(&object)),
+                );
             }
             owner::Effect::Run { assignment, group } => self.run_task(id, *assignment, group),
             owner::Effect::Construct { spec, incarnation, .. } => self.construct(id, *spec, incarnation),
             owner::Effect::Interrupt { task } => {
-                self.for_threads(id, |thread| thread.task() == Some(task), |thread| thread.interrupted = true);
+                self.for_threads(
+                    id,
+                    |thread| thread.task() == Some(task),
+                    |thread| thread.interrupted = true,
+                );
             }
             owner::Effect::Consumed { task, consumed } => {
                 let note = |thread: &mut Thread| {
@@ -415,12 +429,7 @@ impl World {
     }
 
     /// Change some threads of a process, and let them go on.
-    fn for_threads(
-        &mut self,
-        id: ProcessId,
-        which: impl Fn(&Thread) -> bool,
-        change: impl Fn(&mut Thread),
-    ) {
+    fn for_threads(&mut self, id: ProcessId, which: impl Fn(&Thread) -> bool, change: impl Fn(&mut Thread)) {
         let Some(process) = self.processes.get_mut(&id) else {
             return;
         };

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use shoal_core::Time;
 use shoal_core::ids::{ActorId, FunctionId, JobId, ObjectId, ProcessId, RequestId, TaskId};
 use shoal_core::message::Answer;
 use shoal_core::owner::Owner;
 use shoal_core::task::Returns;
 use shoal_core::value::Failure;
-use shoal_core::Time;
 
 use crate::program::Script;
 

@@ -1,11 +1,11 @@
 //! Programs going on, one step at a time.
 
+use shoal_core::Effects;
 use shoal_core::ids::{ObjectId, ProcessId};
 use shoal_core::message::{Answer, Query};
 use shoal_core::owner::{self, NextItem};
 use shoal_core::task::{Dependency, Returns};
 use shoal_core::value::{Death, Outcome, Payload};
-use shoal_core::Effects;
 use shoal_transport_sim::Content;
 
 use super::calls::Passed;

@@ -17,7 +17,7 @@ use crate::ids::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, ProcessI
 use crate::machine::{Effects, Machine, Span, Time};
 use crate::message::Message;
 use crate::resources::{Demand, Devices};
-use crate::task::{Definition, Method, Returns, RetryExceptions, Submission, Target};
+use crate::task::{Definition, Method, RetryExceptions, Returns, Submission, Target};
 use crate::value::{Death, Outcome, Value};
 
 const NODE: NodeId = NodeId(1);
@@ -61,7 +61,12 @@ impl Harness {
         effects.drain().collect()
     }
 
-    fn submit(&mut self, target: Target, dependencies: Vec<ObjectId>, borrows: Vec<ObjectId>) -> (TaskId, Vec<Effect>) {
+    fn submit(
+        &mut self,
+        target: Target,
+        dependencies: Vec<ObjectId>,
+        borrows: Vec<ObjectId>,
+    ) -> (TaskId, Vec<Effect>) {
         let id = self.owner.next_task_id();
         let arguments = Bytes::new();
         let submission = Submission { id, target, arguments, dependencies, borrows, parent: None };

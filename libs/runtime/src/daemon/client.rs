@@ -25,10 +25,7 @@ pub fn status(node: &Description) -> io::Result<String> {
     send(&mut stream, &Control::AskStatus)?;
     match receive(&mut stream)? {
         Control::Status { json } => Ok(json),
-        _ => Err(io::Error::new(
-            ErrorKind::InvalidData,
-            "the node answers something else",
-        )),
+        _ => Err(io::Error::new(ErrorKind::InvalidData, "the node answers something else")),
     }
 }
 
@@ -57,10 +54,7 @@ fn wait_for_end(daemon: &OwnedFd, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(daemon, PollFlags::IN)], Some(&left)) {
             Ok(count) => return Ok(count > 0),
             Err(Errno::INTR) => {}
@@ -78,14 +72,8 @@ fn connect(node: &Description) -> io::Result<UnixStream> {
 
 fn send(stream: &mut UnixStream, control: &Control) -> io::Result<()> {
     let mut bytes = Vec::new();
-    frame::append(
-        &mut bytes,
-        Kind::Control,
-        ProcessId::default(),
-        ProcessId::default(),
-        control,
-    )
-    .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
+    frame::append(&mut bytes, Kind::Control, ProcessId::default(), ProcessId::default(), control)
+        .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
     stream.write_all(&bytes)
 }
 
@@ -94,10 +82,7 @@ fn receive(stream: &mut UnixStream) -> io::Result<Control> {
     let mut inbox = Inbox::default();
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        if let Some((_, body)) = inbox
-            .next_frame()
-            .map_err(|error| invalid(error.to_string()))?
-        {
+        if let Some((_, body)) = inbox.next_frame().map_err(|error| invalid(error.to_string()))? {
             return wire::decode(body).map_err(|error| invalid(error.to_string()));
         }
         match stream.read(&mut buffer)? {

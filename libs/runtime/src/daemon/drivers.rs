@@ -51,19 +51,10 @@ impl Daemon {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        link.role = Role::Applicant(Rc::new(Applicant {
-            pid,
-            launch,
-            output,
-        }));
+        link.role = Role::Applicant(Rc::new(Applicant { pid, launch, output }));
         // As many workers as can run at once will be wanted soon; the machine bounds the number.
         let prestart = self.cpus;
-        self.tell_node(Input::DriverConnected {
-            connection: id.0,
-            pid,
-            namespace,
-            prestart,
-        });
+        self.tell_node(Input::DriverConnected { connection: id.0, pid, namespace, prestart });
     }
 
     fn refuse(&mut self, id: LinkId, reason: String) {
@@ -73,13 +64,7 @@ impl Daemon {
     }
 
     /// The machine lets a driver in.
-    pub(super) fn accept_driver(
-        &mut self,
-        id: LinkId,
-        process: ProcessId,
-        job: JobId,
-        namespace: String,
-    ) {
+    pub(super) fn accept_driver(&mut self, id: LinkId, process: ProcessId, job: JobId, namespace: String) {
         let applicant = match self.links.get(&id).map(|link| &link.role) {
             Some(Role::Applicant(applicant)) => Rc::clone(applicant),
             // It is gone already.
@@ -95,32 +80,15 @@ impl Daemon {
         if let Some(link) = self.links.get_mut(&id) {
             link.role = Role::Process(process);
         }
-        self.processes.insert(
-            process,
-            Process {
-                job,
-                link: Some(id),
-                worker: None,
-            },
-        );
+        self.processes.insert(process, Process { job, link: Some(id), worker: None });
         let welcome = self.welcome(process, job, namespace.clone());
         self.queue_control(id, &Control::Welcome(welcome), vec![segment]);
         let output = applicant.output.then_some(process);
-        self.jobs.insert(
-            job,
-            Job::new(process, applicant.launch.clone(), namespace, output),
-        );
-        log!(
-            "{process:?} (pid {}) is the driver of job {}",
-            applicant.pid,
-            job.0
-        );
+        self.jobs.insert(job, Job::new(process, applicant.launch.clone(), namespace, output));
+        log!("{process:?} (pid {}) is the driver of job {}", applicant.pid, job.0);
         // Workers will be wanted soon. If this fails, the first fork says why.
         if let Err(error) = self.start_template(job) {
-            log!(
-                "the template of job {} could not be started: {error}",
-                job.0
-            );
+            log!("the template of job {} could not be started: {error}", job.0);
         }
     }
 
@@ -141,9 +109,7 @@ impl Daemon {
     /// The link of a process is closed by its end.
     pub(super) fn process_hung_up(&mut self, process: ProcessId) {
         match self.processes.get(&process) {
-            Some(Process {
-                worker: Some(_), ..
-            }) => self.worker_hung_up(process),
+            Some(Process { worker: Some(_), .. }) => self.worker_hung_up(process),
             // The status of a process that is not a child cannot be had; a driver that leaves closes
             // its link, and so does one that is killed.
             Some(Process { worker: None, .. }) => {
@@ -170,10 +136,6 @@ impl Daemon {
 
     /// Let the machine know that a process that ran no task is gone.
     fn tell_of_end(&mut self, process: ProcessId, death: Death) {
-        self.tell_node(Input::ProcessExited {
-            process,
-            death,
-            last_started: None,
-        });
+        self.tell_node(Input::ProcessExited { process, death, last_started: None });
     }
 }

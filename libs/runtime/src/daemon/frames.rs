@@ -48,14 +48,9 @@ impl Daemon {
     }
 
     fn check_announced(&self, id: LinkId, length: Option<usize>) -> Result<(), Fault> {
-        let guest = self
-            .links
-            .get(&id)
-            .is_some_and(|link| matches!(link.role, Role::Guest(_)));
+        let guest = self.links.get(&id).is_some_and(|link| matches!(link.role, Role::Guest(_)));
         match length {
-            Some(length) if guest && length > GREETING_BYTES_MAX => {
-                Err(FrameError::TooLong(length).into())
-            }
+            Some(length) if guest && length > GREETING_BYTES_MAX => Err(FrameError::TooLong(length).into()),
             _ => Ok(()),
         }
     }
@@ -68,9 +63,9 @@ impl Daemon {
         let role = link.role.clone();
         match (header.kind, role) {
             (Kind::Message, Role::Process(from)) => self.pass_on(header, from, body),
-            (Kind::Message, role) => Err(Fault::OutOfPlace(format!(
-                "{role:?} is in no place to send messages"
-            ))),
+            (Kind::Message, role) => {
+                Err(Fault::OutOfPlace(format!("{role:?} is in no place to send messages")))
+            }
             (Kind::Control, role) => self.handle_control(id, role, wire::decode(body)?),
         }
     }
@@ -90,16 +85,7 @@ impl Daemon {
 
     fn handle_control(&mut self, id: LinkId, role: Role, control: Control) -> Result<(), Fault> {
         match (role, control) {
-            (
-                Role::Guest(pid),
-                Control::Hello {
-                    version,
-                    pid: _,
-                    namespace,
-                    launch,
-                    output,
-                },
-            ) => {
+            (Role::Guest(pid), Control::Hello { version, pid: _, namespace, launch, output }) => {
                 self.driver_greets(id, pid, version, namespace, launch, output);
             }
             (Role::Guest(_), Control::AskStatus) => self.ask_status(id),
@@ -116,9 +102,7 @@ impl Daemon {
                 // Its name is enough: a greeting holds the user's whole environment.
                 let control = format!("{control:?}");
                 let name = control.split([' ', '(']).next().unwrap_or_default();
-                return Err(Fault::OutOfPlace(format!(
-                    "{role:?} is in no place to say {name}"
-                )));
+                return Err(Fault::OutOfPlace(format!("{role:?} is in no place to say {name}")));
             }
         }
         Ok(())
@@ -134,9 +118,7 @@ impl Daemon {
         log!("the link of {role:?} is closed: {fault}");
         match role {
             Role::Process(process) => {
-                let death = Death::Killed {
-                    reason: format!("it sent what cannot be understood: {fault}"),
-                };
+                let death = Death::Killed { reason: format!("it sent what cannot be understood: {fault}") };
                 self.kill(process, death);
             }
             Role::Template(job) => self.kill_template(job),

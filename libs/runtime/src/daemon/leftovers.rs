@@ -19,11 +19,7 @@ pub(crate) fn kill_marked(variable: &str, value: &str) -> usize {
     let user = rustix::process::getuid().as_raw();
     entries
         .flatten()
-        .filter(|entry| {
-            entry
-                .metadata()
-                .is_ok_and(|metadata| metadata.uid() == user)
-        })
+        .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.uid() == user))
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid| !own.contains(pid) && kill_if_marked(*pid, variable, value))
         .count()
@@ -46,9 +42,7 @@ pub(crate) fn kill_if_marked(pid: u32, variable: &str, value: &str) -> bool {
 pub(crate) fn marked_value(pid: u32, variable: &str) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     environment.split(|byte| *byte == 0).find_map(|entry| {
-        let value = entry
-            .strip_prefix(variable.as_bytes())?
-            .strip_prefix(b"=")?;
+        let value = entry.strip_prefix(variable.as_bytes())?.strip_prefix(b"=")?;
         Some(String::from_utf8_lossy(value).into_owned())
     })
 }
@@ -81,12 +75,7 @@ fn ancestors() -> HashSet<u32> {
 fn parent(pid: u32) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything: what follows its end is well formed.
-    text.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
+    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -116,10 +105,7 @@ mod tests {
         assert_eq!(kill_marked("SHOAL_TEST_MARK", &mark), 1);
         let status = marked.wait().expect("it is our child");
         assert_eq!(status.signal(), Some(libc::SIGKILL));
-        assert!(
-            other.try_wait().expect("it is our child").is_none(),
-            "the other one lives"
-        );
+        assert!(other.try_wait().expect("it is our child").is_none(), "the other one lives");
         assert!(children().contains(&other.id()));
         other.kill().expect("it is our child");
         other.wait().expect("it is our child");

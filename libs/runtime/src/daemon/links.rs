@@ -119,12 +119,7 @@ pub(super) fn listen(shared: &Shared, listener: UnixListener) -> io::Result<()> 
 /// Serve one link until it is closed.
 async fn serve(shared: Shared, id: LinkId, socket: Rc<Watched>, changed: Rc<Notify>) {
     loop {
-        let Some(Interests {
-            reads,
-            writes,
-            paused,
-        }) = shared.borrow().interests(id)
-        else {
+        let Some(Interests { reads, writes, paused }) = shared.borrow().interests(id) else {
             return;
         };
         tokio::select! {
@@ -160,10 +155,7 @@ impl Daemon {
             return;
         };
         if credentials.uid != rustix::process::getuid() {
-            log!(
-                "a process of user {} was turned away",
-                credentials.uid.as_raw()
-            );
+            log!("a process of user {} was turned away", credentials.uid.as_raw());
             return;
         }
         socket::enlarge_buffers(&socket);
@@ -180,12 +172,7 @@ impl Daemon {
         let changed = Rc::new(Notify::new());
         self.links_made += 1;
         let id = LinkId(self.links_made);
-        let task = Task::spawn(serve(
-            self.shared(),
-            id,
-            Rc::clone(&socket),
-            Rc::clone(&changed),
-        ));
+        let task = Task::spawn(serve(self.shared(), id, Rc::clone(&socket), Rc::clone(&changed)));
         let link = Link {
             role,
             socket,
@@ -216,18 +203,10 @@ impl Daemon {
     }
 
     /// Queue a message.
-    pub(super) fn queue_message(
-        &mut self,
-        id: LinkId,
-        to: ProcessId,
-        from: ProcessId,
-        message: &Message,
-    ) {
-        self.queue(id, |outbox| {
-            match outbox.push(Kind::Message, to, from, message) {
-                Ok(()) => {}
-                Err(error) => log!("a message from {from:?} to {to:?} is lost: {error}"),
-            }
+    pub(super) fn queue_message(&mut self, id: LinkId, to: ProcessId, from: ProcessId, message: &Message) {
+        self.queue(id, |outbox| match outbox.push(Kind::Message, to, from, message) {
+            Ok(()) => {}
+            Err(error) => log!("a message from {from:?} to {to:?} is lost: {error}"),
         });
     }
 
@@ -239,11 +218,9 @@ impl Daemon {
     /// Queue a control frame with its descriptors.
     pub(super) fn queue_control(&mut self, id: LinkId, control: &Control, bring: Vec<OwnedFd>) {
         let from = self.daemon_process();
-        self.queue(id, |outbox| {
-            match outbox.push_control(ProcessId::default(), from, control, bring) {
-                Ok(()) => {}
-                Err(error) => log!("a control frame is lost: {error}"),
-            }
+        self.queue(id, |outbox| match outbox.push_control(ProcessId::default(), from, control, bring) {
+            Ok(()) => {}
+            Err(error) => log!("a control frame is lost: {error}"),
         });
     }
 
@@ -345,11 +322,7 @@ impl Daemon {
 
     /// The socket of a blocked link may take more.
     fn write_blocked(&mut self, id: LinkId) -> io::Result<()> {
-        if self.write(id) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
+        if self.write(id) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
     /// Read once, and handle what came.
@@ -375,10 +348,7 @@ impl Daemon {
 
     /// Take the inbox out, so that its frames can be handled with the whole daemon at hand.
     pub(super) fn take_inbox(&mut self, id: LinkId) -> Inbox {
-        self.links
-            .get_mut(&id)
-            .map(|link| std::mem::take(&mut link.inbox))
-            .unwrap_or_default()
+        self.links.get_mut(&id).map(|link| std::mem::take(&mut link.inbox)).unwrap_or_default()
     }
 
     /// Put the inbox back, unless the link was closed meanwhile.
@@ -427,10 +397,6 @@ impl Daemon {
     /// What a link's task should wait for; `None` if the link is closed.
     fn interests(&self, id: LinkId) -> Option<Interests> {
         let link = self.links.get(&id)?;
-        Some(Interests {
-            reads: !link.paused && !link.held,
-            writes: link.blocked,
-            paused: link.paused,
-        })
+        Some(Interests { reads: !link.paused && !link.held, writes: link.blocked, paused: link.paused })
     }
 }

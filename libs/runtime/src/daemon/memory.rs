@@ -20,11 +20,7 @@ impl Usage {
 
     /// The part that is in use, from 0 to 1.
     pub(crate) fn fraction(self) -> f64 {
-        if self.limit == 0 {
-            0.0
-        } else {
-            self.used as f64 / self.limit as f64
-        }
+        if self.limit == 0 { 0.0 } else { self.used as f64 / self.limit as f64 }
     }
 }
 
@@ -57,16 +53,9 @@ impl MemoryReader {
 
     /// The tightest of the machine's and the groups' usages.
     pub(crate) fn read(&self) -> Option<Usage> {
-        let machine = fs::read_to_string(&self.meminfo)
-            .ok()
-            .and_then(|text| machine_usage(&text))?;
-        let groups = self
-            .groups
-            .iter()
-            .filter_map(|group| group.usage(machine.limit));
-        groups
-            .chain([machine])
-            .min_by_key(|usage| usage.available())
+        let machine = fs::read_to_string(&self.meminfo).ok().and_then(|text| machine_usage(&text))?;
+        let groups = self.groups.iter().filter_map(|group| group.usage(machine.limit));
+        groups.chain([machine]).min_by_key(|usage| usage.available())
     }
 }
 
@@ -79,20 +68,14 @@ impl ControlGroup {
         }
         let statistics = fs::read_to_string(&self.statistics).unwrap_or_default();
         let droppable = field(&statistics, self.droppable, 1).unwrap_or(0);
-        Some(Usage {
-            limit,
-            used: read_number(&self.usage)?.saturating_sub(droppable),
-        })
+        Some(Usage { limit, used: read_number(&self.usage)?.saturating_sub(droppable) })
     }
 }
 
 /// Resident bytes of a process that would be freed by its end: shared memory stays with the store.
 pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let mut pages = text
-        .split_whitespace()
-        .skip(1)
-        .map_while(|word| word.parse::<u64>().ok());
+    let mut pages = text.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
     let (resident, shared) = (pages.next()?, pages.next()?);
     Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
 }
@@ -100,10 +83,7 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
 fn machine_usage(meminfo: &str) -> Option<Usage> {
     let limit = field(meminfo, "MemTotal:", 1024)?;
     let available = field(meminfo, "MemAvailable:", 1024)?;
-    Some(Usage {
-        limit,
-        used: limit.saturating_sub(available),
-    })
+    Some(Usage { limit, used: limit.saturating_sub(available) })
 }
 
 /// The groups of this process and all that contain them, as any of them may have the limit.
@@ -111,8 +91,7 @@ fn control_groups(root: &Path, membership: &str) -> Vec<ControlGroup> {
     let mut found = Vec::new();
     for line in membership.lines() {
         let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
             continue;
         };
         let version_two = controllers.is_empty();
@@ -155,14 +134,8 @@ fn read_number(path: &Path) -> Option<u64> {
 }
 
 fn field(text: &str, name: &str, unit: u64) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '\t']))?;
-    line.split_whitespace()
-        .next()?
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(unit)
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '\t']))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 #[cfg(test)]
@@ -174,10 +147,7 @@ mod tests {
 
     fn reader(temp: &Path, membership: &str) -> MemoryReader {
         fs::write(temp.join("meminfo"), MEMINFO).expect("written");
-        MemoryReader {
-            meminfo: temp.join("meminfo"),
-            groups: control_groups(temp, membership),
-        }
+        MemoryReader { meminfo: temp.join("meminfo"), groups: control_groups(temp, membership) }
     }
 
     fn group(directory: &Path, files: [(&str, &str); 3]) {
@@ -190,16 +160,8 @@ mod tests {
     #[test]
     fn without_groups_the_machine_counts() {
         let temp = TemporaryDirectory::new();
-        let usage = reader(temp.path(), "0::/nowhere\n")
-            .read()
-            .expect("readable");
-        assert_eq!(
-            usage,
-            Usage {
-                limit: 1000 << 10,
-                used: 600 << 10
-            }
-        );
+        let usage = reader(temp.path(), "0::/nowhere\n").read().expect("readable");
+        assert_eq!(usage, Usage { limit: 1000 << 10, used: 600 << 10 });
         assert_eq!((usage.available(), usage.fraction()), (400 << 10, 0.6));
     }
 
@@ -210,30 +172,14 @@ mod tests {
         let statistics = "anon 1\ninactive_file 1024\nactive_file 7\n";
         group(
             &temp.path().join("outer/inner"),
-            [
-                ("memory.max", "max\n"),
-                ("memory.current", "1"),
-                ("memory.stat", statistics),
-            ],
+            [("memory.max", "max\n"), ("memory.current", "1"), ("memory.stat", statistics)],
         );
         group(
             &temp.path().join("outer"),
-            [
-                ("memory.max", "102400\n"),
-                ("memory.current", "11264"),
-                ("memory.stat", statistics),
-            ],
+            [("memory.max", "102400\n"), ("memory.current", "11264"), ("memory.stat", statistics)],
         );
-        let usage = reader(temp.path(), "0::/outer/inner\n")
-            .read()
-            .expect("readable");
-        assert_eq!(
-            usage,
-            Usage {
-                limit: 102_400,
-                used: 10_240
-            }
-        );
+        let usage = reader(temp.path(), "0::/outer/inner\n").read().expect("readable");
+        assert_eq!(usage, Usage { limit: 102_400, used: 10_240 });
     }
 
     #[test]
@@ -249,13 +195,7 @@ mod tests {
         );
         let membership = "9:cpu:/\n4:memory:/of/the/host\n0::/\n";
         let usage = reader(temp.path(), membership).read().expect("readable");
-        assert_eq!(
-            usage,
-            Usage {
-                limit: 204_800,
-                used: 1024
-            }
-        );
+        assert_eq!(usage, Usage { limit: 204_800, used: 1024 });
     }
 
     /// "No limit" is a very large number in the first version.
@@ -270,9 +210,7 @@ mod tests {
                 ("memory.stat", ""),
             ],
         );
-        let usage = reader(temp.path(), "4:memory:/\n")
-            .read()
-            .expect("readable");
+        let usage = reader(temp.path(), "4:memory:/\n").read().expect("readable");
         assert_eq!(usage.limit, 1000 << 10);
     }
 

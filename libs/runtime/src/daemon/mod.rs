@@ -169,9 +169,7 @@ impl Node {
     fn start(options: &mut Options) -> Result<Node, DaemonError> {
         let memory = MemoryReader::new();
         let usage = memory.read().ok_or_else(|| {
-            DaemonError::Options(String::from(
-                "the size of the machine's memory cannot be read",
-            ))
+            DaemonError::Options(String::from("the size of the machine's memory cannot be read"))
         })?;
         let offer = resources::offer(&options.wanted, resources::Found::here(usage))?;
         let session = Session::create(&options.temp_directory, options.spill_directory.as_deref())
@@ -187,18 +185,11 @@ impl Node {
         let spill = SpillDirectory::open(session.spill(), SPILL_DISK_SHARE)?;
         let listener = listen(&session.socket())?;
         let mut config = Config::new(NodeId(1));
-        config.host = rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned();
+        config.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         config.labels = std::mem::take(&mut options.labels);
         config.store_start = FIRST_OFFSET;
         config.store_capacity = segment.capacity() - FIRST_OFFSET;
-        let cpus = offer
-            .resources
-            .get(shoal_core::resources::Resources::CPU)
-            .as_f64()
-            .ceil() as u32;
+        let cpus = offer.resources.get(shoal_core::resources::Resources::CPU).as_f64().ceil() as u32;
         config.starting_max = cpus.max(config.starting_max);
         config.resources = offer.resources;
         config.seed = u64::from(std::process::id());
@@ -208,15 +199,7 @@ impl Node {
         if options.redirect {
             redirect(&session.logs()).map_err(DaemonError::system("the log cannot be written"))?;
         }
-        Ok(Node {
-            session,
-            listener,
-            config,
-            store,
-            memory,
-            memory_threshold,
-            files_before,
-        })
+        Ok(Node { session, listener, config, store, memory, memory_threshold, files_before })
     }
 
     fn run(self, options: Options, ready: Option<File>) -> Result<(), DaemonError> {
@@ -224,15 +207,7 @@ impl Node {
             .enable_all()
             .build()
             .map_err(DaemonError::system("the event loop cannot be made"))?;
-        let Node {
-            session,
-            listener,
-            config,
-            store,
-            memory,
-            memory_threshold,
-            files_before,
-        } = self;
+        let Node { session, listener, config, store, memory, memory_threshold, files_before } = self;
         let description = Description {
             session: session.directory().to_owned(),
             socket: session.socket(),
@@ -242,11 +217,7 @@ impl Node {
             version: String::from(VERSION),
             owned: options.owner.is_some(),
         };
-        let cpus = config
-            .resources
-            .get(shoal_core::resources::Resources::CPU)
-            .as_f64()
-            .ceil();
+        let cpus = config.resources.get(shoal_core::resources::Resources::CPU).as_f64().ceil();
         let parts = Parts {
             config,
             store,
@@ -266,11 +237,7 @@ impl Node {
             stop::listen(&shared, options.owner)?;
             reaper::listen(&shared)?;
             session.publish(&description)?;
-            log!(
-                "node {} serves {}",
-                description.node,
-                description.socket.display()
-            );
+            log!("node {} serves {}", description.node, description.socket.display());
             if let Some(mut ready) = ready {
                 // A starter that does not wait for the line does no harm.
                 let _ = writeln!(ready, "{}", serde_json::to_string(&description)?);
@@ -294,17 +261,12 @@ fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
     // Nobody else can enter the directory either, so the moment before this line is no gap.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))
         .and_then(|()| listener.set_nonblocking(true))
-        .map_err(DaemonError::system(
-            "the socket's permissions cannot be set",
-        ))?;
+        .map_err(DaemonError::system("the socket's permissions cannot be set"))?;
     Ok(listener)
 }
 
 fn redirect(logs: &Path) -> io::Result<()> {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(logs.join("daemon.log"))?;
+    let log = File::options().create(true).append(true).open(logs.join("daemon.log"))?;
     rustix::stdio::dup2_stdout(&log)?;
     rustix::stdio::dup2_stderr(&log)?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
@@ -314,25 +276,12 @@ fn redirect(logs: &Path) -> io::Result<()> {
 /// Each worker takes a few descriptors. Templates get the old limit back.
 fn raise_file_limit() -> Rlimit {
     let before = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: before.maximum,
-            maximum: before.maximum,
-        },
-    );
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
     before
 }
 
 pub(crate) fn write_log(text: std::fmt::Arguments<'_>) {
-    let since_epoch = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     // A log that cannot be written must not end the daemon, as `eprintln` would.
-    let _ = writeln!(
-        io::stderr(),
-        "{}.{:03} {text}",
-        since_epoch.as_secs(),
-        since_epoch.subsec_millis()
-    );
+    let _ = writeln!(io::stderr(), "{}.{:03} {text}", since_epoch.as_secs(), since_epoch.subsec_millis());
 }

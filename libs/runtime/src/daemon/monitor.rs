@@ -104,13 +104,7 @@ mod tests {
 
     #[test]
     fn the_user_is_told_the_numbers() {
-        let text = describe(
-            Usage {
-                limit: 8 << 30,
-                used: 31 << 28,
-            },
-            0.95,
-        );
+        let text = describe(Usage { limit: 8 << 30, used: 31 << 28 }, 0.95);
         assert_eq!(
             text,
             "7.75 of 8.00 GiB of memory are in use, which is 96.9 % and over the threshold of 95.0 % \

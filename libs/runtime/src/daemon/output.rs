@@ -26,12 +26,7 @@ pub(crate) struct Log {
 impl Log {
     /// The file is made at the first write.
     pub(crate) fn new(path: PathBuf) -> Log {
-        Log {
-            path,
-            file: None,
-            size: 0,
-            size_max: LOG_BYTES_MAX,
-        }
+        Log { path, file: None, size: 0, size_max: LOG_BYTES_MAX }
     }
 
     /// Append; a log that cannot be written is given up silently, the program goes on.
@@ -42,11 +37,7 @@ impl Log {
             let _ = fs::rename(&self.path, older(&self.path));
         }
         if self.file.is_none() {
-            self.file = File::options()
-                .create(true)
-                .append(true)
-                .open(&self.path)
-                .ok();
+            self.file = File::options().create(true).append(true).open(&self.path).ok();
         }
         if let Some(file) = &mut self.file {
             let _ = file.write_all(bytes);
@@ -75,11 +66,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// A stream that is kept in `log`.
     pub(crate) fn new(log: PathBuf) -> Stream {
-        Stream {
-            log: Log::new(log),
-            partial: Vec::new(),
-            dropped: 0,
-        }
+        Stream { log: Log::new(log), partial: Vec::new(), dropped: 0 }
     }
 
     /// Read once without waiting; whole lines are appended to `lines`. `Ok(0)` is the end.
@@ -113,12 +100,7 @@ impl Stream {
     /// A notice about dropped lines, to be passed on before the next ones.
     pub(crate) fn notice(&mut self) -> Option<String> {
         let dropped = std::mem::take(&mut self.dropped);
-        (dropped > 0).then(|| {
-            format!(
-                "[{dropped} lines left out; they are in {}]",
-                self.log.path.display()
-            )
-        })
+        (dropped > 0).then(|| format!("[{dropped} lines left out; they are in {}]", self.log.path.display()))
     }
 
     fn split(&mut self, bytes: &[u8], lines: &mut Vec<String>) {
@@ -169,19 +151,13 @@ mod tests {
         let temp = TemporaryDirectory::new();
         let path = temp.path().join("worker.out");
         let mut stream = Stream::new(path.clone());
-        let lines = feed(
-            &mut stream,
-            &[b"one\ntw", b"", b"o\r\n\nthr\xff", b"ee\nend"],
-        );
+        let lines = feed(&mut stream, &[b"one\ntw", b"", b"o\r\n\nthr\xff", b"ee\nend"]);
         assert_eq!(lines, ["one", "two", "", "thr\u{fffd}ee"]);
         let mut rest = Vec::new();
         stream.finish(&mut rest);
         stream.finish(&mut rest);
         assert_eq!(rest, ["end"]);
-        assert_eq!(
-            fs::read(path).expect("the log"),
-            b"one\ntwo\r\n\nthr\xffee\nend"
-        );
+        assert_eq!(fs::read(path).expect("the log"), b"one\ntwo\r\n\nthr\xffee\nend");
     }
 
     /// Memory stays bounded when a line never ends, and characters stay whole.
@@ -207,10 +183,7 @@ mod tests {
             log.append(text.as_bytes());
         }
         assert_eq!(fs::read(&path).expect("the log"), b"k");
-        assert_eq!(
-            fs::read(older(&path)).expect("the older one"),
-            b"abcdefghij"
-        );
+        assert_eq!(fs::read(older(&path)).expect("the older one"), b"abcdefghij");
         assert_eq!(fs::read_dir(temp.path()).expect("a directory").count(), 2);
     }
 

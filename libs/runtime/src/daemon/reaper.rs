@@ -37,10 +37,7 @@ impl Daemon {
         while let Some(pid) = ended_child() {
             let template = self.job_of_template(pid);
             let number = pid.as_raw_pid() as u32;
-            let worker = self
-                .worker_pids()
-                .iter()
-                .any(|(_, worker)| *worker == number);
+            let worker = self.worker_pids().iter().any(|(_, worker)| *worker == number);
             if template.is_some() || worker {
                 let _ = rustix::process::kill_process_group(pid, Signal::KILL);
             }
@@ -86,10 +83,7 @@ impl Daemon {
             starter.is_some_and(|starter| !self.processes.contains_key(&starter))
                 && leftovers::kill_if_marked(*pid, WORKER_VARIABLE, &mark)
         };
-        leftovers::children()
-            .iter()
-            .filter(|pid| orphan(pid))
-            .count()
+        leftovers::children().iter().filter(|pid| orphan(pid)).count()
     }
 
     /// Kill every child, known or adopted; how many there were.

@@ -54,11 +54,7 @@ impl Found {
         // Counts the CPUs that this process may run on, and heeds the quota of its control group.
         let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let visible = env::var("CUDA_VISIBLE_DEVICES").ok();
-        Found {
-            cpus,
-            gpus: gpus(visible.as_deref(), present_gpus()),
-            memory,
-        }
+        Found { cpus, gpus: gpus(visible.as_deref(), present_gpus()), memory }
     }
 }
 
@@ -80,19 +76,12 @@ pub(crate) fn offer(wanted: &Wanted, found: Found) -> Result<Offer, DaemonError>
             found.memory.limit
         )));
     }
-    let memory = wanted
-        .memory
-        .unwrap_or_else(|| available.saturating_sub(store_bytes));
+    let memory = wanted.memory.unwrap_or_else(|| available.saturating_sub(store_bytes));
 
     let mut resources = Resources::default();
     for (name, amount) in &wanted.resources {
-        if matches!(
-            name.as_str(),
-            Resources::CPU | Resources::GPU | Resources::MEMORY | STORE
-        ) {
-            return Err(DaemonError::Options(format!(
-                "the resource {name:?} has an option of its own"
-            )));
+        if matches!(name.as_str(), Resources::CPU | Resources::GPU | Resources::MEMORY | STORE) {
+            return Err(DaemonError::Options(format!("the resource {name:?} has an option of its own")));
         }
         resources.set(name, amount_of(name, *amount)?);
     }
@@ -100,15 +89,9 @@ pub(crate) fn offer(wanted: &Wanted, found: Found) -> Result<Offer, DaemonError>
     let gpus = wanted.num_gpus.unwrap_or(f64::from(found.gpus));
     resources.set(Resources::CPU, amount_of(Resources::CPU, cpus)?);
     resources.set(Resources::GPU, amount_of(Resources::GPU, gpus)?);
-    resources.set(
-        Resources::MEMORY,
-        amount_of(Resources::MEMORY, memory as f64)?,
-    );
+    resources.set(Resources::MEMORY, amount_of(Resources::MEMORY, memory as f64)?);
     resources.set(STORE, amount_of(STORE, store_bytes as f64)?);
-    Ok(Offer {
-        resources,
-        store_bytes,
-    })
+    Ok(Offer { resources, store_bytes })
 }
 
 /// The object store's name among the resources (bytes); for lists, nothing asks for it.
@@ -119,9 +102,7 @@ fn amount_of(name: &str, amount: f64) -> Result<Quantity, DaemonError> {
     if (0.0..=1e14).contains(&amount) {
         Ok(Quantity::from_f64(amount))
     } else {
-        Err(DaemonError::Options(format!(
-            "{amount} is no possible amount of {name:?}"
-        )))
+        Err(DaemonError::Options(format!("{amount} is no possible amount of {name:?}")))
     }
 }
 
@@ -131,10 +112,7 @@ fn gpus(visible: Option<&str>, present: u32) -> u32 {
         None => present,
         Some("" | "-1" | "NoDevFiles") => 0,
         // The list ends at the first invalid entry, as CUDA reads it.
-        Some(list) => list
-            .split(',')
-            .take_while(|entry| !entry.trim().starts_with('-'))
-            .count() as u32,
+        Some(list) => list.split(',').take_while(|entry| !entry.trim().starts_with('-')).count() as u32,
     }
 }
 
@@ -147,14 +125,7 @@ mod tests {
     use super::*;
 
     const GIB: u64 = 1 << 30;
-    const FOUND: Found = Found {
-        cpus: 8,
-        gpus: 2,
-        memory: Usage {
-            limit: 20 * GIB,
-            used: 10 * GIB,
-        },
-    };
+    const FOUND: Found = Found { cpus: 8, gpus: 2, memory: Usage { limit: 20 * GIB, used: 10 * GIB } };
 
     #[test]
     fn the_machine_is_offered() {
@@ -163,10 +134,7 @@ mod tests {
         assert_eq!(offer.resources.get("CPU").as_f64(), 8.0);
         assert_eq!(offer.resources.get("GPU").as_f64(), 2.0);
         assert_eq!(offer.resources.get("memory").as_f64(), (7 * GIB) as f64);
-        assert_eq!(
-            offer.resources.get("object_store_memory").as_f64(),
-            (3 * GIB) as f64
-        );
+        assert_eq!(offer.resources.get("object_store_memory").as_f64(), (3 * GIB) as f64);
     }
 
     #[test]
@@ -180,20 +148,11 @@ mod tests {
         };
         let offer = offer(&wanted, FOUND).expect("possible");
         assert_eq!(offer.store_bytes, GIB);
-        let amounts: Vec<_> = offer
-            .resources
-            .0
-            .iter()
-            .map(|(name, amount)| (&**name, amount.as_f64()))
-            .collect();
+        let amounts: Vec<_> =
+            offer.resources.0.iter().map(|(name, amount)| (&**name, amount.as_f64())).collect();
         assert_eq!(
             amounts,
-            [
-                ("CPU", 0.5),
-                ("license", 2.5),
-                ("memory", 5.0),
-                ("object_store_memory", GIB as f64)
-            ]
+            [("CPU", 0.5), ("license", 2.5), ("memory", 5.0), ("object_store_memory", GIB as f64)]
         );
     }
 
@@ -204,10 +163,7 @@ mod tests {
             assert!(matches!(error, DaemonError::Options(_)), "{error}");
             error.to_string()
         };
-        let store = |bytes| Wanted {
-            object_store_memory: Some(bytes),
-            ..Wanted::default()
-        };
+        let store = |bytes| Wanted { object_store_memory: Some(bytes), ..Wanted::default() };
         let custom = |name: &str, amount| Wanted {
             resources: BTreeMap::from([(String::from(name), amount)]),
             ..Wanted::default()
@@ -217,10 +173,7 @@ mod tests {
         assert!(refused(custom("CPU", 1.0)).contains("option of its own"));
         for amount in [-1.0, f64::NAN, f64::INFINITY, 1e15] {
             refused(custom("license", amount));
-            refused(Wanted {
-                num_cpus: Some(amount),
-                ..Wanted::default()
-            });
+            refused(Wanted { num_cpus: Some(amount), ..Wanted::default() });
         }
     }
 

@@ -70,9 +70,7 @@ impl Session {
         flock(&starting, FlockOperation::LockExclusive)?;
         remove_stale(&base);
 
-        let random = std::collections::hash_map::RandomState::new()
-            .build_hasher()
-            .finish() as u32;
+        let random = std::collections::hash_map::RandomState::new().build_hasher().finish() as u32;
         let name = format!("session-{}-{random:08x}", std::process::id());
         let directory = base.join(&name);
         make_private(&directory)?;
@@ -85,12 +83,7 @@ impl Session {
             }
             None => directory.join(SPILL),
         };
-        let session = Session {
-            base,
-            directory,
-            spill,
-            _lock: lock,
-        };
+        let session = Session { base, directory, spill, _lock: lock };
         make_private(&session.logs())?;
         make_private(&session.spill)?;
         Ok(session)
@@ -121,10 +114,7 @@ impl Session {
         if description.owned {
             return Ok(());
         }
-        replace(
-            &self.base.join(CURRENT),
-            &description.socket.to_string_lossy(),
-        )
+        replace(&self.base.join(CURRENT), &description.socket.to_string_lossy())
     }
 }
 
@@ -146,9 +136,7 @@ pub fn base_directory(temp: &Path) -> PathBuf {
 
 /// The newest live node of this user that drivers may join, if there is one.
 pub fn newest(temp: &Path) -> Option<Description> {
-    live(temp)
-        .into_iter()
-        .find(|description| !description.owned)
+    live(temp).into_iter().find(|description| !description.owned)
 }
 
 /// All live nodes of this user below `temp`, the newest first.
@@ -156,17 +144,12 @@ pub fn live(temp: &Path) -> Vec<Description> {
     let mut found: Vec<_> = sessions(&base_directory(temp))
         .into_iter()
         .filter_map(|directory| {
-            let made = fs::metadata(&directory)
-                .and_then(|metadata| metadata.modified())
-                .ok()?;
+            let made = fs::metadata(&directory).and_then(|metadata| metadata.modified()).ok()?;
             Some((made, describe_live(&directory)?))
         })
         .collect();
     found.sort_by_key(|(made, _)| std::cmp::Reverse(*made));
-    found
-        .into_iter()
-        .map(|(_, description)| description)
-        .collect()
+    found.into_iter().map(|(_, description)| description).collect()
 }
 
 /// Remove what the daemons that are gone have left below `temp`.
@@ -236,11 +219,7 @@ fn remove_files(directory: &Path, spill: &Path) {
 
 /// Make a directory that only this user can enter, or check that it is one.
 fn make_private(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new()
-        .mode(0o700)
-        .recursive(false)
-        .create(directory)
-    {
+    match DirBuilder::new().mode(0o700).recursive(false).create(directory) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => {
@@ -264,13 +243,7 @@ fn make_private(directory: &Path) -> io::Result<()> {
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {
-    File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// Replace a file's content as a whole: nobody reads half of it.
@@ -316,10 +289,7 @@ mod tests {
         assert_eq!(newest(temp.path()), Some(description(&session)));
         assert_eq!(session.spill().parent(), Some(elsewhere.as_path()));
         let current = base_directory(temp.path()).join(CURRENT);
-        assert_eq!(
-            fs::read_to_string(&current).expect("it names us"),
-            session.socket().to_string_lossy()
-        );
+        assert_eq!(fs::read_to_string(&current).expect("it names us"), session.socket().to_string_lossy());
         fs::write(session.spill().join("objects"), "x").expect("a spilled file");
         drop(session);
         assert_eq!(newest(temp.path()), None);
@@ -341,18 +311,11 @@ mod tests {
         let Session { _lock, .. } = &killed;
         flock(_lock, FlockOperation::Unlock).expect("unlocked");
         assert!(stale.exists() && spill.exists());
-        assert_eq!(
-            newest(temp.path()),
-            Some(description(&live)),
-            "the stale one is not offered"
-        );
+        assert_eq!(newest(temp.path()), Some(description(&live)), "the stale one is not offered");
 
         let new = Session::create(temp.path(), None).expect("a session");
         assert!(!stale.exists() && !spill.exists());
-        assert!(
-            !base_directory(temp.path()).join(CURRENT).exists(),
-            "it named the stale one"
-        );
+        assert!(!base_directory(temp.path()).join(CURRENT).exists(), "it named the stale one");
         assert!(live.directory().exists() && new.directory().exists());
         std::mem::forget(killed);
     }
@@ -378,10 +341,7 @@ mod tests {
     fn an_owned_session_is_not_offered() {
         let temp = TemporaryDirectory::new();
         let session = Session::create(temp.path(), None).expect("a session");
-        let owned = Description {
-            owned: true,
-            ..description(&session)
-        };
+        let owned = Description { owned: true, ..description(&session) };
         session.publish(&owned).expect("published");
         assert_eq!(newest(temp.path()), None);
         assert_eq!(live(temp.path()), [owned]);
@@ -396,12 +356,7 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, base_directory(temp.path())).expect("a link");
         let error = Session::create(temp.path(), None).expect_err("a link is not ours");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert!(
-            error
-                .to_string()
-                .contains("choose another temporary directory"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("choose another temporary directory"), "{error}");
     }
 
     #[test]

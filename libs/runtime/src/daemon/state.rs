@@ -198,9 +198,7 @@ impl Daemon {
 
     /// The daemon as its tasks share it.
     pub(super) fn shared(&self) -> Shared {
-        self.this
-            .upgrade()
-            .expect("the daemon calls itself, so it exists")
+        self.this.upgrade().expect("the daemon calls itself, so it exists")
     }
 
     /// This daemon as a sender of messages.
@@ -216,11 +214,9 @@ impl Daemon {
     /// Hand a message to the machine that it is for.
     pub(super) fn deliver(&mut self, to: ProcessId, from: ProcessId, message: Message) {
         if to == ProcessId::HEAD {
-            self.inputs
-                .push_back(Input::Head(head::Input::Received { from, message }));
+            self.inputs.push_back(Input::Head(head::Input::Received { from, message }));
         } else {
-            self.inputs
-                .push_back(Input::Node(node::Input::Received { from, message }));
+            self.inputs.push_back(Input::Node(node::Input::Received { from, message }));
         }
     }
 
@@ -260,28 +256,20 @@ impl Daemon {
         self.apply();
         if !self.processes.is_empty() {
             self.idle_since = Instant::now();
-        } else if self
-            .idle_deadline()
-            .is_some_and(|due| due <= Instant::now())
-        {
+        } else if self.idle_deadline().is_some_and(|due| due <= Instant::now()) {
             self.request_stop("nobody has used the node for its idle time");
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         let machines = [self.node.poll_timeout(), self.head.poll_timeout()];
-        let machines = machines
-            .into_iter()
-            .flatten()
-            .map(|(due, _)| self.instant(due));
+        let machines = machines.into_iter().flatten().map(|(due, _)| self.instant(due));
         machines.chain(self.idle_deadline()).min()
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
         let idle = self.processes.is_empty() && self.stop_reason.is_none();
-        self.idle_exit
-            .filter(|_| idle)
-            .map(|span| self.idle_since + span)
+        self.idle_exit.filter(|_| idle).map(|span| self.idle_since + span)
     }
 
     fn apply(&mut self) {
@@ -300,20 +288,11 @@ impl Daemon {
     fn apply_node(&mut self, effect: node::Effect) {
         match effect {
             node::Effect::Send { to, message } => self.send(to, self.daemon_process(), message),
-            node::Effect::AcceptDriver {
-                connection,
-                process,
-                job,
-                namespace,
-            } => {
+            node::Effect::AcceptDriver { connection, process, job, namespace } => {
                 self.accept_driver(LinkId(connection), process, job, namespace);
             }
             node::Effect::Start { operation, work } => match work {
-                Work::ForkWorker {
-                    process,
-                    job,
-                    environment,
-                } => {
+                Work::ForkWorker { process, job, environment } => {
                     self.fork_worker(operation, process, job, environment);
                 }
                 work => self.start_store_work(operation, work),

@@ -44,13 +44,7 @@ impl Daemon {
     pub(super) fn ask_status(&mut self, link: LinkId) {
         let number = self.statuses.asked;
         self.statuses.asked += 1;
-        let status = Status {
-            link,
-            nodes: None,
-            actors: None,
-            workers: None,
-            store: None,
-        };
+        let status = Status { link, nodes: None, actors: None, workers: None, store: None };
         self.statuses.waiting.insert(number, status);
         let (head, node) = (ProcessId::HEAD, self.daemon_process());
         let questions: [_; QUESTIONS as usize] = [
@@ -105,13 +99,7 @@ impl Daemon {
         });
         let link = *link;
         self.statuses.waiting.remove(&number);
-        self.queue_control(
-            link,
-            &Control::Status {
-                json: document.to_string(),
-            },
-            Vec::new(),
-        );
+        self.queue_control(link, &Control::Status { json: document.to_string() }, Vec::new());
     }
 }
 
@@ -162,9 +150,5 @@ fn describe_store(store: &StoreSummary) -> Value {
 }
 
 fn amounts(resources: &Resources) -> BTreeMap<&str, f64> {
-    resources
-        .0
-        .iter()
-        .map(|(name, amount)| (&**name, amount.as_f64()))
-        .collect()
+    resources.0.iter().map(|(name, amount)| (&**name, amount.as_f64())).collect()
 }

@@ -87,18 +87,10 @@ pub(super) async fn wait_and_stop(shared: &Shared) {
     }
     with(shared, |daemon| {
         for process in daemon.workers() {
-            daemon.kill(
-                process,
-                Death::Killed {
-                    reason: String::from("the node was stopped"),
-                },
-            );
+            daemon.kill(process, Death::Killed { reason: String::from("the node was stopped") });
         }
     });
-    until(shared, KILL_PATIENCE, |daemon| {
-        daemon.worker_pids().is_empty()
-    })
-    .await;
+    until(shared, KILL_PATIENCE, |daemon| daemon.worker_pids().is_empty()).await;
     with(shared, |daemon| {
         for job in daemon.jobs_with_template() {
             daemon.stop_template(job);
@@ -139,10 +131,7 @@ impl Daemon {
         let daemon = self.daemon_process();
         for process in self.workers() {
             if let Some(link) = self.link_of(process) {
-                let message = Message::Exit {
-                    graceful: false,
-                    reason: reason.clone(),
-                };
+                let message = Message::Exit { graceful: false, reason: reason.clone() };
                 self.queue_message(link, process, daemon, &message);
             }
         }

@@ -102,10 +102,7 @@ impl Daemon {
     /// Start the template of a job unless it runs.
     pub(super) fn start_template(&mut self, id: JobId) -> Result<(), String> {
         let Some(job) = self.jobs.get(&id) else {
-            return Err(format!(
-                "no driver of job {} has ever connected to this node",
-                id.0
-            ));
+            return Err(format!("no driver of job {} has ever connected to this node", id.0));
         };
         if job.template.is_some() {
             return Ok(());
@@ -120,17 +117,8 @@ impl Daemon {
         let pid = spawned.map_err(|error| {
             format!("the interpreter {python} of the job's driver cannot be started: {error}")
         })?;
-        let link = self
-            .add_link(ours, Role::Template(id))
-            .map_err(|error| error.to_string())?;
-        let template = Template {
-            pid,
-            link,
-            log,
-            forks: HashMap::new(),
-            has_forked: false,
-            stopped: false,
-        };
+        let link = self.add_link(ours, Role::Template(id)).map_err(|error| error.to_string())?;
+        let template = Template { pid, link, log, forks: HashMap::new(), has_forked: false, stopped: false };
         if let Some(job) = self.jobs.get_mut(&id) {
             job.template = Some(template);
         }
@@ -140,31 +128,18 @@ impl Daemon {
     fn spawn_template(&self, launch: &Launch, log: &Path, link: OwnedFd) -> io::Result<Pid> {
         let log = File::options().create(true).append(true).open(log)?;
         let module_path = memory_file(launch.module_path.join("\0").as_bytes())?;
-        let inherited = [
-            link.as_fd(),
-            self.store.segment().as_fd(),
-            module_path.as_fd(),
-        ];
+        let inherited = [link.as_fd(), self.store.segment().as_fd(), module_path.as_fd()];
         let mut command = Command::new(&launch.python);
         // `-P`: the current directory is no place to import from, before the search path is set.
         command.args(["-P", "-c", PROGRAM]);
-        command.args(
-            inherited
-                .iter()
-                .map(|descriptor| descriptor.as_raw_fd().to_string()),
-        );
+        command.args(inherited.iter().map(|descriptor| descriptor.as_raw_fd().to_string()));
         command.args(&launch.preload);
-        command
-            .env_clear()
-            .envs(launch.variables.iter().map(|(name, value)| (name, value)));
+        command.env_clear().envs(launch.variables.iter().map(|(name, value)| (name, value)));
         command.env(SESSION_VARIABLE, &self.session);
         // The driver may be something that a worker of another node has started.
         command.env_remove(WORKER_VARIABLE);
         command.current_dir(&launch.working_directory);
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = spawn_detached(&mut command, &inherited, self.files_before)?;
         Pid::from_raw(child as i32).ok_or_else(|| io::Error::other("a child without a pid"))
     }
@@ -216,34 +191,16 @@ impl Daemon {
         // It may speak before its template says that it is there.
         self.hold_link(link);
         let worker = Some(Worker::starting(pipes));
-        self.processes.insert(
-            process,
-            Process {
-                job,
-                link: Some(link),
-                worker,
-            },
-        );
+        self.processes.insert(process, Process { job, link: Some(link), worker });
         self.store.forget_started(process);
-        let namespace = self
-            .jobs
-            .get(&job)
-            .map(|job| job.namespace.clone())
-            .unwrap_or_default();
+        let namespace = self.jobs.get(&job).map(|job| job.namespace.clone()).unwrap_or_default();
         let welcome = self.welcome(process, job, namespace);
         let mark = (String::from(WORKER_VARIABLE), process.0.to_string());
         environment.variables.push(mark);
         if let Some(template) = self.template_mut(job) {
             template.forks.insert(process, operation);
             let link = template.link;
-            self.queue_control(
-                link,
-                &Control::Fork {
-                    welcome,
-                    environment,
-                },
-                theirs,
-            );
+            self.queue_control(link, &Control::Fork { welcome, environment }, theirs);
         }
         Ok(())
     }
@@ -265,10 +222,7 @@ impl Daemon {
         };
         self.forget_fork(process);
         let detail = format!("a worker could not be forked: {reason}");
-        self.finish(
-            operation,
-            WorkResult::Failed(Failure::EnvironmentSetup { detail }),
-        );
+        self.finish(operation, WorkResult::Failed(Failure::EnvironmentSetup { detail }));
     }
 
     fn take_fork(&mut self, process: ProcessId, success: bool) -> Option<OperationId> {
@@ -287,17 +241,10 @@ impl Daemon {
     pub(super) fn abandon_fork(&mut self, process: ProcessId, death: Death) {
         let operation = self.take_fork(process, false);
         self.forget_fork(process);
-        self.tell_node(Input::ProcessExited {
-            process,
-            death,
-            last_started: None,
-        });
+        self.tell_node(Input::ProcessExited { process, death, last_started: None });
         if let Some(operation) = operation {
             let detail = String::from("the worker was killed before it was forked");
-            self.finish(
-                operation,
-                WorkResult::Failed(Failure::EnvironmentSetup { detail }),
-            );
+            self.finish(operation, WorkResult::Failed(Failure::EnvironmentSetup { detail }));
         }
     }
 
@@ -329,11 +276,10 @@ impl Daemon {
 
     /// The job whose template has this pid.
     pub(super) fn job_of_template(&self, pid: Pid) -> Option<JobId> {
-        let found = self.jobs.iter().find(|(_, job)| {
-            job.template
-                .as_ref()
-                .is_some_and(|template| template.pid == pid)
-        });
+        let found = self
+            .jobs
+            .iter()
+            .find(|(_, job)| job.template.as_ref().is_some_and(|template| template.pid == pid));
         found.map(|(id, _)| *id)
     }
 
@@ -364,9 +310,7 @@ impl Daemon {
         forks.sort_unstable_by_key(|(process, _)| *process);
         for (process, operation) in forks {
             self.forget_fork(process);
-            let failure = Failure::EnvironmentSetup {
-                detail: reason.clone(),
-            };
+            let failure = Failure::EnvironmentSetup { detail: reason.clone() };
             self.finish(operation, WorkResult::Failed(failure));
         }
     }
@@ -383,11 +327,7 @@ impl Daemon {
 }
 
 /// Spawn a process that leads a session of its own, ends with this thread, and keeps `inherited`.
-fn spawn_detached(
-    command: &mut Command,
-    inherited: &[BorrowedFd<'_>],
-    files: Rlimit,
-) -> io::Result<u32> {
+fn spawn_detached(command: &mut Command, inherited: &[BorrowedFd<'_>], files: Rlimit) -> io::Result<u32> {
     let daemon = Some(rustix::process::getpid());
     let inherited: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     let prepare = move || {
@@ -424,21 +364,12 @@ fn kill_at_once(pid: u32) {
 fn close_on_exec() {
     // SAFETY: this changes a flag of open descriptors. Kernels that cannot do it say so, and then the
     // flags that this process has set itself must do.
-    unsafe {
-        libc::close_range(
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
-        )
-    };
+    unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
 }
 
 /// A file in memory that holds `bytes`, to be read from its start.
 fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(rustix::fs::memfd_create(
-        "module-path",
-        MemfdFlags::CLOEXEC,
-    )?);
+    let mut file = File::from(rustix::fs::memfd_create("module-path", MemfdFlags::CLOEXEC)?);
     io::Write::write_all(&mut file, bytes)?;
     file.seek(SeekFrom::Start(0))?;
     Ok(file.into())
@@ -456,10 +387,7 @@ fn log_tail(path: &Path) -> String {
     };
     match read() {
         Ok(bytes) if !bytes.is_empty() => {
-            format!(
-                "; its last words:\n{}",
-                String::from_utf8_lossy(&bytes).trim_end()
-            )
+            format!("; its last words:\n{}", String::from_utf8_lossy(&bytes).trim_end())
         }
         _ => String::new(),
     }

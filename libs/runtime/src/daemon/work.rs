@@ -33,17 +33,10 @@ struct Parts {
 
 impl Store {
     pub(super) fn new(segment: Segment, spill: SpillDirectory) -> Result<Store, StoreError> {
-        let parts = Parts {
-            reader: ReadMapping::new(&segment)?,
-            writer: WriteMapping::new(&segment)?,
-            spill,
-        };
+        let parts =
+            Parts { reader: ReadMapping::new(&segment)?, writer: WriteMapping::new(&segment)?, spill };
         let permits = Rc::new(Semaphore::new(WORK_AT_ONCE));
-        Ok(Store {
-            segment,
-            parts: Arc::new(parts),
-            permits,
-        })
+        Ok(Store { segment, parts: Arc::new(parts), permits })
     }
 
     pub(super) fn segment(&self) -> &Segment {
@@ -52,9 +45,7 @@ impl Store {
 
     /// Clear the slot of a process that is about to start.
     pub(super) fn forget_started(&self, process: ProcessId) {
-        ProcessTable::new(&self.parts.writer)
-            .slot(u64::from(process.number()))
-            .clear();
+        ProcessTable::new(&self.parts.writer).slot(u64::from(process.number())).clear();
     }
 
     /// The task that a dead process started last.
@@ -62,10 +53,7 @@ impl Store {
         let slot = ProcessTable::new(&self.parts.writer).slot(u64::from(process.number()));
         let (owner, number) = slot.load()?;
         slot.clear();
-        Some(TaskId {
-            owner: ProcessId(owner),
-            number,
-        })
+        Some(TaskId { owner: ProcessId(owner), number })
     }
 }
 
@@ -96,30 +84,18 @@ impl Parts {
     fn perform(&self, work: Work) -> WorkResult {
         let result = match work {
             Work::Spill { objects } => self.spill(&objects),
-            Work::Restore {
-                object,
-                from,
-                offset,
-            } => {
+            Work::Restore { object, from, offset } => {
                 return self.restore(from, offset).unwrap_or_else(|error| {
                     WorkResult::Failed(match error {
-                        StoreError::OutOfMemory { .. } => Failure::StoreFull {
-                            detail: error.to_string(),
-                        },
-                        _ => Failure::ObjectLost {
-                            object,
-                            detail: error.to_string(),
-                        },
+                        StoreError::OutOfMemory { .. } => Failure::StoreFull { detail: error.to_string() },
+                        _ => Failure::ObjectLost { object, detail: error.to_string() },
                     })
                 });
             }
-            Work::DeleteSpilled { location } => self
-                .spill
-                .delete(spilled(location))
-                .map(|()| WorkResult::Done),
-            Work::Reserve { offset, size } => {
-                self.writer.reserve(offset, size).map(|()| WorkResult::Done)
+            Work::DeleteSpilled { location } => {
+                self.spill.delete(spilled(location)).map(|()| WorkResult::Done)
             }
+            Work::Reserve { offset, size } => self.writer.reserve(offset, size).map(|()| WorkResult::Done),
             Work::ReleasePages { offset, size } => {
                 // SAFETY: the machine asks for this only for ranges that hold no objects and belong to
                 // no process, and uses them again only after the answer.
@@ -131,27 +107,20 @@ impl Parts {
             log!("work of the store has failed: {error}");
             let detail = error.to_string();
             WorkResult::Failed(match error {
-                StoreError::OutOfDisk { .. } | StoreError::SpillFile { .. } => {
-                    Failure::OutOfDisk { detail }
-                }
+                StoreError::OutOfDisk { .. } | StoreError::SpillFile { .. } => Failure::OutOfDisk { detail },
                 _ => Failure::StoreFull { detail },
             })
         })
     }
 
-    fn spill(
-        &self,
-        objects: &[(shoal_core::ids::ObjectId, u64, u64)],
-    ) -> Result<WorkResult, StoreError> {
+    fn spill(&self, objects: &[(shoal_core::ids::ObjectId, u64, u64)]) -> Result<WorkResult, StoreError> {
         let slice = |(_, offset, size): &(_, u64, u64)| {
             // SAFETY: these are sealed objects, and the machine keeps their ranges until the answer.
             unsafe { self.reader.slice(*offset, *size) }
         };
         let slices = objects.iter().map(slice).collect::<Result<Vec<_>, _>>()?;
         let written = self.spill.write(&slices)?;
-        Ok(WorkResult::Spilled(
-            written.into_iter().map(location).collect(),
-        ))
+        Ok(WorkResult::Spilled(written.into_iter().map(location).collect()))
     }
 
     fn restore(&self, from: SpillLocation, offset: u64) -> Result<WorkResult, StoreError> {
@@ -164,17 +133,9 @@ impl Parts {
 }
 
 fn spilled(location: SpillLocation) -> SpilledObject {
-    SpilledObject {
-        file: location.file,
-        offset: location.offset,
-        length: location.size,
-    }
+    SpilledObject { file: location.file, offset: location.offset, length: location.size }
 }
 
 fn location(object: SpilledObject) -> SpillLocation {
-    SpillLocation {
-        file: object.file,
-        offset: object.offset,
-        size: object.length,
-    }
+    SpillLocation { file: object.file, offset: object.offset, size: object.length }
 }

@@ -68,29 +68,17 @@ struct Output {
 impl Worker {
     /// A worker that is being forked.
     pub(super) fn starting(pipes: [OwnedFd; 2]) -> Worker {
-        Worker {
-            started: None,
-            pipes: Some(pipes),
-            death: None,
-            hung_up: None,
-        }
+        Worker { started: None, pipes: Some(pipes), death: None, hung_up: None }
     }
 
     /// Its pid, once it has been forked.
     pub(super) fn pid(&self) -> Option<u32> {
-        self.started
-            .as_ref()
-            .map(|started| started.pid.as_raw_pid() as u32)
+        self.started.as_ref().map(|started| started.pid.as_raw_pid() as u32)
     }
 
     /// Kill it and everything in its group, if it exists.
     fn signal(&self) {
-        let Some(Started {
-            pid,
-            descriptor: Some(descriptor),
-            ..
-        }) = &self.started
-        else {
+        let Some(Started { pid, descriptor: Some(descriptor), .. }) = &self.started else {
             return;
         };
         // As long as this succeeds the worker has not been reaped, and its number is its own.
@@ -109,9 +97,7 @@ async fn await_end(shared: Shared, process: ProcessId, descriptor: Rc<Watched>) 
     if descriptor.readable().await.is_ok() {
         tokio::time::sleep(REPORT_GRACE).await;
         let reason = String::from("it ended, and its template did not say how");
-        with(&shared, |daemon| {
-            daemon.worker_ended(process, Death::Killed { reason })
-        });
+        with(&shared, |daemon| daemon.worker_ended(process, Death::Killed { reason }));
     }
 }
 
@@ -144,36 +130,20 @@ impl Daemon {
             let log = logs.join(format!("worker-{}-{pid}.{name}", process.number()));
             let pipe = Rc::new(watch(pipe, Interest::READABLE).ok()?);
             let task = serve_output(Rc::clone(&shared), process, channel, Rc::clone(&pipe));
-            Some(Output {
-                pipe,
-                stream: Stream::new(log),
-                _task: Task::spawn(task),
-            })
+            Some(Output { pipe, stream: Stream::new(log), _task: Task::spawn(task) })
         };
         let outputs = match worker.pipes.take() {
-            Some([out, err]) => [
-                open((out, Channel::Output, "out")),
-                open((err, Channel::Error, "err")),
-            ],
+            Some([out, err]) => [open((out, Channel::Output, "out")), open((err, Channel::Error, "err"))],
             None => [None, None],
         };
         let descriptor = pidfd_open(raw, PidfdFlags::NONBLOCK)
             .ok()
             .and_then(|descriptor| watch(descriptor, Interest::READABLE).ok())
             .map(Rc::new);
-        let watch = descriptor.as_ref().map(|descriptor| {
-            Task::spawn(await_end(
-                Rc::clone(&shared),
-                process,
-                Rc::clone(descriptor),
-            ))
-        });
-        worker.started = Some(Started {
-            pid: raw,
-            descriptor,
-            outputs,
-            _watch: watch,
-        });
+        let watch = descriptor
+            .as_ref()
+            .map(|descriptor| Task::spawn(await_end(Rc::clone(&shared), process, Rc::clone(descriptor))));
+        worker.started = Some(Started { pid: raw, descriptor, outputs, _watch: watch });
         if let Some(link) = self.link_of(process) {
             self.release_link(link);
         }
@@ -183,16 +153,11 @@ impl Daemon {
     /// The machine wants a process dead, or it has misbehaved.
     pub(super) fn kill(&mut self, process: ProcessId, death: Death) {
         match self.processes.get_mut(&process) {
-            Some(Process {
-                worker: Some(worker),
-                ..
-            }) if worker.started.is_some() => {
+            Some(Process { worker: Some(worker), .. }) if worker.started.is_some() => {
                 worker.death.get_or_insert(death);
                 worker.signal();
             }
-            Some(Process {
-                worker: Some(_), ..
-            }) => self.abandon_fork(process, death),
+            Some(Process { worker: Some(_), .. }) => self.abandon_fork(process, death),
             // A driver is the user's process. It is not killed, only left alone.
             Some(Process { worker: None, .. }) => self.driver_ended(process, death),
             None => {}
@@ -201,11 +166,7 @@ impl Daemon {
 
     /// A worker has closed its link. Usually it is about to end.
     pub(super) fn worker_hung_up(&mut self, process: ProcessId) {
-        let Some(link) = self
-            .processes
-            .get_mut(&process)
-            .and_then(|entry| entry.link.take())
-        else {
+        let Some(link) = self.processes.get_mut(&process).and_then(|entry| entry.link.take()) else {
             return;
         };
         self.close_link(link);
@@ -216,18 +177,14 @@ impl Daemon {
         worker.hung_up = Some(Task::spawn(async move {
             tokio::time::sleep(HANG_UP_GRACE).await;
             let reason = String::from("it closed its link to the node and went on");
-            with(&shared, |daemon| {
-                daemon.kill(process, Death::Killed { reason })
-            });
+            with(&shared, |daemon| daemon.kill(process, Death::Killed { reason }));
         }));
     }
 
     /// A child of a template, or one that this process has adopted, has ended and been reaped.
     pub(super) fn child_exited(&mut self, pid: u32, status: i32) {
-        let found = self
-            .processes
-            .iter()
-            .find(|(_, entry)| entry.worker.as_ref().and_then(Worker::pid) == Some(pid));
+        let found =
+            self.processes.iter().find(|(_, entry)| entry.worker.as_ref().and_then(Worker::pid) == Some(pid));
         if let Some((process, _)) = found {
             self.worker_ended(*process, death_of(status));
         }
@@ -241,12 +198,7 @@ impl Daemon {
         for channel in [Channel::Output, Channel::Error] {
             self.drain_output(process, channel);
         }
-        let Some(Process {
-            link,
-            worker: Some(worker),
-            ..
-        }) = self.processes.remove(&process)
-        else {
+        let Some(Process { link, worker: Some(worker), .. }) = self.processes.remove(&process) else {
             return;
         };
         if let Some(link) = link {
@@ -261,19 +213,13 @@ impl Daemon {
             log!("{process:?} (pid {pid}) is dead: {death:?}");
         }
         let last_started = self.store.take_started(process);
-        self.tell_node(Input::ProcessExited {
-            process,
-            death,
-            last_started,
-        });
+        self.tell_node(Input::ProcessExited { process, death, last_started });
         self.sweep_soon();
     }
 
     /// The pids of all workers.
     pub(super) fn worker_pids(&self) -> Vec<(ProcessId, u32)> {
-        let pid = |(process, entry): (&ProcessId, &Process)| {
-            Some((*process, entry.worker.as_ref()?.pid()?))
-        };
+        let pid = |(process, entry): (&ProcessId, &Process)| Some((*process, entry.worker.as_ref()?.pid()?));
         let mut found: Vec<_> = self.processes.iter().filter_map(pid).collect();
         found.sort_unstable();
         found
@@ -281,10 +227,7 @@ impl Daemon {
 
     /// All workers, those that are being forked included.
     pub(super) fn workers(&self) -> Vec<ProcessId> {
-        let workers = self
-            .processes
-            .iter()
-            .filter(|(_, entry)| entry.worker.is_some());
+        let workers = self.processes.iter().filter(|(_, entry)| entry.worker.is_some());
         workers.map(|(process, _)| *process).collect()
     }
 
@@ -296,13 +239,8 @@ impl Daemon {
     fn read_output(&mut self, process: ProcessId, channel: Channel) -> io::Result<usize> {
         let mut buffer = std::mem::take(&mut self.output_buffer);
         let mut lines = Vec::new();
-        let result = match self
-            .worker_mut(process)
-            .and_then(|worker| worker.output(channel))
-        {
-            Some(output) => output
-                .stream
-                .read(output.pipe.get_ref(), &mut buffer, &mut lines),
+        let result = match self.worker_mut(process).and_then(|worker| worker.output(channel)) {
+            Some(output) => output.stream.read(output.pipe.get_ref(), &mut buffer, &mut lines),
             None => Ok(0),
         };
         self.output_buffer = buffer;
@@ -326,10 +264,7 @@ impl Daemon {
     }
 
     fn finish_output(&mut self, process: ProcessId, channel: Channel, lines: &mut Vec<String>) {
-        if let Some(output) = self
-            .worker_mut(process)
-            .and_then(|worker| worker.output(channel))
-        {
+        if let Some(output) = self.worker_mut(process).and_then(|worker| worker.output(channel)) {
             output.stream.finish(lines);
         }
     }
@@ -361,16 +296,7 @@ impl Daemon {
             lines.insert(0, notice);
         }
         let error = channel == Channel::Error;
-        self.queue_control(
-            link,
-            &Control::Output {
-                process,
-                pid,
-                error,
-                lines,
-            },
-            Vec::new(),
-        );
+        self.queue_control(link, &Control::Output { process, pid, error, lines }, Vec::new());
     }
 }
 
@@ -385,12 +311,8 @@ pub(super) fn describe_end(status: i32) -> String {
 /// What a wait status says.
 pub(super) fn death_of(status: i32) -> Death {
     if libc::WIFSIGNALED(status) {
-        Death::Signalled {
-            signal: libc::WTERMSIG(status),
-        }
+        Death::Signalled { signal: libc::WTERMSIG(status) }
     } else {
-        Death::Exited {
-            code: libc::WEXITSTATUS(status),
-        }
+        Death::Exited { code: libc::WEXITSTATUS(status) }
     }
 }

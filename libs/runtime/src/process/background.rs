@@ -81,8 +81,8 @@ impl Process {
 
     /// Sleep until input comes, at most `limit`.
     fn watch(&self, limit: Option<Duration>) {
-        let timeout = limit
-            .map(|d| Timespec { tv_sec: d.as_secs() as i64, tv_nsec: i64::from(d.subsec_nanos()) });
+        let timeout =
+            limit.map(|d| Timespec { tv_sec: d.as_secs() as i64, tv_nsec: i64::from(d.subsec_nanos()) });
         // Not part of the poller: a reader would clear it, and this thread would sleep on.
         let input = PollFd::new(&self.poller, PollFlags::IN);
         let mut descriptors = [input, PollFd::new(&self.kick, PollFlags::IN)];

@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::epoll;
+use shoal_core::Effects;
 use shoal_core::ids::{ObjectId, ProcessId, TaskId};
 use shoal_core::message::{Answer, Query};
 use shoal_core::owner::{Config, Effect, Input, Owner};
 use shoal_core::value::Failure;
-use shoal_core::Effects;
 
 use crate::control::{Control, Launch, VERSION, Welcome};
 use crate::frame::{self, FrameError, Kind};
@@ -34,8 +34,8 @@ pub use inner::{Callback, Job};
 use inner::{Inner, Signal};
 use link::{Incoming, Outgoing, ReadState};
 use reader::Reader;
-pub use store::{Mapped, StoreError};
 use store::Store;
+pub use store::{Mapped, StoreError};
 
 /// What the process does about things that only it can do. Called without any lock.
 pub trait Hooks: Send + Sync {
@@ -707,7 +707,9 @@ fn greet(incoming: &mut Incoming) -> Result<Welcome, ConnectError> {
         if let Some((header, body)) = incoming.next_frame()? {
             let control = match header.kind {
                 Kind::Control => shoal_core::wire::decode::<Control>(incoming.bytes(body)),
-                Kind::Message => return Err(ConnectError::Protocol("a message came before the welcome".into())),
+                Kind::Message => {
+                    return Err(ConnectError::Protocol("a message came before the welcome".into()));
+                }
             };
             return match control.map_err(FrameError::from)? {
                 Control::Welcome(welcome) => Ok(welcome),

@@ -81,9 +81,8 @@ impl Reader {
     /// Sleep until something comes or the deadline passes, and read it; whether a signal came.
     pub(super) fn sleep(&mut self, process: &Process, deadline: Option<Instant>) -> bool {
         self.watch_full_links(process);
-        let left = deadline.map_or(SLEEP_MAX, |deadline| {
-            deadline.saturating_duration_since(Instant::now()).min(SLEEP_MAX)
-        });
+        let left = deadline
+            .map_or(SLEEP_MAX, |deadline| deadline.saturating_duration_since(Instant::now()).min(SLEEP_MAX));
         match self.wait(process, left) {
             Ok(names) => {
                 self.read_all(process, &names);
@@ -166,7 +165,11 @@ impl Reader {
         }
     }
 
-    fn take_frames(&mut self, process: &Process, link: &mut Incoming) -> Result<bool, crate::frame::FrameError> {
+    fn take_frames(
+        &mut self,
+        process: &Process,
+        link: &mut Incoming,
+    ) -> Result<bool, crate::frame::FrameError> {
         let mut any = false;
         while let Some((header, body)) = link.next_frame()? {
             any = true;

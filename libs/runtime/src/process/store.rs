@@ -3,9 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
+use shoal_core::ids::{ProcessId, TaskId};
 pub use shoal_store::StoreError;
 use shoal_store::{ProcessTable, ReadMapping, Segment, WriteMapping};
-use shoal_core::ids::{ProcessId, TaskId};
 
 use crate::control::Welcome;
 

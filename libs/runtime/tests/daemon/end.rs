@@ -56,14 +56,7 @@ fn an_unused_node_stops_by_itself() {
     let mut daemon = Daemon::start(&["idle=200"]);
     let driver = daemon.driver();
     std::thread::sleep(Duration::from_millis(400));
-    assert!(
-        daemon
-            .process
-            .try_wait()
-            .expect("it is our child")
-            .is_none(),
-        "a driver is there"
-    );
+    assert!(daemon.process.try_wait().expect("it is our child").is_none(), "a driver is there");
     drop(driver);
     daemon.wait_for_end();
     assert_eq!(daemon.temp.entries(), Vec::<PathBuf>::new());
@@ -79,26 +72,17 @@ fn a_killed_daemon_is_cleaned_up_after() {
     let worker: u32 = driver.run(&lease, "pid").parse().expect("a pid");
     let template = parent_of(worker);
     let sleepers = driver.run(&lease, "sleepers");
-    let sleepers: Vec<u32> = sleepers
-        .split(' ')
-        .map(|pid| pid.parse().expect("a pid"))
-        .collect();
+    let sleepers: Vec<u32> = sleepers.split(' ').map(|pid| pid.parse().expect("a pid")).collect();
     let description = daemon.description.clone();
     let temp = daemon.kill();
     wait_until("their end", || !is_alive(worker) && !is_alive(template));
     driver.connection.expect_end();
-    assert!(
-        sleepers.iter().any(|pid| is_alive(*pid)),
-        "something is left to clean up"
-    );
+    assert!(sleepers.iter().any(|pid| is_alive(*pid)), "something is left to clean up");
 
     let next = Daemon::start_in(temp, &[]);
     wait_until("their end", || !sleepers.iter().any(|pid| is_alive(*pid)));
     assert!(!description.session.exists());
-    assert_eq!(
-        session::live(next.temp.path()),
-        std::slice::from_ref(&next.description)
-    );
+    assert_eq!(session::live(next.temp.path()), std::slice::from_ref(&next.description));
 }
 
 #[test]
@@ -106,23 +90,12 @@ fn a_node_that_cannot_start_says_why() {
     let temp = Temp::new();
     let deep = temp.path().join("d".repeat(120));
     std::fs::create_dir(&deep).expect("a directory");
-    let output = std::process::Command::new(PROGRAM)
-        .arg("daemon")
-        .arg(&deep)
-        .output()
-        .expect("the test's program");
+    let output =
+        std::process::Command::new(PROGRAM).arg("daemon").arg(&deep).output().expect("the test's program");
     assert!(!output.status.success());
     let line = String::from_utf8(output.stdout).expect("text");
     let report: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
     let error = report["error"].as_str().expect("a reason");
-    assert!(
-        error.contains("107 bytes") && error.contains("--temp-dir"),
-        "{error}"
-    );
-    assert_eq!(
-        std::fs::read_dir(session::base_directory(&deep))
-            .expect("it")
-            .count(),
-        1
-    );
+    assert!(error.contains("107 bytes") && error.contains("--temp-dir"), "{error}");
+    assert_eq!(std::fs::read_dir(session::base_directory(&deep)).expect("it").count(), 1);
 }

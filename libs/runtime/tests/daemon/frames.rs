@@ -36,11 +36,7 @@ fn malformed_frames_close_the_link_alone() {
         guest.expect_end();
     }
     // The same from processes that have been let in.
-    for bytes in [
-        &[0xff; 64][..],
-        &header(u32::MAX, 0),
-        &[&header(3, 1)[..], &[0xff; 3]].concat(),
-    ] {
+    for bytes in [&[0xff; 64][..], &header(u32::MAX, 0), &[&header(3, 1)[..], &[0xff; 3]].concat()] {
         let mut driver = daemon.driver();
         driver.connection.write(bytes);
         driver.connection.expect_end();
@@ -60,9 +56,7 @@ fn a_worker_that_sends_garbage_is_killed() {
     let lease = driver.lease();
     driver.push(&lease, "garbage");
     let death = death_of(&mut driver, &lease);
-    let Death::Killed { reason } = death else {
-        panic!("{death:?}")
-    };
+    let Death::Killed { reason } = death else { panic!("{death:?}") };
     assert!(reason.contains("cannot be understood"), "{reason}");
     let next = driver.lease();
     assert_ne!(next.worker, lease.worker);
@@ -78,19 +72,14 @@ fn the_sender_cannot_be_forged() {
     let forged = victim.welcome.process;
     let to = victim.welcome.process;
     let reason = String::from("from the node, it says");
-    let exit = Message::Exit {
-        graceful: true,
-        reason,
-    };
+    let exit = Message::Exit { graceful: true, reason };
     driver.send_as(to, ProcessId::daemon(driver.welcome.node), &exit);
     driver.send_as(to, forged, &exit);
     for _ in 0..2 {
-        let from = victim
-            .connection
-            .expect("the message", |frame| match frame {
-                Frame::Message(from, Message::Exit { .. }) => Some(from),
-                _ => None,
-            });
+        let from = victim.connection.expect("the message", |frame| match frame {
+            Frame::Message(from, Message::Exit { .. }) => Some(from),
+            _ => None,
+        });
         assert_eq!(from, driver.welcome.process);
     }
 }
@@ -119,17 +108,10 @@ fn a_slow_reader_slows_its_senders() {
     let daemon = Daemon::start(&[]);
     let mut driver = daemon.driver();
     let lease = driver.lease();
-    let tasks: Vec<_> = (0..COUNT)
-        .map(|_| driver.push(&lease, &format!("size {SIZE}")))
-        .collect();
+    let tasks: Vec<_> = (0..COUNT).map(|_| driver.push(&lease, &format!("size {SIZE}"))).collect();
     let resident = || {
-        let text =
-            std::fs::read_to_string(format!("/proc/{}/statm", daemon.pid())).expect("it runs");
-        let pages: usize = text
-            .split(' ')
-            .nth(1)
-            .and_then(|word| word.parse().ok())
-            .expect("a number");
+        let text = std::fs::read_to_string(format!("/proc/{}/statm", daemon.pid())).expect("it runs");
+        let pages: usize = text.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a number");
         pages * 4096
     };
     // Wait until the daemon takes no more.
@@ -141,11 +123,7 @@ fn a_slow_reader_slows_its_senders() {
         before = now;
         still
     });
-    assert!(
-        resident() < 200 << 20,
-        "the daemon holds {} bytes",
-        resident()
-    );
+    assert!(resident() < 200 << 20, "the daemon holds {} bytes", resident());
     for task in tasks {
         assert_eq!(driver.answer(task).len(), SIZE);
     }
@@ -158,25 +136,14 @@ fn the_end_of_a_slowed_sender_is_noticed() {
     let still = daemon.driver();
     let mut sender = daemon.driver();
     let reason = "x".repeat(1 << 20);
-    let message = Message::Exit {
-        graceful: true,
-        reason,
-    };
+    let message = Message::Exit { graceful: true, reason };
     // More than the daemon keeps for anybody, and its sockets hold.
-    sender
-        .connection
-        .stream
-        .set_write_timeout(Some(std::time::Duration::from_secs(1)))
-        .expect("set");
+    sender.connection.stream.set_write_timeout(Some(std::time::Duration::from_secs(1))).expect("set");
     let to = still.welcome.process;
     let held_up = (0..200).any(|_| sender.try_send(to, &message).is_err());
     assert!(held_up, "the daemon took everything");
     drop(sender);
-    wait_until("one driver", || {
-        daemon.connect().ask_status()["drivers"] == 1
-    });
+    wait_until("one driver", || daemon.connect().ask_status()["drivers"] == 1);
     drop(still);
-    wait_until("no driver", || {
-        daemon.connect().ask_status()["drivers"] == 0
-    });
+    wait_until("no driver", || daemon.connect().ask_status()["drivers"] == 0);
 }

@@ -13,10 +13,7 @@ fn a_driver_is_let_in() {
     let mut driver = daemon.driver();
     assert_eq!(driver.welcome.node.0, daemon.description.node);
     assert_eq!(driver.welcome.namespace, "tests");
-    assert_eq!(
-        driver.welcome.session,
-        daemon.description.session.to_string_lossy()
-    );
+    assert_eq!(driver.welcome.session, daemon.description.session.to_string_lossy());
     assert_eq!(driver.welcome.cpus, 1);
     let size = driver.segment.seek(SeekFrom::End(0)).expect("a file");
     assert_eq!(size, driver.welcome.segment);
@@ -29,32 +26,16 @@ fn a_driver_is_let_in() {
 fn another_version_is_refused() {
     let daemon = Daemon::start(&[]);
     let mut connection = daemon.connect();
-    let Control::Hello {
-        pid,
-        namespace,
-        launch,
-        output,
-        ..
-    } = hello(launch(), false)
-    else {
+    let Control::Hello { pid, namespace, launch, output, .. } = hello(launch(), false) else {
         unreachable!()
     };
     let version = String::from("0.0.0-other");
-    connection.control(&Control::Hello {
-        version,
-        pid,
-        namespace,
-        launch,
-        output,
-    });
+    connection.control(&Control::Hello { version, pid, namespace, launch, output });
     let reason = connection.expect("a refusal", |frame| match frame {
         Frame::Control(Control::Refused { reason }) => Some(reason),
         _ => None,
     });
-    assert!(
-        reason.contains("0.0.0-other") && reason.contains("install the same"),
-        "{reason}"
-    );
+    assert!(reason.contains("0.0.0-other") && reason.contains("install the same"), "{reason}");
     connection.expect_end();
     assert_eq!(daemon.connect().ask_status()["drivers"], 0);
 }
@@ -62,13 +43,8 @@ fn another_version_is_refused() {
 #[test]
 fn only_this_user_can_reach_the_socket() {
     let daemon = Daemon::start(&[]);
-    let mode = |path: &std::path::Path| {
-        std::fs::metadata(path)
-            .expect("it exists")
-            .permissions()
-            .mode()
-            & 0o777
-    };
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
     assert_eq!(mode(&daemon.description.socket), 0o600);
     assert_eq!(mode(&daemon.description.session), 0o700);
 }
@@ -86,10 +62,7 @@ fn the_status_shows_what_there_is() {
     assert_eq!(status["nodes"][0]["alive"], true);
     assert_eq!(status["nodes"][0]["total"]["CPU"], 3.0);
     let workers = status["workers"].as_array().expect("a list");
-    assert!(
-        workers.iter().any(|worker| worker["pid"] == pid),
-        "{workers:?}"
-    );
+    assert!(workers.iter().any(|worker| worker["pid"] == pid), "{workers:?}");
     assert_eq!(status["store"]["objects"], 0);
     assert!(status["store"]["capacity"].as_u64() >= Some(60 << 20));
     assert_eq!(status["actors"], serde_json::json!([]));

@@ -16,12 +16,8 @@ fn two_processes_get_one_link() {
     // Both ask; whoever is first, there is one link.
     let open = format!("open {}", driver.welcome.process.0);
     let task = driver.push(&lease, &open);
-    driver
-        .connection
-        .control(&Control::OpenLink { peer: lease.worker });
-    driver
-        .connection
-        .control(&Control::OpenLink { peer: lease.worker });
+    driver.connection.control(&Control::OpenLink { peer: lease.worker });
+    driver.connection.control(&Control::OpenLink { peer: lease.worker });
     let mut links = 0;
     let mut answered = false;
     while !(answered && links == 1) {
@@ -35,11 +31,7 @@ fn two_processes_get_one_link() {
         }
     }
     assert_eq!(driver.run(&lease, "linked"), "1");
-    let socket = driver
-        .connection
-        .descriptors
-        .pop_front()
-        .expect("it came along");
+    let socket = driver.connection.descriptors.pop_front().expect("it came along");
     assert!(driver.connection.descriptors.is_empty());
     let mut peer = BufReader::new(UnixStream::from(socket));
     let mut line = String::new();
@@ -50,9 +42,7 @@ fn two_processes_get_one_link() {
     assert_eq!(peer.read(&mut [0; 1]).expect("the end of the stream"), 0);
     // The dead cannot be linked.
     death_of(&mut driver, &lease);
-    driver
-        .connection
-        .control(&Control::OpenLink { peer: lease.worker });
+    driver.connection.control(&Control::OpenLink { peer: lease.worker });
     let refused = driver.connection.expect("a refusal", |frame| match frame {
         Frame::Control(Control::LinkRefused { peer }) => Some(peer),
         Frame::Control(Control::Link { .. }) => panic!("linked with the dead"),

@@ -18,18 +18,9 @@ fn what_workers_print_reaches_the_driver_and_the_log() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {
         match driver.connection.next().expect("the link is open") {
-            Frame::Control(Control::Output {
-                process,
-                pid: printer,
-                error,
-                lines,
-            }) => {
+            Frame::Control(Control::Output { process, pid: printer, error, lines }) => {
                 assert_eq!((process, printer), (lease.worker, pid));
-                if error {
-                    err.extend(lines)
-                } else {
-                    out.extend(lines)
-                }
+                if error { err.extend(lines) } else { out.extend(lines) }
             }
             Frame::Message(_, Message::LeaseEnded { .. }) => break,
             _ => {}
@@ -38,9 +29,7 @@ fn what_workers_print_reaches_the_driver_and_the_log() {
     assert_eq!(out, ["one", "two", "three", "no end"]);
     assert_eq!(err, ["oh"]);
     let log = format!("logs/worker-{}-{pid}", lease.worker.number());
-    let read = |name: &str| {
-        std::fs::read_to_string(daemon.description.session.join(format!("{log}.{name}")))
-    };
+    let read = |name: &str| std::fs::read_to_string(daemon.description.session.join(format!("{log}.{name}")));
     assert_eq!(read("out").expect("a log"), "one\ntwo\nthree\nno end");
     assert_eq!(read("err").expect("a log"), "oh\n");
 }
@@ -72,12 +61,7 @@ fn a_slow_driver_misses_lines_and_not_their_number() {
     driver.push(&lease, &format!("lines {LINES}"));
     let log = format!("logs/worker-{}-{pid}.out", lease.worker.number());
     let log = daemon.description.session.join(log);
-    let logged = || {
-        std::fs::read_to_string(&log)
-            .unwrap_or_default()
-            .lines()
-            .count()
-    };
+    let logged = || std::fs::read_to_string(&log).unwrap_or_default().lines().count();
     wait_until("the end of its output", || logged() == LINES);
     // Now the driver keeps up again, and the next line brings the notice.
     let (mut seen, mut missed, mut pushed) = (0, 0, false);
@@ -85,10 +69,7 @@ fn a_slow_driver_misses_lines_and_not_their_number() {
         match driver.connection.next().expect("the link is open") {
             Frame::Control(Control::Output { lines, .. }) => {
                 for line in lines {
-                    match line
-                        .strip_prefix('[')
-                        .and_then(|rest| rest.split_once(" lines left out"))
-                    {
+                    match line.strip_prefix('[').and_then(|rest| rest.split_once(" lines left out")) {
                         Some((count, rest)) => {
                             missed = count.parse().expect("a number");
                             assert!(rest.contains("worker-"), "{rest}");

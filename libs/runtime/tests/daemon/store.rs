@@ -22,13 +22,7 @@ fn objects_survive_the_way_to_disk_and_back() {
     let reader = ReadMapping::new(&segment).expect("mapped");
 
     let objects: Vec<ObjectId> = (0..10)
-        .map(|number| {
-            TaskId {
-                owner: driver.welcome.process,
-                number: 1000 + number,
-            }
-            .object(0)
-        })
+        .map(|number| TaskId { owner: driver.welcome.process, number: 1000 + number }.object(0))
         .collect();
     for (number, object) in (0_u8..).zip(&objects) {
         let (offset, size) = extent(&mut driver);
@@ -36,59 +30,28 @@ fn objects_survive_the_way_to_disk_and_back() {
         // SAFETY: the extent is this process's, and nothing in it is sealed.
         unsafe { writer.write_at(offset, &[&vec![number; SIZE as usize]]) }.expect("written");
         let node = driver.node();
-        driver.send(
-            node,
-            &Message::Seal {
-                object: *object,
-                offset,
-                size: SIZE,
-            },
-        );
+        driver.send(node, &Message::Seal { object: *object, offset, size: SIZE });
     }
     let store = daemon.connect().ask_status()["store"].clone();
-    assert_eq!(
-        store["objects"].as_u64().map(|count| count < 10),
-        Some(true),
-        "{store}"
-    );
+    assert_eq!(store["objects"].as_u64().map(|count| count < 10), Some(true), "{store}");
     assert!(store["spilled"].as_u64() >= Some(6 * SIZE), "{store}");
-    let spilled = std::fs::read_dir(&daemon.description.spill)
-        .expect("a directory")
-        .count();
+    let spilled = std::fs::read_dir(&daemon.description.spill).expect("a directory").count();
     assert!(spilled > 0, "spilled objects are files");
 
     for (number, object) in (0_u8..).zip(&objects) {
         let node = driver.node();
-        driver.send(
-            node,
-            &Message::Pin {
-                object: *object,
-                locations: Vec::new(),
-            },
-        );
-        let offset = driver
-            .connection
-            .expect("a pinned object", |frame| match frame {
-                Frame::Message(
-                    _,
-                    Message::Pinned {
-                        object: pinned,
-                        offset,
-                        size,
-                    },
-                ) => {
-                    assert_eq!((pinned, size), (*object, SIZE));
-                    Some(offset)
-                }
-                Frame::Message(_, Message::PinFailed { failure, .. }) => panic!("{failure:?}"),
-                _ => None,
-            });
+        driver.send(node, &Message::Pin { object: *object, locations: Vec::new() });
+        let offset = driver.connection.expect("a pinned object", |frame| match frame {
+            Frame::Message(_, Message::Pinned { object: pinned, offset, size }) => {
+                assert_eq!((pinned, size), (*object, SIZE));
+                Some(offset)
+            }
+            Frame::Message(_, Message::PinFailed { failure, .. }) => panic!("{failure:?}"),
+            _ => None,
+        });
         // SAFETY: the object is pinned.
         let bytes = unsafe { reader.slice(offset, SIZE) }.expect("in the store");
-        assert!(
-            bytes.iter().all(|byte| *byte == number),
-            "object {number} is not what it was"
-        );
+        assert!(bytes.iter().all(|byte| *byte == number), "object {number} is not what it was");
         driver.send(node, &Message::Unpin { object: *object });
     }
     let node = driver.node();
@@ -98,9 +61,7 @@ fn objects_survive_the_way_to_disk_and_back() {
     wait_until("the end of all objects", || {
         let store = daemon.connect().ask_status()["store"].clone();
         let files = std::fs::read_dir(&daemon.description.spill).expect("a directory");
-        let left = files
-            .flatten()
-            .filter(|file| file.metadata().is_ok_and(|file| file.len() > 0));
+        let left = files.flatten().filter(|file| file.metadata().is_ok_and(|file| file.len() > 0));
         (store["objects"] == 0, store["spilled"] == 0, left.count()) == (true, true, 0)
     });
 }
@@ -108,13 +69,7 @@ fn objects_survive_the_way_to_disk_and_back() {
 /// Room for one object.
 fn extent(driver: &mut Driver) -> (u64, u64) {
     let node = driver.node();
-    driver.send(
-        node,
-        &Message::RequestExtent {
-            request: RequestId(1),
-            size: SIZE,
-        },
-    );
+    driver.send(node, &Message::RequestExtent { request: RequestId(1), size: SIZE });
     driver.connection.expect("an extent", |frame| match frame {
         Frame::Message(_, Message::ExtentGranted { offset, size, .. }) => Some((offset, size)),
         Frame::Message(_, Message::ExtentRefused { failure, .. }) => panic!("{failure:?}"),
@@ -129,9 +84,7 @@ fn a_worker_is_killed_when_memory_is_short() {
     let mut driver = daemon.driver();
     let lease = driver.lease();
     let death = death_of(&mut driver, &lease);
-    let Death::OutOfMemory { detail } = death else {
-        panic!("{death:?}")
-    };
+    let Death::OutOfMemory { detail } = death else { panic!("{death:?}") };
     assert!(detail.contains("over the threshold of 0.0 %"), "{detail}");
     assert!(detail.contains("SHOAL_MEMORY_THRESHOLD"), "{detail}");
 }

@@ -43,10 +43,7 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(crate) fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|text| {
-            text.rsplit_once(')')
-                .map(|(_, rest)| rest.trim_start().to_owned())
-        })
+        .and_then(|text| text.rsplit_once(')').map(|(_, rest)| rest.trim_start().to_owned()))
         .is_some_and(|rest| !rest.starts_with(['Z', 'X']))
 }
 
@@ -55,19 +52,11 @@ pub(crate) fn processes_of(session: &Path) -> Vec<u32> {
     let mark = format!("{}={}", session::SESSION_VARIABLE, session.display());
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("Linux").flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry == mark.as_bytes())
-            && is_alive(pid)
-        {
+        if environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()) && is_alive(pid) {
             found.push(pid);
         }
     }
@@ -158,11 +147,7 @@ impl Daemon {
             let mut text = String::new();
             let _ = stderr.read_to_string(&mut text);
         });
-        Daemon {
-            process,
-            description,
-            temp,
-        }
+        Daemon { process, description, temp }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -182,9 +167,7 @@ impl Daemon {
     }
 
     pub(crate) fn wait_for_end(&mut self) {
-        wait_until("the end of the daemon", || {
-            self.process.try_wait().expect("it is our child").is_some()
-        });
+        wait_until("the end of the daemon", || self.process.try_wait().expect("it is our child").is_some());
     }
 
     pub(crate) fn connect(&self) -> Connection {
@@ -207,10 +190,7 @@ pub(crate) fn command(temp: &Temp, options: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("daemon").arg(temp.path()).args(options);
     command.env_remove(session::SESSION_VARIABLE);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -234,12 +214,7 @@ impl Connection {
         let stream = UnixStream::connect(&node.socket).expect("the node listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        Connection {
-            stream,
-            inbox: Inbox::default(),
-            descriptors: VecDeque::new(),
-            waiting: VecDeque::new(),
-        }
+        Connection { stream, inbox: Inbox::default(), descriptors: VecDeque::new(), waiting: VecDeque::new() }
     }
 
     pub(crate) fn control(&mut self, control: &Control) {
@@ -324,13 +299,7 @@ pub(crate) fn launch() -> Launch {
 pub(crate) fn hello(launch: Launch, output: bool) -> Control {
     let pid = std::process::id();
     let namespace = String::from("tests");
-    Control::Hello {
-        version: String::from(VERSION),
-        pid,
-        namespace,
-        launch,
-        output,
-    }
+    Control::Hello { version: String::from(VERSION), pid, namespace, launch, output }
 }
 
 /// A driver that was let in.
@@ -357,17 +326,8 @@ impl Driver {
             Frame::Control(Control::Welcome(welcome)) => Some(welcome),
             _ => None,
         });
-        let segment = connection
-            .descriptors
-            .pop_front()
-            .expect("the segment came along");
-        Driver {
-            connection,
-            welcome,
-            segment: File::from(segment),
-            asked: 0,
-            tasks: 0,
-        }
+        let segment = connection.descriptors.pop_front().expect("the segment came along");
+        Driver { connection, welcome, segment: File::from(segment), asked: 0, tasks: 0 }
     }
 
     pub(crate) fn node(&self) -> ProcessId {
@@ -394,31 +354,18 @@ impl Driver {
         self.asked += 1;
         let mut resources = Resources::default();
         resources.set(Resources::CPU, Quantity::ONE);
-        let variables = variables
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
-        let demand = Demand {
-            resources,
-            strategy: Strategy::Hybrid,
-            environment: Environment { variables },
-        };
+        let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let demand = Demand { resources, strategy: Strategy::Hybrid, environment: Environment { variables } };
         let request = RequestId(self.asked);
         let job = self.welcome.job;
-        let message = Message::RequestLease {
-            request,
-            job,
-            demand: Arc::new(demand),
-        };
+        let message = Message::RequestLease { request, job, demand: Arc::new(demand) };
         self.send(self.node(), &message);
     }
 
     pub(crate) fn lease_with(&mut self, variables: &[(&str, &str)]) -> Lease {
         self.request_lease(variables);
         self.connection.expect("a lease", |frame| match frame {
-            Frame::Message(_, Message::LeaseGranted { lease, worker, .. }) => {
-                Some(Lease { lease, worker })
-            }
+            Frame::Message(_, Message::LeaseGranted { lease, worker, .. }) => Some(Lease { lease, worker }),
             Frame::Message(_, Message::LeaseRefused { failure, .. }) => {
                 panic!("the lease was refused: {failure:?}")
             }
@@ -433,10 +380,7 @@ impl Driver {
     /// Have the worker do something, without waiting for it.
     pub(crate) fn push(&mut self, lease: &Lease, command: &str) -> TaskId {
         self.tasks += 1;
-        let task = TaskId {
-            owner: self.welcome.process,
-            number: self.tasks,
-        };
+        let task = TaskId { owner: self.welcome.process, number: self.tasks };
         let callee = Callee::Function {
             function: FunctionId(0),
             code: None,
@@ -496,25 +440,16 @@ pub(crate) fn header(length: u32, kind: u32) -> [u8; HEADER_BYTES] {
 
 /// How the worker of a lease died.
 pub(crate) fn death_of(driver: &mut Driver, wanted: &Lease) -> Death {
-    driver
-        .connection
-        .expect("the end of the lease", |frame| match frame {
-            Frame::Message(_, Message::LeaseEnded { lease, death, .. })
-                if lease == wanted.lease =>
-            {
-                Some(death)
-            }
-            _ => None,
-        })
+    driver.connection.expect("the end of the lease", |frame| match frame {
+        Frame::Message(_, Message::LeaseEnded { lease, death, .. }) if lease == wanted.lease => Some(death),
+        _ => None,
+    })
 }
 
 pub(crate) fn parent_of(pid: u32) -> u32 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let rest = text.rsplit_once(')').expect("well formed").1;
-    rest.split_whitespace()
-        .nth(1)
-        .and_then(|word| word.parse().ok())
-        .expect("a parent")
+    rest.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a parent")
 }
 
 pub(crate) fn kill(pid: u32) {
@@ -529,8 +464,5 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
 /// The templates of a daemon: the processes that it has started itself.
 pub(crate) fn templates(daemon: &Daemon) -> Vec<u32> {
     let marked = processes_of(&daemon.description.session);
-    marked
-        .into_iter()
-        .filter(|pid| parent_of(*pid) == daemon.pid())
-        .collect()
+    marked.into_iter().filter(|pid| parent_of(*pid) == daemon.pid()).collect()
 }

@@ -46,16 +46,10 @@ fn descriptor(number: &str) -> OwnedFd {
 
 /// `spill=PATH`, `idle=MILLISECONDS` and `owner` are options; the description goes to standard output.
 fn serve(temp: &str, words: &[&str]) {
-    let mut options = Options {
-        temp_directory: PathBuf::from(temp),
-        ..Options::default()
-    };
+    let mut options = Options { temp_directory: PathBuf::from(temp), ..Options::default() };
     options.wanted.num_cpus = Some(1.0);
     options.wanted.object_store_memory = Some(64 << 20);
-    let stdout = std::io::stdout()
-        .as_fd()
-        .try_clone_to_owned()
-        .expect("a descriptor");
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().expect("a descriptor");
     options.ready = Some(stdout);
     for word in words {
         match word.split_once('=') {
@@ -66,10 +60,7 @@ fn serve(temp: &str, words: &[&str]) {
             }
             Some(("cpus", count)) => options.wanted.num_cpus = count.parse().ok(),
             None if *word == "owner" => {
-                let stdin = std::io::stdin()
-                    .as_fd()
-                    .try_clone_to_owned()
-                    .expect("a descriptor");
+                let stdin = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
                 options.owner = Some(stdin);
             }
             _ => panic!("unknown option {word}"),
@@ -83,9 +74,7 @@ fn serve(temp: &str, words: &[&str]) {
 
 fn run_template([link, segment, path]: [OwnedFd; 3]) {
     let mut module_path = String::new();
-    File::from(path)
-        .read_to_string(&mut module_path)
-        .expect("the search path");
+    File::from(path).read_to_string(&mut module_path).expect("the search path");
     if let Ok(last_words) = std::env::var("TEST_TEMPLATE_FAILS") {
         eprintln!("{last_words}");
         exit(3);
@@ -106,25 +95,15 @@ fn run_template([link, segment, path]: [OwnedFd; 3]) {
                 }
                 let process = request.welcome.process;
                 drop(request);
-                template
-                    .forked(process, pid as u32)
-                    .expect("the daemon listens");
+                template.forked(process, pid as u32).expect("the daemon listens");
             }
         }
     }
 }
 
 fn become_worker(template: Template, request: ForkRequest, segment: OwnedFd, module_path: &str) {
-    let ForkRequest {
-        welcome,
-        environment,
-        link,
-        stdout,
-        stderr,
-    } = request;
-    template
-        .into_worker(stdout, stderr)
-        .expect("a worker of its own");
+    let ForkRequest { welcome, environment, link, stdout, stderr } = request;
+    template.into_worker(stdout, stderr).expect("a worker of its own");
     for (name, value) in &environment.variables {
         // SAFETY: this process has one thread.
         unsafe { std::env::set_var(name, value) };
@@ -187,10 +166,7 @@ impl Worker {
     fn control(&mut self, control: Control) {
         match control {
             Control::Link { .. } => {
-                let socket = self
-                    .descriptors
-                    .pop_front()
-                    .expect("it came with the frame");
+                let socket = self.descriptors.pop_front().expect("it came with the frame");
                 let mut peer = UnixStream::from(socket);
                 writeln!(peer, "hello from {}", self.id.number()).expect("the peer listens");
                 self.peers.push(peer);
@@ -211,19 +187,14 @@ impl Worker {
     fn run(&mut self, owner: ProcessId, assignment: &Assignment) {
         let task = assignment.task;
         let slot = u64::from(self.id.number());
-        ProcessTable::new(&self.store)
-            .slot(slot)
-            .store(task.owner.0, task.number);
+        ProcessTable::new(&self.store).slot(slot).store(task.owner.0, task.number);
         let label = String::from(&*assignment.label);
         let (command, argument) = label.split_once(' ').unwrap_or((&label, ""));
         let answer = match command {
             "pid" => std::process::id().to_string(),
             "read" => std::fs::read_to_string(argument).unwrap_or_else(|error| error.to_string()),
             "variable" => std::env::var(argument).unwrap_or_default(),
-            "directory" => std::env::current_dir()
-                .expect("it exists")
-                .display()
-                .to_string(),
+            "directory" => std::env::current_dir().expect("it exists").display().to_string(),
             "path" => self.module_path.clone(),
             "descriptors" => open_descriptors(&self.segment),
             "group" => format!("{:?}", rustix::process::getpgrp().as_raw_pid()),
@@ -330,13 +301,7 @@ fn open_descriptors(segment: &Segment) -> String {
     let entries = std::fs::read_dir("/proc/self/fd").expect("Linux");
     let mut found: Vec<String> = entries
         .flatten()
-        .filter(|entry| {
-            entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-                > Some(2)
-        })
+        .filter(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()) > Some(2))
         .filter(|entry| std::fs::metadata(entry.path()).is_ok_and(|file| file.ino() != inode))
         .filter_map(|entry| Some(std::fs::read_link(entry.path()).ok()?.display().to_string()))
         .filter(|target| !target.ends_with("/fd"))
@@ -351,11 +316,7 @@ fn open_descriptors(segment: &Segment) -> String {
 fn sleepers() -> String {
     let start = |detached: bool| {
         let mut command = Command::new("sleep");
-        command
-            .arg("600")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if detached {
             // SAFETY: one system call between fork and exec.
             unsafe {
