@@ -113,4 +113,7 @@ pub struct Demand {
 
 /// Whole or shared devices given to a lease, by resource name: (device index, amount).
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Devices(pub Vec<(Arc<str>, Vec<(u32, Quantity)>)>);
+pub struct Devices(pub Vec<(Arc<str>, Vec<DeviceShare>)>);
+
+/// A device's index, and how much of it.
+pub type DeviceShare = (u32, Quantity);

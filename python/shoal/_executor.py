@@ -12,7 +12,6 @@ from typing import Any
 
 from shoal import _logs, _shoal, options
 
-
 # The daemon's own mark of what a worker starts; nobody has asked for it.
 _WORKER_VARIABLE = "SHOAL_WORKER"
 

@@ -81,9 +81,7 @@ def plan(
     if namespace == "":
         raise ValueError("a namespace cannot be empty")
     if object_store_memory is not None and object_store_memory < _STORE_BYTES_MIN:
-        raise ValueError(
-            f"the object store needs at least {_STORE_BYTES_MIN} bytes, not {object_store_memory}"
-        )
+        raise ValueError(f"the object store needs at least {_STORE_BYTES_MIN} bytes, not {object_store_memory}")
     if namespace is not None and not isinstance(namespace, str):
         raise TypeError(f"a namespace is a string, not {namespace!r}")
     if job_config is not None:

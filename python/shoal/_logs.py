@@ -294,7 +294,8 @@ _actor_name: str | None = None
 def name_actor(instance: Any) -> None:
     """Let an actor whose class says how it is shown name its lines that way."""
     global _actor_name
-    if type(instance).__repr__ is not object.__repr__:
+    shown_by: object = type(instance).__repr__
+    if shown_by is not object.__repr__:
         _actor_name = repr(instance)
 
 

@@ -17,8 +17,6 @@ def main(link: int, segment: int, preload: Sequence[str]) -> None:
 
     import cloudpickle  # noqa: F401
 
-    import shoal.actor
-    import shoal.exceptions
     from shoal import _errors, _executor, _serialization, _session, _shoal  # noqa: F401
 
     for name in preload:

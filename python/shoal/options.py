@@ -332,7 +332,8 @@ def strategy(value: Any) -> Strategy:
 
 def variables(runtime_env: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """The environment variables that `runtime_env` asks for, on top of those that this process was
-    started with; what else it asks for is refused."""
+    started with; what else it asks for is refused.
+    """
     if not runtime_env:
         return sorted(inherited_variables.items())
     from shoal.runtime_env import check

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import shoal
+
 from harness import ON_SHOAL
 
 
