@@ -87,6 +87,8 @@ pub(super) struct Actors {
     subscribers: BTreeMap<ActorId, BTreeSet<ProcessId>>,
     subscriptions: BTreeMap<ProcessId, BTreeSet<ActorId>>,
     pub(super) awaited: BTreeMap<ActorId, Awaited>,
+    /// Actors that wait for a node.
+    pub(super) unplaced: BTreeSet<ActorId>,
     /// Restarts that are put off.
     pub(super) restarts: BTreeSet<(Time, ActorId)>,
 }
@@ -97,9 +99,6 @@ impl Actors {
     }
     pub(super) fn get_mut(&mut self, id: ActorId) -> Option<&mut Actor> {
         self.live.get_mut(&id)
-    }
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ActorId, &Actor)> {
-        self.live.iter().map(|(id, actor)| (*id, actor))
     }
     /// Whether an actor of that id was ever made, as far as is remembered.
     pub(super) fn is_known(&self, id: ActorId) -> bool {
@@ -151,6 +150,7 @@ impl Actors {
             }
         }
         self.restarts.retain(|(_, restarting)| *restarting != id);
+        self.unplaced.remove(&id);
         self.unsubscribe_all(id);
         self.remember_dead(actor.summary());
     }
@@ -243,6 +243,7 @@ impl Actors {
             self.subscribers.keys().all(|id| self.live.contains_key(id) || self.awaited.contains_key(id))
         );
         assert!(self.restarts.iter().all(|(_, id)| self.live.contains_key(id)));
+        assert!(self.unplaced.iter().all(|id| self.live[id].node.is_none()), "what has a node is placed");
         assert!(self.awaited.keys().all(|id| !self.is_known(*id)), "what is awaited is not known");
     }
 }

@@ -82,7 +82,10 @@ impl Head {
     /// Send the present incarnation to a node, if there is one.
     fn place(&mut self, id: ActorId, out: &mut Outbox) {
         let Some(actor) = self.actors.get_mut(id) else { return };
-        let Some(node) = choose_node(self.nodes.values(), &actor.spec.placement) else { return };
+        let Some(node) = choose_node(self.nodes.values(), &actor.spec.placement) else {
+            self.actors.unplaced.insert(id);
+            return;
+        };
         actor.node = Some(node);
         let start = Message::StartActor { spec: actor.spec.clone(), incarnation: actor.incarnation };
         out.send(ProcessId::daemon(node), start);
@@ -90,12 +93,7 @@ impl Head {
 
     /// A node has something to offer: actors that found none may find one now.
     pub(super) fn place_unplaced(&mut self, out: &mut Outbox) {
-        let unplaced = |(id, actor): (ActorId, &Actor)| {
-            let delayed = self.actors.restarts.iter().any(|(_, restarting)| *restarting == id);
-            (actor.node.is_none() && !delayed).then_some(id)
-        };
-        let unplaced: Vec<ActorId> = self.actors.iter().filter_map(unplaced).collect();
-        for id in unplaced {
+        for id in core::mem::take(&mut self.actors.unplaced) {
             self.place(id, out);
         }
     }

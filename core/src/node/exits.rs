@@ -20,7 +20,7 @@ impl Node {
         let Some(process) = self.processes.remove(id, &death, out) else { return };
         let Process { job, role, .. } = process;
         if let Role::Worker(worker) = role {
-            let unforced = by_node.is_none();
+            let unforced = by_node.is_none() || matches!(death, Death::NotStarted { .. });
             self.worker_gone(id, worker, &death, last_started, unforced, out);
         }
         self.lessee_gone(id, out);
@@ -43,9 +43,9 @@ impl Node {
         if let Some(holding) = holding {
             self.ledger.give_back(holding);
         }
-        let came_up = state != State::Starting;
+        let came_up = !matches!(state, State::Starting { .. });
         match state {
-            State::Starting => self.pools.remove_starting(pool),
+            State::Starting { .. } => self.pools.remove_starting(pool),
             State::Idle { .. } => self.pools.remove_idle(pool, id),
             State::Leased(lease) => {
                 let lessee = self.leases.remove(lease).lessee;

@@ -74,7 +74,7 @@ impl Node {
             }
             State::Actor(actor) if self.actors.get(actor)?.restartable => Some(Cost::RestartableActor),
             State::Actor(_) => Some(Cost::Actor),
-            State::Starting | State::Retired => None,
+            State::Starting { .. } | State::Retired => None,
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct Config {
     pub starting_max: u32,
     /// How long a worker beyond the number of CPUs stays idle before it is stopped.
     pub idle_worker_keep: Span,
+    /// How long a worker may take to come up before it is killed.
+    pub start_grace: Span,
     /// How long a process that was asked to exit may take before it is killed.
     pub exit_grace: Span,
     /// How long an actor without handles may take to end its calls and exit.
@@ -97,6 +99,7 @@ impl Config {
             store_capacity: 0,
             starting_max: 4,
             idle_worker_keep: Span::from_secs(1),
+            start_grace: Span::from_secs(60),
             exit_grace: Span::from_secs(5),
             actor_exit_grace: Span::from_secs(30),
             infeasible_grace: Span::from_secs(10),
@@ -399,7 +402,10 @@ impl Node {
     fn expired(&mut self, wakeup: Wakeup, out: &mut Outbox) {
         match wakeup {
             Wakeup::StopIdleWorkers => self.stop_idle_workers(out),
-            Wakeup::KillAfterGrace => self.kill_after_grace(out),
+            Wakeup::KillAfterGrace => {
+                self.kill_after_grace(out);
+                self.kill_late_starters(out);
+            }
             Wakeup::Unschedulable => self.refuse_unschedulable(out),
             Wakeup::RaiseCap => self.raise_cap(),
             Wakeup::Report => self.reporter.due(),

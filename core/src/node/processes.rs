@@ -55,7 +55,10 @@ pub(super) struct Worker {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum State {
     /// Not up yet.
-    Starting,
+    Starting {
+        /// When it must be.
+        deadline: Time,
+    },
     /// Up and free.
     Idle {
         /// Since when.
@@ -74,13 +77,13 @@ pub(super) enum State {
 pub(super) struct Exit {
     /// When to kill it; `None` once that was done.
     pub(super) deadline: Option<Time>,
-    /// The death to report if the node killed it.
+    /// The death to report, whatever the driver says, if the node killed it.
     pub(super) death: Option<Death>,
 }
 
 impl Worker {
-    pub(super) fn new(pool: PoolId) -> Worker {
-        Worker { pool, state: State::Starting, holding: None, exit: None, proven: false }
+    pub(super) fn new(pool: PoolId, deadline: Time) -> Worker {
+        Worker { pool, state: State::Starting { deadline }, holding: None, exit: None, proven: false }
     }
 
     /// The word for it in lists.
@@ -88,7 +91,7 @@ impl Worker {
         let blocked = self.holding.as_ref().is_some_and(Holding::is_blocked);
         match self.state {
             _ if self.exit.is_some() => "exiting",
-            State::Starting => "starting",
+            State::Starting { .. } => "starting",
             State::Idle { .. } => "idle",
             State::Leased(_) | State::Actor(_) if blocked => "blocked",
             State::Leased(_) => "leased",

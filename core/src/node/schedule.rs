@@ -202,12 +202,13 @@ impl Node {
         let mut starting = BTreeMap::new();
         for (id, _, worker) in self.processes.workers() {
             let pool = self.pools.get(worker.pool);
-            *starting.entry(worker.pool).or_default() += u32::from(worker.state == State::Starting);
+            *starting.entry(worker.pool).or_default() +=
+                u32::from(matches!(worker.state, State::Starting { .. }));
             match &worker.state {
                 State::Idle { .. } => assert!(pool.idle.contains(&id) && worker.exit.is_none()),
                 State::Leased(lease) => assert!(self.leases.get(*lease).is_some()),
                 State::Actor(actor) => assert!(self.actors.contains_key(actor)),
-                State::Starting | State::Retired => {}
+                State::Starting { .. } | State::Retired => {}
             }
             if matches!(worker.state, State::Leased(_) | State::Actor(_)) {
                 assert!(worker.holding.is_some(), "{id:?} holds what it was given");

@@ -37,7 +37,9 @@ impl Node {
     fn start_worker(&mut self, id: PoolId, out: &mut Outbox) {
         let pool = self.pools.get(id);
         let (job, environment) = (pool.job, pool.environment.clone());
-        let process = self.processes.add(0, Some(job), Role::Worker(Worker::new(id)));
+        let deadline = out.now + self.config.start_grace;
+        let process = self.processes.add(0, Some(job), Role::Worker(Worker::new(id, deadline)));
+        self.deadlines.arm(Wakeup::KillAfterGrace, deadline);
         self.pools.add_starting(id);
         let operation = out.start(Work::ForkWorker { process, job, environment });
         self.forks.insert(operation, process);
@@ -62,7 +64,7 @@ impl Node {
 
     pub(super) fn worker_ready(&mut self, id: ProcessId, out: &mut Outbox) {
         let Some(worker) = self.processes.worker(id) else { return };
-        if worker.state != State::Starting {
+        if !matches!(worker.state, State::Starting { .. }) {
             return;
         }
         let (pool, exiting) = (worker.pool, worker.exit.is_some());
@@ -189,6 +191,25 @@ impl Node {
         }
     }
 
+    /// A worker that hangs while it starts would keep a claim waiting for ever.
+    pub(super) fn kill_late_starters(&mut self, out: &mut Outbox) {
+        let mut late = Vec::new();
+        for (id, _, worker) in self.processes.workers() {
+            match worker.state {
+                State::Starting { deadline } if worker.exit.is_none() && deadline <= out.now => late.push(id),
+                State::Starting { deadline } if worker.exit.is_none() => {
+                    self.deadlines.arm(Wakeup::KillAfterGrace, deadline);
+                }
+                _ => {}
+            }
+        }
+        for id in late {
+            let seconds = self.config.start_grace.0 / 1_000_000_000;
+            let reason = format!("the worker did not come up within {seconds} s");
+            self.kill_process(id, Death::NotStarted { reason }, out);
+        }
+    }
+
     /// A worker ended before it was of use: those who wait for one like it learn of it in the end.
     pub(super) fn start_ended(&mut self, id: PoolId, came_up: bool, death: &Death, out: &mut Outbox) {
         if !self.pools.get_mut(id).starts.ended_useless(out.now, came_up) {
@@ -293,6 +314,27 @@ mod tests {
         node.exited(first, KILLED);
         let (_, effects) = node.fork_next();
         assert_eq!(granted(&effects).len(), 1);
+    }
+
+    #[test]
+    fn a_worker_that_hangs_while_it_starts_is_killed_and_counts_as_failed() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        let (request, _) = node.request(driver(), &demand(&[("CPU", 1.0)]));
+        let mut last = Vec::new();
+        for _ in 0..3 {
+            let (_, process, _) = node.forks.remove(0);
+            let effects = node.pass(Span::from_secs(60));
+            assert!(matches!(effects[..], [Effect::Kill { process: killed, .. }] if killed == process));
+            last = sent_to(driver(), &node.exited(process, KILLED));
+            node.pass(Span::from_millis(100));
+        }
+        let [Message::LeaseRefused { request: refused, failure: Failure::EnvironmentSetup { detail } }] =
+            &last[..]
+        else {
+            panic!("{last:?}")
+        };
+        assert_eq!(*refused, request);
+        assert!(detail.contains("did not come up within 60 s"), "{detail}");
     }
 
     #[test]
