@@ -20,7 +20,12 @@ fn every_mutant_is_found() {
             Some((seed, violation.property))
         });
         match found {
-            Some((seed, property)) => println!("| {mutant:?} | {} | {property} |", seed + 1),
+            Some((seed, property)) => {
+                activate(None);
+                let clean = run(&Scenario::from_seed(seed), false).violation;
+                assert_eq!(clean, None, "seed {seed} fails without {mutant:?}, too");
+                println!("| {mutant:?} | {} | {property} |", seed + 1);
+            }
             None => survivors.push(mutant),
         }
     }
