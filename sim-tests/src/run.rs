@@ -44,7 +44,7 @@ pub struct Report {
 pub fn run(scenario: &Scenario, text: bool) -> Report {
     let trace = if text { Trace::with_text() } else { Trace::default() };
     let mut world = World::new(scenario.clone(), trace);
-    let outcome = catch_unwind(AssertUnwindSafe(|| Run::new(&mut world).to_the_end()));
+    let outcome = catch_unwind(AssertUnwindSafe(|| Run::new(&mut world).finish()));
     let violation = match outcome {
         Ok(Ok(())) => None,
         Ok(Err(violation)) => Some(violation),
@@ -73,7 +73,7 @@ impl Run<'_> {
         Run { world, properties: properties::all(), events: 0 }
     }
 
-    fn to_the_end(mut self) -> Result<(), Violation> {
+    fn finish(mut self) -> Result<(), Violation> {
         let deadline = Time(self.world.cluster().heal_at_micros * 1_000) + LIVENESS;
         while !self.world.drivers_finished() {
             if self.world.now() > deadline || !self.step()? {

@@ -155,7 +155,7 @@ fn draw_drivers(random: &mut Random) -> Vec<Driver> {
             starts_at_micros: random.skewed(100_000),
             leaves_abruptly: random.chance(150),
             items: (0..random.between(1, 4))
-                .map(|_| Item { workload: random.pick(&usable).to_string(), seed: random.next() })
+                .map(|_| Item { workload: random.pick(&usable).to_string(), seed: random.draw() })
                 .collect(),
         })
         .collect()

@@ -116,7 +116,7 @@ impl FaultKind {
     /// A fault of this kind somewhere in the first `horizon_micros`.
     pub fn draw(self, random: &mut Random, horizon_micros: u64) -> Fault {
         let at_micros = random.below(horizon_micros.max(1));
-        let choice = random.next() >> 32;
+        let choice = random.draw() >> 32;
         let nth = random.skewed(24) as u32;
         match self {
             FaultKind::Crash => {

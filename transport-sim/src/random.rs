@@ -15,11 +15,11 @@ impl Random {
 
     /// Another generator, independent of what this one yields afterwards.
     pub fn fork(&mut self) -> Random {
-        Random::new(self.next())
+        Random::new(self.draw())
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let state = &mut self.0;
         let result = state[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let shifted = state[1] << 17;
@@ -34,7 +34,7 @@ impl Random {
 
     /// A number below `limit`, which is not 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(limit)) >> 64) as u64
     }
 
     /// A number from `low` to `high`, both included.
@@ -82,13 +82,13 @@ mod tests {
     fn equal_seeds_agree_and_bounds_hold() {
         let (mut one, mut two) = (Random::new(7), Random::new(7));
         for _ in 0..1000 {
-            assert_eq!(one.next(), two.next());
+            assert_eq!(one.draw(), two.draw());
             assert!((3..=9).contains(&one.between(3, 9)));
             two.between(3, 9);
             assert!(one.skewed(1000) < 1000);
             two.skewed(1000);
         }
-        assert_ne!(Random::new(1).next(), Random::new(2).next());
+        assert_ne!(Random::new(1).draw(), Random::new(2).draw());
         assert!((0..1000).all(|_| !one.chance(0) && one.chance(1000)));
     }
 }

@@ -25,7 +25,7 @@ impl Property for Resources {
                 return Err(format!("{lease:?} is not the only lease of {worker:?}"));
             }
         }
-        for (_, process) in &world.processes {
+        for process in world.processes.values() {
             for lease in process.owner.inspect().leases {
                 let known = node.leases.iter().any(|(id, _, _)| *id == lease.id);
                 // A lease may be on its way back, or its end on its way here.

@@ -197,6 +197,6 @@ impl Builder {
 }
 
 /// A body that computes and returns one small value.
-pub fn body(steps: Vec<Step>) -> Script {
+pub(crate) fn body(steps: Vec<Step>) -> Script {
     Script { steps, results: vec![Product::default()] }
 }

@@ -166,7 +166,7 @@ impl World {
                 node::Effect::Send { to: ProcessId::HEAD, message } => {
                     self.schedule(now, Event::Head(head::Input::Received { from: DAEMON, message }));
                 }
-                node::Effect::Send { to, message } => self.to_process(DAEMON, to, message),
+                node::Effect::Send { to, message } => self.deliver_to(DAEMON, to, message),
                 node::Effect::AcceptDriver { connection, process, job, .. } => {
                     self.driver_in(connection as usize, process, job);
                 }
@@ -187,13 +187,13 @@ impl World {
                 let input = node::Input::Received { from: ProcessId::HEAD, message };
                 self.schedule(now, Event::Node(input));
             } else {
-                self.to_process(ProcessId::HEAD, to, message);
+                self.deliver_to(ProcessId::HEAD, to, message);
             }
         }
         self.arm_daemon_timers();
     }
 
-    fn to_process(&mut self, from: ProcessId, to: ProcessId, message: Message) {
+    fn deliver_to(&mut self, from: ProcessId, to: ProcessId, message: Message) {
         if to == ProcessId::HEAD || to == DAEMON {
             self.broken = Some(format!("{from:?} sends {message:?} to {to:?}"));
         }

@@ -136,9 +136,9 @@ enum DriverState {
 impl World {
     /// The world of a scenario, before anything has happened.
     pub fn new(scenario: Scenario, trace: Trace) -> World {
-        let mut random = Random::new(scenario.seed ^ 0x5eed_0f_5140_a1);
+        let mut random = Random::new(scenario.seed ^ 0x5eed_0f51_40a1);
         let network = Network::new(random.fork(), scenario.cluster.delays);
-        let daemon = Daemon::new(&scenario.cluster, random.next());
+        let daemon = Daemon::new(&scenario.cluster, random.draw());
         let mut world = World {
             heap: Heap::default(),
             network,
