@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shoal_runtime::control::Launch;
 use shoal_runtime::daemon::{client, session};
 
 use crate::support::*;
@@ -83,6 +84,19 @@ fn a_killed_daemon_is_cleaned_up_after() {
     wait_until("their end", || !sleepers.iter().any(|pid| is_alive(*pid)));
     assert!(!description.session.exists());
     assert_eq!(session::live(next.temp.path()), std::slice::from_ref(&next.description));
+}
+
+/// A template that does not look at its link ends with the daemon, too.
+#[test]
+fn a_killed_daemon_leaves_no_template() {
+    let mut daemon = Daemon::start(&[]);
+    let variables = vec![(String::from("TEST_TEMPLATE_HANGS"), String::new())];
+    let launch = Launch { variables, ..launch() };
+    let _driver = Driver::connect(&daemon, launch, false);
+    wait_until("the template", || !templates(&daemon).is_empty());
+    let hanging = templates(&daemon);
+    daemon.kill();
+    wait_until("its end", || !hanging.iter().any(|pid| is_alive(*pid)));
 }
 
 #[test]
