@@ -115,7 +115,7 @@ format: $(INSTALLED) ## Format everything
 # --- Measure ------------------------------------------------------------------------------------
 
 bench-core: ## Criterion benchmarks of the machines, without Python
-	$(CARGO) bench --locked --package shoal-core
+	$(CARGO) bench --locked --package shoal-benches
 
 # The comparison with Ray measures what users get: full optimisation.
 bench-build:
