@@ -2,7 +2,7 @@
 //! [`Head`](shoal_core::head::Head) machines decide.
 //!
 //! Everything happens on one thread. Tasks wait for descriptors to become ready and call into one
-//! [`state::Daemon`]; what they cause is gathered there and written once everything that was ready has
+//! `state::Daemon`; what they cause is gathered there and written once everything that was ready has
 //! been looked at. No decision is made here: a process that misbehaves is cut off, and that is all.
 //!
 //! | file | does |
