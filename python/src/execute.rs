@@ -14,7 +14,7 @@ use shoal_core::value::{Outcome, Payload, Value};
 use shoal_runtime::process::Process;
 
 use crate::worker::{self, TaskContext};
-use crate::{calls, errors, values};
+use crate::{calls, errors, values, waits};
 
 /// A task that was handed to the interpreter's side. Used there by async actors; see `worker` for the
 /// loop that does without.
@@ -104,7 +104,7 @@ impl Assigned {
         let (process, task) = (&self.process, self.task());
         let mut raised = None;
         let waited = py.detach(|| {
-            process.wait_consumed(task, sent + 1 - backpressure, &mut || worker::go_on(&mut raised))
+            process.wait_consumed(task, sent + 1 - backpressure, &mut || waits::go_on(&mut raised))
         });
         match (waited, raised) {
             (Ok(()), _) => Ok(()),

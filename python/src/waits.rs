@@ -38,7 +38,7 @@ pub(crate) fn wait<T: Send>(
 }
 
 /// Let the interpreter handle signals; no, if one raised.
-fn go_on(error: &mut Option<PyErr>) -> bool {
+pub(crate) fn go_on(error: &mut Option<PyErr>) -> bool {
     Python::attach(|py| match py.check_signals() {
         Ok(()) => true,
         Err(raised) => {

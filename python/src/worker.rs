@@ -21,7 +21,7 @@ use shoal_runtime::process::{Job, Process, Stopped};
 use shoal_runtime::template::{Event, Template};
 
 use crate::execute::{self, Assigned};
-use crate::{errors, interrupt, session};
+use crate::{errors, interrupt, session, waits};
 
 /// What a running task can ask about itself.
 pub(crate) struct TaskContext {
@@ -310,17 +310,6 @@ impl Construction {
 
 // --- running ----------------------------------------------------------------------------------------
 
-/// Let the interpreter handle signals; no, if one raised.
-pub(crate) fn go_on(raised: &mut Option<PyErr>) -> bool {
-    Python::attach(|py| match py.check_signals() {
-        Ok(()) => true,
-        Err(error) => {
-            *raised = Some(error);
-            false
-        }
-    })
-}
-
 /// Run tasks on this thread, of one concurrency group or of any. Returns an actor to construct, or
 /// None when the process is to end.
 #[pyfunction]
@@ -348,7 +337,7 @@ fn next_job(py: Python<'_>, process: &Arc<Process>, group: Option<usize>) -> PyR
         return Ok(Some(job));
     }
     let mut raised = None;
-    match py.detach(|| process.next_job(group, &mut || go_on(&mut raised))) {
+    match py.detach(|| process.next_job(group, &mut || waits::go_on(&mut raised))) {
         Ok(job) => Ok(Some(job)),
         Err(Stopped::Disconnected | Stopped::TimedOut) => Ok(None),
         Err(Stopped::Interrupted) => Err(raised.unwrap_or_else(|| errors::disconnected(process))),
