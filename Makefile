@@ -105,7 +105,8 @@ lint: $(INSTALLED) ## Check format, lints and types
 	$(BIN)/ruff check --config python/pyproject.toml examples
 	$(BIN)/ruff format --check --config python/pyproject.toml examples
 	cd python && $(BIN)/mypy
-	$(BIN)/mypy --config-file python/pyproject.toml examples/index_library
+	@# The lints need no build: the examples find the package in its source.
+	MYPYPATH=python $(BIN)/mypy --config-file python/pyproject.toml examples/index_library
 
 format: $(INSTALLED) ## Format everything
 	$(CARGO) fmt --all
