@@ -61,6 +61,32 @@ pub struct ActorSpec {
     pub handle: Bytes,
 }
 
+impl ActorSpec {
+    /// An actor of nothing yet: no code, no arguments, no demands, no name, and no restart.
+    pub fn new(id: ActorId, job: JobId) -> ActorSpec {
+        ActorSpec {
+            id,
+            job,
+            class: FunctionId(0),
+            code: Bytes::new(),
+            label: Arc::from(""),
+            arguments: Bytes::new(),
+            dependencies: Vec::new(),
+            borrows: Vec::new(),
+            placement: Demand::default(),
+            running: Resources::default(),
+            restarts_max: 0,
+            name: String::new(),
+            namespace: String::new(),
+            detached: false,
+            asynchronous: false,
+            groups: Vec::new(),
+            out_of_order: false,
+            handle: Bytes::new(),
+        }
+    }
+}
+
 /// Where an actor is in its life, as the head records it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum ActorState {

@@ -88,8 +88,12 @@ pub enum Death {
 }
 
 /// A failure of the system, each with its own exception in Python.
+///
+/// `Cause` is what is known of an actor's death. Where a failure explains the death of another actor
+/// it is `()`: causes are told one level deep, for a message that could nest them without end could
+/// also overflow the stack of whoever decodes it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum Failure {
+pub enum Failure<Cause = ActorDeath> {
     /// The worker died while it ran the task, and no retry was left.
     WorkerCrashed {
         /// The worker.
@@ -104,7 +108,7 @@ pub enum Failure {
         /// The actor.
         actor: ActorId,
         /// Why.
-        cause: ActorDeath,
+        cause: Cause,
     },
     /// The actor cannot be reached now; it may come back.
     ActorUnavailable {
@@ -156,13 +160,33 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// The failure as the cause of another: of an actor that has died it says no more than that.
+    pub fn without_cause(self) -> Failure<()> {
+        match self {
+            Failure::ActorDied { actor, cause: _ } => Failure::ActorDied { actor, cause: () },
+            Failure::WorkerCrashed { worker, death } => Failure::WorkerCrashed { worker, death },
+            Failure::Cancelled => Failure::Cancelled,
+            Failure::ActorUnavailable { actor, detail } => Failure::ActorUnavailable { actor, detail },
+            Failure::Unschedulable { detail } => Failure::Unschedulable { detail },
+            Failure::ObjectLost { object, detail } => Failure::ObjectLost { object, detail },
+            Failure::OwnerDied { object, death } => Failure::OwnerDied { object, death },
+            Failure::StoreFull { detail } => Failure::StoreFull { detail },
+            Failure::OutOfDisk { detail } => Failure::OutOfDisk { detail },
+            Failure::EnvironmentSetup { detail } => Failure::EnvironmentSetup { detail },
+            Failure::EndOfStream => Failure::EndOfStream,
+            Failure::Freed { object } => Failure::Freed { object },
+        }
+    }
+}
+
 /// Why an actor is dead for good.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum ActorDeath {
     /// Its constructor raised; the value is the serialised exception.
     Constructor(Value),
-    /// Its constructor could not be run.
-    ConstructorFailed(Box<Failure>),
+    /// Its constructor could not be run, for an argument of it has no value.
+    ArgumentFailed(Box<Failure<()>>),
     /// Its process died and no restart was left.
     Process(Death),
     /// It exited by its own will.

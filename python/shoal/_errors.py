@@ -251,6 +251,8 @@ def _actor_died(fields: Mapping[str, Any]) -> Exception:
     actor = _hex(fields.get("actor", ""))
     label = fields.get("label") or "actor"
     cause = fields.get("cause")
+    if cause is None:
+        return exceptions.ActorDiedError(f"The {label} {actor} is dead.", actor)
     if not isinstance(cause, Mapping):
         return exceptions.ActorDiedError(f"The {label} {actor} is dead: {cause}.", actor)
     kind = str(cause.get("kind"))
@@ -259,12 +261,10 @@ def _actor_died(fields: Mapping[str, Any]) -> Exception:
         if isinstance(error, TaskError):
             return exceptions.ActorDiedError(error, actor)
         why = f"its constructor raised {error}"
-    elif kind == "ConstructorFailed":
+    elif kind == "ArgumentFailed":
         failure = cause.get("failure") or {}
         inner = from_failure(str(failure.get("kind")), failure)
-        if isinstance(inner, exceptions.TaskUnschedulableError):
-            return exceptions.ActorUnschedulableError(inner.message)
-        why = f"its constructor could not run: {inner}"
+        why = f"an argument of its constructor has no value: {inner}"
     elif kind == "Process":
         why = f"its process {describe_death(cause.get('death'))}, and no restart was left"
     elif kind == "Unschedulable":

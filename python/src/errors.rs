@@ -51,7 +51,7 @@ pub(crate) fn timed_out(py: Python<'_>, message: String) -> PyErr {
 
 /// The exception for a failure.
 pub(crate) fn from_failure(py: Python<'_>, failure: &Failure) -> PyErr {
-    let made = describe(py, failure)
+    let made = describe(py, failure, describe_cause)
         .and_then(|(kind, fields)| py.import("shoal._errors")?.call_method1("from_failure", (kind, fields)));
     match made {
         Ok(exception) => PyErr::from_value(exception),
@@ -64,7 +64,7 @@ pub(crate) fn from_failure_of(py: Python<'_>, failure: &Failure, object: ObjectI
     if *failure != Failure::Cancelled {
         return from_failure(py, failure);
     }
-    let made = describe(py, failure).and_then(|(kind, fields)| {
+    let made = describe(py, failure, describe_cause).and_then(|(kind, fields)| {
         fields.set_item("task", PyBytes::new(py, &task_array(object.task)))?;
         py.import("shoal._errors")?.call_method1("from_failure", (kind, fields))
     });
@@ -87,8 +87,12 @@ pub(crate) fn wrong_type(message: impl Into<String>) -> PyErr {
 
 type Described<'py> = PyResult<(&'static str, Bound<'py, PyDict>)>;
 
-/// A failure's name and fields.
-fn describe<'py>(py: Python<'py>, failure: &Failure) -> Described<'py> {
+/// A failure's name and fields; `cause_of` describes the death of an actor as far as it is known.
+fn describe<'py, Cause, Fields: IntoPyObject<'py>>(
+    py: Python<'py>,
+    failure: &Failure<Cause>,
+    cause_of: impl Fn(Python<'py>, &Cause) -> PyResult<Fields>,
+) -> Described<'py> {
     let fields = PyDict::new(py);
     let kind = match failure {
         Failure::WorkerCrashed { worker, death } => {
@@ -99,7 +103,7 @@ fn describe<'py>(py: Python<'py>, failure: &Failure) -> Described<'py> {
         Failure::Cancelled => "Cancelled",
         Failure::ActorDied { actor, cause } => {
             fields.set_item("actor", actor_bytes(py, *actor))?;
-            fields.set_item("cause", describe_cause(py, cause)?)?;
+            fields.set_item("cause", cause_of(py, cause)?)?;
             "ActorDied"
         }
         Failure::ActorUnavailable { actor, detail } => {
@@ -174,9 +178,9 @@ fn describe_cause<'py>(py: Python<'py>, cause: &ActorDeath) -> PyResult<Bound<'p
             }
             "Constructor"
         }
-        ActorDeath::ConstructorFailed(failure) => {
-            fields.set_item("failure", describe(py, failure)?.1)?;
-            "ConstructorFailed"
+        ActorDeath::ArgumentFailed(failure) => {
+            fields.set_item("failure", describe(py, failure, |py, ()| Ok(py.None()))?.1)?;
+            "ArgumentFailed"
         }
         ActorDeath::Process(death) => {
             fields.set_item("death", describe_death(py, death)?)?;

@@ -148,7 +148,9 @@ impl Owner {
         let broken = dependencies.iter().find_map(|dependency| match &dependency.outcome {
             Outcome::Value(_) => None,
             Outcome::Exception(value) => Some(ActorDeath::Constructor(value.clone())),
-            Outcome::Failure(failure) => Some(ActorDeath::ConstructorFailed(failure.clone())),
+            Outcome::Failure(failure) => {
+                Some(ActorDeath::ArgumentFailed(Box::new(failure.as_ref().clone().without_cause())))
+            }
         });
         let Some(creation) = self.actors.get_mut(&actor).and_then(|c| c.creation.as_mut()) else {
             return;

@@ -292,7 +292,11 @@ def test_failures(kind, fields, cls, words):
         ({"kind": "OutOfScope"}, "handle"),
         ({"kind": "CreatorDied"}, "detached"),
         ({"kind": "Unknown"}, "know"),
-        ({"kind": "ConstructorFailed", "failure": {"kind": "StoreFull", "detail": "full"}}, "full"),
+        ({"kind": "ArgumentFailed", "failure": {"kind": "StoreFull", "detail": "full"}}, "full"),
+        (
+            {"kind": "ArgumentFailed", "failure": {"kind": "ActorDied", "actor": b"\2" * 16, "cause": None}},
+            "02" * 16,
+        ),
     ],
     ids=lambda value: value["kind"] if isinstance(value, dict) else value,
 )

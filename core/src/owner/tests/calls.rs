@@ -49,3 +49,29 @@ fn calls_to_a_new_incarnation_wait_until_the_old_ones_are_settled() {
     assert!(matches!(owner.owner.lookup(lost.object(0)), Lookup::Failed(_)));
     assert_eq!(pushed(&effects, process(6)), [(next, 0)]);
 }
+
+/// Deaths that explain each other are told one level deep, however long the chain is: a message
+/// that nests without end would overflow the stack of whoever decodes it.
+#[test]
+fn an_actor_dies_of_an_argument_and_says_so_one_level_deep() {
+    let mut owner = Harness::new(1);
+    let (call, _) = owner.submit(method(actor()), vec![], vec![]);
+    let cause = ActorDeath::Process(KILLED);
+    update(&mut owner, actor(), 0, ActorState::Dead { cause });
+    let (mut argument, mut earlier) = (call.object(0), actor());
+    for _ in 0..3 {
+        let id = ActorId(owner.owner.next_task_id());
+        let spec = Box::new(ActorSpec::new(id, JobId(1)));
+        let effects = owner.tell(Input::CreateActor { spec, dependencies: vec![argument], request: None });
+        assert!(sent(&effects, ProcessId::HEAD).is_empty(), "the head never hears of it");
+        let (call, _) = owner.submit(method(id), vec![], vec![]);
+        argument = call.object(0);
+        let Lookup::Failed(Failure::ActorDied { actor, cause: ActorDeath::ArgumentFailed(failure) }) =
+            owner.owner.lookup(argument)
+        else {
+            panic!("{:?}", owner.owner.lookup(argument));
+        };
+        assert_eq!((*actor, failure.as_ref()), (id, &Failure::ActorDied { actor: earlier, cause: () }));
+        earlier = id;
+    }
+}

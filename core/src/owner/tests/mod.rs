@@ -12,13 +12,13 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::{Config, Effect, Input, Lookup, Owner, RunResult};
-use crate::actor::ActorState;
+use crate::actor::{ActorSpec, ActorState};
 use crate::ids::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time};
 use crate::message::Message;
 use crate::resources::{Demand, Devices};
 use crate::task::{Definition, Method, RetryExceptions, Returns, Submission, Target};
-use crate::value::{Death, Outcome, Value};
+use crate::value::{ActorDeath, Death, Failure, Outcome, Value};
 
 const NODE: NodeId = NodeId(1);
 const DAEMON: ProcessId = ProcessId::daemon(NODE);
