@@ -3,7 +3,10 @@
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
-/// A node, numbered by the head; numbers are never reused. 0 is no node.
+/// A node, numbered by the head; 0 is no node.
+///
+/// Numbers are never reused: a daemon that was declared dead, or that starts again, joins under a new
+/// one. So this names one incarnation of a node, and whatever names it is fenced by it.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct NodeId(pub u32);
 
@@ -26,6 +29,14 @@ impl ProcessId {
     pub const fn daemon(node: NodeId) -> ProcessId {
         ProcessId::new(node, 0)
     }
+    /// The machine in the daemon of `node` that owns what dead processes owned.
+    pub const fn steward(node: NodeId) -> ProcessId {
+        ProcessId::new(node, u32::MAX)
+    }
+    /// Whether this is a node's steward.
+    pub const fn is_steward(self) -> bool {
+        self.number() == u32::MAX
+    }
     /// The node that this process runs on.
     pub const fn node(self) -> NodeId {
         NodeId((self.0 >> 32) as u32)
@@ -45,6 +56,7 @@ impl fmt::Debug for ProcessId {
         match *self {
             ProcessId::HEAD => write!(f, "head"),
             p if p.is_daemon() => write!(f, "node{}", p.node().0),
+            p if p.is_steward() => write!(f, "steward{}", p.node().0),
             p => write!(f, "p{}.{}", p.node().0, p.number()),
         }
     }
@@ -119,6 +131,23 @@ impl ActorId {
 impl fmt::Debug for ActorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "actor {:?}", self.0)
+    }
+}
+
+/// A placement group, numbered like a task by the process that made it.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct GroupId(pub TaskId);
+
+impl GroupId {
+    /// The process that made it.
+    pub const fn creator(self) -> ProcessId {
+        self.0.owner
+    }
+}
+
+impl fmt::Debug for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "group {:?}", self.0)
     }
 }
 

@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod actor;
 mod deadlines;
+pub mod group;
 pub mod head;
 pub mod ids;
 pub mod machine;

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
-use crate::ids::{ActorId, JobId, LeaseId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
+use crate::group::{GroupSpec, GroupState};
+use crate::ids::{ActorId, GroupId, JobId, LeaseId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
 use crate::resources::{Demand, Devices, Resources};
 use crate::task::{Assignment, Completion};
 use crate::value::{ActorDeath, Death, Failure, Outcome};
@@ -28,6 +29,10 @@ pub enum Message {
         job: JobId,
         /// What the work needs.
         demand: Arc<Demand>,
+        /// How the request came to this node.
+        route: Route,
+        /// The node with most bytes of the arguments of the work that comes first.
+        prefer: Option<NodeId>,
     },
     /// I do not need that lease any more. If it was granted meanwhile it is returned as usual.
     CancelLeaseRequest {
@@ -52,6 +57,20 @@ pub enum Message {
         worker: ProcessId,
         /// Devices that the lease holds.
         devices: Devices,
+    },
+    /// Ask that node instead, in this way.
+    LeaseRedirected {
+        /// Which request this answers.
+        request: RequestId,
+        /// The node that may have room.
+        to: NodeId,
+        /// What the request to it must say.
+        route: Route,
+    },
+    /// Nothing is free here, though another node believed so: ask your own node again.
+    LeaseRejected {
+        /// Which request this answers.
+        request: RequestId,
     },
     /// There will be no lease.
     LeaseRefused {
@@ -147,6 +166,40 @@ pub enum Message {
         object: ObjectId,
         /// Its outcome.
         outcome: Outcome,
+    },
+
+    /// Node to owner: this node has a copy of your object, too.
+    CopyAdded {
+        /// The object.
+        object: ObjectId,
+        /// The node.
+        node: NodeId,
+    },
+
+    // --- Store: node to node -----------------------------------------------------------------
+    /// Keep this object in memory and let me copy it.
+    PullObject {
+        /// The object.
+        object: ObjectId,
+    },
+    /// It is in memory until you say `PullEnded`.
+    PullReady {
+        /// The object.
+        object: ObjectId,
+        /// Bytes.
+        size: u64,
+    },
+    /// It cannot be had here.
+    PullFailed {
+        /// The object.
+        object: ObjectId,
+        /// Why.
+        failure: Failure,
+    },
+    /// I have my copy, or do not want it any more.
+    PullEnded {
+        /// The object.
+        object: ObjectId,
     },
 
     // --- Store: process to its node --------------------------------------------------------
@@ -253,6 +306,18 @@ pub enum Message {
         /// How.
         death: Death,
     },
+    /// The head has recorded the death of a node, and so of all its processes.
+    NodeDied {
+        /// The node.
+        node: NodeId,
+        /// Whose steward owns from now on what its processes owned.
+        heir: NodeId,
+    },
+    /// Another head acts: subscriptions and open questions must be sent again.
+    HeadChanged {
+        /// Its epoch.
+        epoch: u64,
+    },
     /// End now, running exit handlers, and finishing what runs if `graceful`.
     Exit {
         /// Let running tasks end first.
@@ -358,6 +423,8 @@ pub enum Message {
         driver: ProcessId,
         /// The default namespace of its actors; empty for one of its own.
         namespace: String,
+        /// What a node needs in order to start workers of the job; only drivers read it.
+        launch: Bytes,
     },
     /// Head to node: its job.
     JobRegistered {
@@ -367,6 +434,17 @@ pub enum Message {
         job: JobId,
         /// The namespace that its actors' names live in.
         namespace: String,
+    },
+    /// Head to nodes: there is such a job, whose workers may be wanted on you.
+    JobStarted {
+        /// The job.
+        job: JobId,
+        /// Its driver.
+        driver: ProcessId,
+        /// The namespace that its actors' names live in.
+        namespace: String,
+        /// See [`Message::RegisterJob`].
+        launch: Bytes,
     },
     /// Node to head: the process is dead; a driver's death ends its job, a creator's its actors.
     ProcessEnded {
@@ -385,6 +463,98 @@ pub enum Message {
         /// The node.
         report: Box<NodeSummary>,
     },
+    /// Node to head: I am here, and nothing has changed.
+    Heartbeat,
+    /// Node to a head that has just taken over: everything that you cannot know.
+    NodeState {
+        /// The node.
+        state: Box<NodeState>,
+    },
+    /// Head to nodes: these nodes are new or have changed.
+    View {
+        /// The nodes.
+        nodes: Vec<NodeSummary>,
+    },
+    /// Head to node: you were declared dead; end.
+    Fenced,
+
+    // --- Placement groups: process to head -------------------------------------------------
+    /// Make this group. Answered with [`Answer::GroupCreated`] or a refusal; its placement is told to
+    /// subscribers.
+    CreateGroup {
+        /// Everything about it.
+        spec: Box<GroupSpec>,
+        /// Numbers the request for the answer.
+        request: RequestId,
+    },
+    /// Remove it: its work ends.
+    RemoveGroup {
+        /// The group.
+        group: GroupId,
+    },
+    /// Tell me of every change of this group, and of its present state now.
+    SubscribeGroup {
+        /// The group.
+        group: GroupId,
+    },
+    /// I am not interested any more.
+    UnsubscribeGroup {
+        /// The group.
+        group: GroupId,
+    },
+    // --- Placement groups: head to process -------------------------------------------------
+    /// The group's state.
+    GroupUpdate {
+        /// The group.
+        group: GroupId,
+        /// Its state.
+        state: GroupState,
+    },
+    // --- Placement groups: between head and node -------------------------------------------
+    /// Head to node: set this aside, all or nothing, and let nobody use it yet.
+    ReserveBundles {
+        /// The group.
+        group: GroupId,
+        /// Counts the placements of the group; answers to older ones are ignored.
+        attempt: u32,
+        /// Index and amounts.
+        bundles: Vec<(u32, Resources)>,
+    },
+    /// Node to head: done.
+    BundlesReserved {
+        /// The group.
+        group: GroupId,
+        /// Which placement.
+        attempt: u32,
+    },
+    /// Node to head: there is no room; nothing is set aside.
+    BundlesRefused {
+        /// The group.
+        group: GroupId,
+        /// Which placement.
+        attempt: u32,
+    },
+    /// Head to node: the group is whole; its work may use what was set aside.
+    CommitBundles {
+        /// The group.
+        group: GroupId,
+        /// Which placement.
+        attempt: u32,
+    },
+    /// Head to node: the group is not whole; admit no new work of it until the next commit.
+    SuspendBundles {
+        /// The group.
+        group: GroupId,
+    },
+    /// Head to node: end the group's work here and take back what was set aside for it.
+    ReturnBundles {
+        /// The group.
+        group: GroupId,
+        /// Only those of this placement and of older ones.
+        attempt: u32,
+        /// The group is gone for good: work that waits for it is refused.
+        removed: bool,
+    },
 
     // --- Questions -------------------------------------------------------------------------
     /// Process to head or node.
@@ -401,6 +571,36 @@ pub enum Message {
         /// The answer.
         answer: Answer,
     },
+}
+
+/// How a request for a lease came to a node.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Route {
+    /// From a process of that node.
+    #[default]
+    Fresh,
+    /// From a process of that node, which was sent to another node and rejected there.
+    Rejected {
+        /// The node that rejected it.
+        by: NodeId,
+    },
+    /// From another node, which believed that there is room: grant or reject.
+    IfFree,
+    /// From another node, which can never serve it: queue it.
+    Queue,
+}
+
+/// What a node tells a head that has just taken over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// What it is and has.
+    pub report: NodeSummary,
+    /// The actors that it runs or is about to run, with incarnation, and process once it is alive.
+    pub actors: Vec<(ActorId, u32, Option<(ProcessId, u32)>)>,
+    /// What is set aside for groups: group, placement, bundles, whether it was committed.
+    pub bundles: Vec<(GroupId, u32, Vec<u32>, bool)>,
+    /// Its drivers, and their jobs if they have one already.
+    pub drivers: Vec<(ProcessId, Option<JobId>)>,
 }
 
 /// What a node reports of an actor's process.
@@ -446,6 +646,20 @@ pub enum Query {
     },
     /// Head: all nodes.
     Nodes,
+    /// Head: the placement group of that name.
+    GroupByName {
+        /// Its name.
+        name: String,
+        /// Its namespace.
+        namespace: String,
+    },
+    /// Head: all placement groups.
+    Groups,
+    /// Head: all keys that start so.
+    Keys {
+        /// How they start.
+        prefix: String,
+    },
     /// Head: set a key.
     Put {
         /// Key.
@@ -471,7 +685,7 @@ pub enum Query {
     Store,
 }
 
-/// An answer to a [`Query`] or to [`Message::CreateActor`].
+/// An answer to a [`Query`], to [`Message::CreateActor`] or to [`Message::CreateGroup`].
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// The actor was made.
@@ -488,6 +702,17 @@ pub enum Answer {
         /// See [`ActorSpec::handle`].
         handle: Bytes,
     },
+    /// The group was made; it may not be placed yet.
+    GroupCreated,
+    /// A group of that name exists, or the request cannot be met by any cluster.
+    GroupRefused {
+        /// Why.
+        detail: String,
+    },
+    /// Placement groups.
+    Groups(Vec<(GroupSpec, GroupState)>),
+    /// Keys.
+    Keys(Vec<String>),
     /// There is no such thing.
     NotFound,
     /// All actors.

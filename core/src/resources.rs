@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::NodeId;
+use crate::ids::{GroupId, NodeId};
 
 /// An amount of a resource in ten-thousandths, the finest grain a program can ask for.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -93,6 +93,28 @@ pub enum Strategy {
     },
 }
 
+/// What a label of a node must be.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct LabelSelector {
+    /// The label's key.
+    pub key: String,
+    /// The values that match. Empty: the key itself must be there (or must not, if `excludes`).
+    pub values: Vec<String>,
+    /// The label must not be there, or have none of these values.
+    pub excludes: bool,
+}
+
+impl LabelSelector {
+    /// Whether a node with these labels matches.
+    pub fn matches(&self, labels: &[(String, String)]) -> bool {
+        let found = labels
+            .iter()
+            .find(|(key, _)| *key == self.key)
+            .is_some_and(|(_, value)| self.values.is_empty() || self.values.contains(value));
+        found != self.excludes
+    }
+}
+
 /// The surroundings a worker process is started with. Workers are only shared within one.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Environment {
@@ -107,6 +129,10 @@ pub struct Demand {
     pub resources: Resources,
     /// Where.
     pub strategy: Strategy,
+    /// Only on nodes with such labels: all selectors must match.
+    pub labels: Vec<LabelSelector>,
+    /// The placement group whose bundles `resources` names: the work waits for it, and ends with it.
+    pub group: Option<GroupId>,
     /// In which surroundings.
     pub environment: Environment,
 }

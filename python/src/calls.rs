@@ -188,6 +188,7 @@ impl Function {
             resources: self::resources(pairs(resources)?)?,
             strategy: self::strategy(strategy)?,
             environment: Environment { variables },
+            ..Demand::default()
         };
         let definition = Definition {
             function: function_id(&code),
@@ -343,6 +344,7 @@ pub(crate) fn create_actor(
         resources: resources(pairs(placement)?)?,
         strategy: self::strategy(strategy)?,
         environment: Environment { variables },
+        ..Demand::default()
     };
     let running = resources(pairs(running)?)?;
     let groups = groups

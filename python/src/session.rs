@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyConnectionError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use shoal_core::actor::ActorState;
+use shoal_core::group::{GroupSpec, GroupState};
 use shoal_core::ids::{ProcessId, TaskId};
 use shoal_core::message::{Answer, NodeSummary, Query};
 use shoal_core::owner::Input;
@@ -199,7 +200,10 @@ fn argument<'py>(arguments: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'
 fn convert<'py>(py: Python<'py>, process: &Arc<Process>, answer: Answer) -> PyResult<Bound<'py, PyAny>> {
     match answer {
         Answer::NotFound => Ok(py.None().into_bound(py)),
-        Answer::ActorCreated => Ok(py.None().into_bound(py)),
+        Answer::ActorCreated | Answer::GroupCreated => Ok(py.None().into_bound(py)),
+        Answer::GroupRefused { detail } => Err(PyValueError::new_err(detail)),
+        Answer::Groups(groups) => list(py, groups, group_dict),
+        Answer::Keys(keys) => Ok(PyList::new(py, keys)?.into_any()),
         Answer::ActorExists { actor } => Ok(errors::actor_bytes(py, actor).into_any()),
         Answer::Value(value) => Ok(PyBytes::new(py, &value).into_any()),
         Answer::Changed(changed) => Ok(changed.into_pyobject(py)?.to_owned().into_any()),
@@ -239,6 +243,29 @@ fn list<'py, T>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let dicts = items.into_iter().map(|item| make(py, item)).collect::<PyResult<Vec<_>>>()?;
     Ok(PyList::new(py, dicts)?.into_any())
+}
+
+fn group_dict<'py>(py: Python<'py>, (spec, state): (GroupSpec, GroupState)) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("owner", spec.id.0.owner.0)?;
+    dict.set_item("number", spec.id.0.number)?;
+    dict.set_item("job", spec.job.0)?;
+    dict.set_item("name", spec.name)?;
+    dict.set_item("namespace", spec.namespace)?;
+    let bundles: PyResult<Vec<_>> =
+        spec.bundles.iter().map(|bundle| resources_dict(py, &bundle.resources)).collect();
+    dict.set_item("bundles", bundles?)?;
+    dict.set_item("strategy", format!("{:?}", spec.strategy))?;
+    let (state, detail, nodes) = match state {
+        GroupState::Pending { detail } => ("pending", detail, Vec::new()),
+        GroupState::Placed { nodes } => ("placed", String::new(), nodes),
+        GroupState::Rescheduling { detail } => ("rescheduling", detail, Vec::new()),
+        GroupState::Removed => ("removed", String::new(), Vec::new()),
+    };
+    dict.set_item("state", state)?;
+    dict.set_item("detail", detail)?;
+    dict.set_item("nodes", nodes.iter().map(|node| node.0).collect::<Vec<_>>())?;
+    Ok(dict)
 }
 
 fn node_dict<'py>(py: Python<'py>, node: NodeSummary) -> PyResult<Bound<'py, PyDict>> {

@@ -43,7 +43,7 @@ impl Cluster {
         config.resources = resources;
         let mut cluster = Cluster {
             node: Node::new(config),
-            head: Head::new(1),
+            head: Head::new(head::Config::new(1), Vec::new()),
             owners: BTreeMap::new(),
             driver: ProcessId::default(),
             job: JobId::default(),
@@ -57,7 +57,13 @@ impl Cluster {
         cluster.node.handle_timeout(cluster.now, &mut effects);
         cluster.node_effects(effects);
         let namespace = String::new();
-        let input = node::Input::DriverConnected { connection: 1, pid: 1, namespace, prestart: 0 };
+        let input = node::Input::DriverConnected {
+            connection: 1,
+            pid: 1,
+            namespace,
+            prestart: 0,
+            launch: Bytes::new(),
+        };
         cluster.tell_node(input);
         cluster.settle();
         cluster
@@ -104,9 +110,11 @@ impl Cluster {
             self.now = Time(self.now.0 + 1);
             if to == ProcessId::HEAD {
                 let mut effects = Effects::new();
-                self.head.handle(self.now, head::Input::Received { from, message }, &mut effects);
-                for head::Effect::Send { to, message } in effects.drain() {
-                    self.messages.push_back((ProcessId::HEAD, to, message));
+                self.head.handle(self.now, head::Input::Received { via: NODE, from, message }, &mut effects);
+                for effect in effects.drain() {
+                    if let head::Effect::Send { to, message } = effect {
+                        self.messages.push_back((ProcessId::HEAD, to, message));
+                    }
                 }
             } else if to == DAEMON {
                 self.tell_node(node::Input::Received { from, message });
@@ -160,7 +168,7 @@ impl Cluster {
                     };
                     self.tell_node(node::Input::Finished { operation, result });
                 }
-                node::Effect::Kill { .. } | node::Effect::StopTemplate { .. } => {}
+                _ => {}
             }
         }
     }

@@ -42,6 +42,7 @@ mod tests {
     use crate::message::ActorEvent;
     use crate::value::Death;
     use alloc::string::String;
+    use bytes::Bytes;
 
     const EXIT: Death = Death::Exited { code: 0 };
 
@@ -66,7 +67,8 @@ mod tests {
     #[test]
     fn a_job_ends_with_its_driver_and_detached_actors_restart_without_it() {
         let mut head = Harness::with_node();
-        let register = Message::RegisterJob { driver: process(1), namespace: String::new() };
+        let register =
+            Message::RegisterJob { driver: process(1), namespace: String::new(), launch: Bytes::new() };
         head.receive(DAEMON, register);
         let id = actor(1, 1);
         head.create(&ActorSpec { detached: true, restarts_max: 1, ..spec(id) });

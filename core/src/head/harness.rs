@@ -7,7 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-use super::{Effect, Head, Input};
+use super::{Config, Effect, Head, Input};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, FunctionId, JobId, NodeId, ProcessId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time};
@@ -56,7 +56,7 @@ pub(super) struct Harness {
 impl Harness {
     /// A head without nodes.
     pub(super) fn new() -> Harness {
-        Harness { head: Head::new(7), now: Time(0) }
+        Harness { head: Head::new(Config::new(7), Vec::new()), now: Time(0) }
     }
 
     /// A head with one node.
@@ -82,7 +82,7 @@ impl Harness {
 
     pub(super) fn receive(&mut self, from: ProcessId, message: Message) -> Vec<(ProcessId, Message)> {
         let mut effects = Effects::new();
-        self.head.handle(self.now, Input::Received { from, message }, &mut effects);
+        self.head.handle(self.now, Input::Received { via: from.node(), from, message }, &mut effects);
         self.head.check();
         sent(effects)
     }
@@ -116,5 +116,11 @@ impl Harness {
 }
 
 fn sent(mut effects: Effects<Effect>) -> Vec<(ProcessId, Message)> {
-    effects.drain().map(|Effect::Send { to, message }| (to, message)).collect()
+    effects
+        .drain()
+        .filter_map(|effect| match effect {
+            Effect::Send { to, message } => Some((to, message)),
+            _ => None,
+        })
+        .collect()
 }

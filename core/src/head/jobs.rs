@@ -61,13 +61,17 @@ impl Head {
 mod tests {
     use super::*;
     use crate::head::harness::{DAEMON, Harness, process};
+    use bytes::Bytes;
 
     #[test]
     fn jobs_count_up_and_anonymous_namespaces_differ() {
         let mut harness = Harness::new();
         let mut register = |number, namespace: &str| {
-            let message =
-                Message::RegisterJob { driver: process(number), namespace: String::from(namespace) };
+            let message = Message::RegisterJob {
+                driver: process(number),
+                namespace: String::from(namespace),
+                launch: Bytes::new(),
+            };
             let sent = harness.receive(DAEMON, message);
             let [(to, Message::JobRegistered { driver, job, namespace })] = &sent[..] else {
                 panic!("{sent:?}")
@@ -87,7 +91,8 @@ mod tests {
     fn a_daemon_cannot_speak_for_another_node() {
         let mut harness = Harness::new();
         let stranger = ProcessId::daemon(crate::ids::NodeId(9));
-        let message = Message::RegisterJob { driver: process(1), namespace: String::new() };
+        let message =
+            Message::RegisterJob { driver: process(1), namespace: String::new(), launch: Bytes::new() };
         assert_eq!(harness.receive(stranger, message), []);
     }
 }

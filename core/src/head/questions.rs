@@ -33,7 +33,11 @@ impl Head {
             }
             Query::Delete { key } => Answer::Changed(self.values.remove(&key).is_some()),
             // Asked of the wrong machine.
-            Query::Workers | Query::Store => Answer::NotFound,
+            Query::Workers
+            | Query::Store
+            | Query::GroupByName { .. }
+            | Query::Groups
+            | Query::Keys { .. } => Answer::NotFound,
         };
         out.send(from, Message::Answer { request, answer });
     }

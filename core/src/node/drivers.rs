@@ -3,6 +3,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use bytes::Bytes;
+
 use super::outbox::Outbox;
 use super::processes::Role;
 use super::{Effect, Node};
@@ -30,11 +32,12 @@ impl Node {
         pid: u32,
         namespace: String,
         prestart: u32,
+        launch: Bytes,
         out: &mut Outbox,
     ) {
         let role = Role::Driver { connection: Some(connection), prestart: prestart.min(PRESTART_MAX) };
         let driver = self.processes.add(pid, None, role);
-        out.send(ProcessId::HEAD, Message::RegisterJob { driver, namespace });
+        out.send(ProcessId::HEAD, Message::RegisterJob { driver, namespace, launch });
     }
 
     pub(super) fn job_registered(
@@ -113,7 +116,7 @@ mod tests {
         let mut node = Harness::new(config(&[("CPU", 2.0)]));
         let effects = node.connect(2);
         let namespace = String::new();
-        let register = Message::RegisterJob { driver: driver(), namespace };
+        let register = Message::RegisterJob { driver: driver(), namespace, launch: Bytes::new() };
         assert_eq!(effects, [send(ProcessId::HEAD, register)]);
         let effects = node.register(driver(), JOB);
         let namespace = String::from("tests");

@@ -10,7 +10,7 @@ use super::{Config, Effect, Input, Node, Work, WorkResult};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, FunctionId, JobId, LeaseId, NodeId, OperationId, ProcessId, RequestId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time};
-use crate::message::Message;
+use crate::message::{Message, Route};
 use crate::resources::{Demand, Environment, Quantity, Resources};
 use crate::value::Death;
 
@@ -107,7 +107,13 @@ impl Harness {
 
     pub(super) fn connect(&mut self, prestart: u32) -> Vec<Effect> {
         let namespace = String::new();
-        self.input(Input::DriverConnected { connection: 5, pid: 77, namespace, prestart })
+        self.input(Input::DriverConnected {
+            connection: 5,
+            pid: 77,
+            namespace,
+            prestart,
+            launch: Bytes::new(),
+        })
     }
 
     pub(super) fn register(&mut self, driver: ProcessId, job: JobId) -> Vec<Effect> {
@@ -173,7 +179,13 @@ impl Harness {
         self.last_request += 1;
         let request = RequestId(self.last_request);
         let demand = Arc::new(demand.clone());
-        (request, self.receive(from, Message::RequestLease { request, job: JOB, demand }))
+        (
+            request,
+            self.receive(
+                from,
+                Message::RequestLease { request, job: JOB, demand, route: Route::Fresh, prefer: None },
+            ),
+        )
     }
 
     /// The oldest fork succeeds, and its worker comes up.

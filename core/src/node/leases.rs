@@ -243,6 +243,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Route;
     use crate::node::harness::*;
     use crate::node::{Effect, WorkResult};
     use crate::resources::{Environment, Strategy};
@@ -295,7 +296,13 @@ mod tests {
         let (_, effects) = node.request(driver(), &demand(&[("CPU", 1.0)]));
         assert_eq!(effects, [], "the lease still holds the CPU");
         let request = RequestId(99);
-        let message = Message::RequestLease { request, job: JobId(2), demand: Arc::new(Demand::default()) };
+        let message = Message::RequestLease {
+            request,
+            job: JobId(2),
+            demand: Arc::new(Demand::default()),
+            route: Route::Fresh,
+            prefer: None,
+        };
         let effects = node.receive(driver(), message);
         assert!(matches!(&sent_to(driver(), &effects)[..], [Message::LeaseRefused { .. }]));
     }

@@ -29,6 +29,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::actors::Actor;
@@ -122,6 +123,8 @@ pub enum Input {
         namespace: String,
         /// How many workers to start before they are asked for.
         prestart: u32,
+        /// See [`Message::RegisterJob`].
+        launch: Bytes,
     },
     /// A message for the node came.
     Received {
@@ -145,6 +148,12 @@ pub enum Input {
         operation: OperationId,
         /// How.
         result: WorkResult,
+    },
+    /// A head of this epoch acts from now on. What was sent to an earlier one and not acknowledged is
+    /// sent again by the session, before anything that the node says now.
+    HeadChanged {
+        /// Its epoch.
+        epoch: u64,
     },
     /// The machine is short of memory: kill the worker whose loss costs least.
     MemoryPressure {
@@ -190,6 +199,50 @@ pub enum Effect {
         /// The death to report, whatever the operating system says.
         death: Death,
     },
+    /// There is such a job: remember how its workers are started.
+    RememberJob {
+        /// The job.
+        job: JobId,
+        /// Its driver.
+        driver: ProcessId,
+        /// The namespace of its actors' names.
+        namespace: String,
+        /// See [`Message::RegisterJob`].
+        launch: Bytes,
+    },
+    /// Let another node read this object, until `Withdraw`.
+    Offer {
+        /// The node.
+        to: NodeId,
+        /// The object.
+        object: ObjectId,
+        /// Where it is in this node's segment.
+        offset: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// The other node does not read it any more.
+    Withdraw {
+        /// The node.
+        to: NodeId,
+        /// The object.
+        object: ObjectId,
+    },
+    /// Nobody waits for this work any more; it still ends with [`Input::Finished`].
+    Cancel {
+        /// The work.
+        operation: OperationId,
+    },
+    /// Nothing of this node is worth hearing any more: drop its session.
+    Forget {
+        /// The node.
+        node: NodeId,
+    },
+    /// The head has declared this node dead: end all its processes, and the daemon.
+    Stop {
+        /// Why, for the log.
+        reason: String,
+    },
     /// The job's driver is gone and none of its processes is left here: its template may be stopped.
     /// How to start it is kept, for a detached actor of the job may be started here again.
     StopTemplate {
@@ -223,6 +276,17 @@ pub enum Work {
         from: SpillLocation,
         /// Where it goes.
         offset: u64,
+    },
+    /// Copy an object from another node, which offers it. Fails if that node is gone.
+    Fetch {
+        /// The object.
+        object: ObjectId,
+        /// The node that offers it.
+        from: NodeId,
+        /// Where it goes.
+        offset: u64,
+        /// Bytes.
+        size: u64,
     },
     /// Forget a spilled object.
     DeleteSpilled {
@@ -361,7 +425,7 @@ impl Node {
     fn received_from_process(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
         let store = &mut self.store;
         match message {
-            Message::RequestLease { request, job, demand } => {
+            Message::RequestLease { request, job, demand, .. } => {
                 self.request_lease(from, request, job, demand, out);
             }
             Message::CancelLeaseRequest { request } => self.cancel_lease_request(from, request),
@@ -433,14 +497,16 @@ impl Machine for Node {
     fn handle(&mut self, now: Time, input: Input, effects: &mut Effects<Effect>) {
         let mut out = Outbox::new(now, self.next_operation, effects);
         match input {
-            Input::DriverConnected { connection, pid, namespace, prestart } => {
-                self.driver_connected(connection, pid, namespace, prestart, &mut out);
+            Input::DriverConnected { connection, pid, namespace, prestart, launch } => {
+                self.driver_connected(connection, pid, namespace, prestart, launch, &mut out);
             }
             Input::Received { from, message } => self.received(from, message, &mut out),
             Input::ProcessExited { process, death, last_started } => {
                 self.process_exited(process, death, last_started, &mut out);
             }
             Input::Finished { operation, result } => self.finished(operation, result, &mut out),
+            // There is one head, in the same daemon, until the node learns of others.
+            Input::HeadChanged { .. } => {}
             Input::MemoryPressure { detail, workers } => {
                 self.memory_pressure(&detail, &workers, &mut out);
             }

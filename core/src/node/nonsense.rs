@@ -12,9 +12,10 @@ use super::harness::*;
 use super::{Effect, Input, SpillLocation, WorkResult};
 use crate::ids::{ActorId, JobId, LeaseId, NodeId, ObjectId, OperationId, ProcessId, RequestId, TaskId};
 use crate::machine::Span;
-use crate::message::{Message, Query};
+use crate::message::{Message, Query, Route};
 use crate::resources::{self, Demand, Environment, Quantity, Resources};
 use crate::value::{ActorDeath, Death, Failure};
+use bytes::Bytes;
 
 /// The head, the daemon, processes that may live, and some that never do.
 fn processes() -> impl Strategy<Value = ProcessId> {
@@ -76,6 +77,7 @@ fn demands() -> impl Strategy<Value = Demand> {
         resources,
         strategy,
         environment,
+        ..Demand::default()
     })
 }
 
@@ -88,6 +90,8 @@ fn lease_messages() -> BoxedStrategy<Message> {
                 request,
                 job: JobId(job),
                 demand: Arc::new(demand),
+                route: Route::Fresh,
+                prefer: None,
             })
             .boxed(),
         request.prop_map(|request| Message::CancelLeaseRequest { request }).boxed(),
@@ -180,6 +184,7 @@ fn inputs() -> BoxedStrategy<Input> {
         pid: 1,
         namespace: String::new(),
         prestart,
+        launch: Bytes::new(),
     });
     let pressure = prop::collection::vec((processes(), any::<u64>()), 0..6)
         .prop_map(|workers| Input::MemoryPressure { detail: String::new(), workers });

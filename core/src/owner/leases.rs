@@ -13,7 +13,7 @@ use super::tasks::Stage;
 use super::{Out, Owner};
 use crate::ids::{FunctionId, LeaseId, ProcessId, RequestId, TaskId};
 use crate::machine::{Span, Time, Wakeup};
-use crate::message::Message;
+use crate::message::{Message, Route};
 use crate::mutants::Mutant;
 use crate::resources::{Demand, Devices};
 use crate::task::{Callee, Target};
@@ -222,7 +222,11 @@ impl Owner {
             self.leases.classes[class].requested += 1;
             let demand = self.leases.classes[class].demand.clone();
             let job = self.config.job;
-            self.send(daemon, Message::RequestLease { request, job, demand }, out);
+            self.send(
+                daemon,
+                Message::RequestLease { request, job, demand, route: Route::Fresh, prefer: None },
+                out,
+            );
         }
     }
 

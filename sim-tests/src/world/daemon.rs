@@ -52,7 +52,7 @@ impl Daemon {
         config.seed = seed;
         Daemon {
             node: Node::new(config),
-            head: Head::new(seed ^ 1),
+            head: Head::new(head::Config::new(seed ^ 1), Vec::new()),
             segment: Segment::default(),
             disk: Disk::new(cluster.disk_bytes),
             paused_until: Time(0),
@@ -164,7 +164,10 @@ impl World {
             self.trace.record(now, DAEMON, '>', &effect);
             match effect {
                 node::Effect::Send { to: ProcessId::HEAD, message } => {
-                    self.schedule(now, Event::Head(head::Input::Received { from: DAEMON, message }));
+                    self.schedule(
+                        now,
+                        Event::Head(head::Input::Received { via: NODE, from: DAEMON, message }),
+                    );
                 }
                 node::Effect::Send { to, message } => self.deliver_to(DAEMON, to, message),
                 node::Effect::AcceptDriver { connection, process, job, .. } => {
@@ -173,6 +176,7 @@ impl World {
                 node::Effect::Start { operation, work } => self.start_work(operation, work),
                 node::Effect::Kill { process, death } => self.kill_for_node(process, death),
                 node::Effect::StopTemplate { .. } => self.count("a template was stopped"),
+                _ => {}
             }
         }
         self.arm_daemon_timers();
@@ -182,7 +186,7 @@ impl World {
         let now = self.now();
         for effect in effects.drain() {
             self.trace.record(now, ProcessId::HEAD, '>', &effect);
-            let head::Effect::Send { to, message } = effect;
+            let head::Effect::Send { to, message } = effect else { continue };
             if to == DAEMON {
                 let input = node::Input::Received { from: ProcessId::HEAD, message };
                 self.schedule(now, Event::Node(input));
@@ -214,7 +218,7 @@ impl World {
         let most = match &work {
             Work::ForkWorker { .. } => cluster.fork_micros,
             Work::Spill { .. } | Work::Restore { .. } | Work::DeleteSpilled { .. } => cluster.disk_micros,
-            Work::Reserve { .. } | Work::ReleasePages { .. } => 1_000,
+            Work::Reserve { .. } | Work::ReleasePages { .. } | Work::Fetch { .. } => 1_000,
         };
         if let Work::ForkWorker { process, job, .. } = &work {
             self.daemon.starting.insert(*process, *job);
@@ -249,6 +253,10 @@ impl World {
                 } else {
                     WorkResult::Done
                 }
+            }
+            Work::Fetch { object, .. } => {
+                let detail = String::from("there is no other node");
+                WorkResult::Failed(Failure::ObjectLost { object, detail })
             }
             Work::ReleasePages { offset, size } => {
                 self.daemon.segment.release(offset, size);

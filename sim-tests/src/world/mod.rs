@@ -256,6 +256,7 @@ impl World {
             pid: 1000 + number as u32,
             namespace: String::from("everybody"),
             prestart: self.random.between(0, 2) as u32,
+            launch: bytes::Bytes::new(),
         };
         self.tell_node(input);
     }

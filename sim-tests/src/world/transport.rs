@@ -95,7 +95,7 @@ impl World {
     /// The daemon got a message from a process.
     fn route(&mut self, from: ProcessId, to: ProcessId, message: Message) {
         if to == ProcessId::HEAD {
-            self.tell_head(head::Input::Received { from, message });
+            self.tell_head(head::Input::Received { via: NODE, from, message });
         } else if to == DAEMON {
             self.tell_node(node::Input::Received { from, message });
         } else {

@@ -54,7 +54,13 @@ impl Daemon {
         link.role = Role::Applicant(Rc::new(Applicant { pid, launch, output }));
         // As many workers as can run at once will be wanted soon; the machine bounds the number.
         let prestart = self.cpus;
-        self.tell_node(Input::DriverConnected { connection: id.0, pid, namespace, prestart });
+        self.tell_node(Input::DriverConnected {
+            connection: id.0,
+            pid,
+            namespace,
+            prestart,
+            launch: bytes::Bytes::new(),
+        });
     }
 
     fn refuse(&mut self, id: LinkId, reason: String) {

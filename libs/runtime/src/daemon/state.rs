@@ -185,7 +185,7 @@ impl Daemon {
                 stopping: false,
                 idle_exit: parts.idle_exit,
                 idle_since: Instant::now(),
-                head: Head::new(parts.config.seed),
+                head: Head::new(head::Config::new(parts.config.seed), Vec::new()),
                 node: Node::new(parts.config),
                 node_effects: Effects::new(),
                 head_effects: Effects::new(),
@@ -214,7 +214,7 @@ impl Daemon {
     /// Hand a message to the machine that it is for.
     pub(super) fn deliver(&mut self, to: ProcessId, from: ProcessId, message: Message) {
         if to == ProcessId::HEAD {
-            self.inputs.push_back(Input::Head(head::Input::Received { from, message }));
+            self.inputs.push_back(Input::Head(head::Input::Received { via: self.id, from, message }));
         } else {
             self.inputs.push_back(Input::Node(node::Input::Received { from, message }));
         }
@@ -279,8 +279,11 @@ impl Daemon {
         }
         self.node_effects = effects;
         let mut effects = std::mem::take(&mut self.head_effects);
-        for head::Effect::Send { to, message } in effects.drain() {
-            self.send(to, ProcessId::HEAD, message);
+        for effect in effects.drain() {
+            // The head lives in this daemon, keeps no log, and has no other node.
+            if let head::Effect::Send { to, message } = effect {
+                self.send(to, ProcessId::HEAD, message);
+            }
         }
         self.head_effects = effects;
     }
@@ -299,6 +302,13 @@ impl Daemon {
             },
             node::Effect::Kill { process, death } => self.kill(process, death),
             node::Effect::StopTemplate { job } => self.stop_template(job),
+            // There is no other node.
+            node::Effect::RememberJob { .. }
+            | node::Effect::Offer { .. }
+            | node::Effect::Withdraw { .. }
+            | node::Effect::Cancel { .. }
+            | node::Effect::Forget { .. }
+            | node::Effect::Stop { .. } => {}
         }
     }
 

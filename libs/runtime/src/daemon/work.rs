@@ -101,6 +101,10 @@ impl Parts {
                 // no process, and uses them again only after the answer.
                 unsafe { self.writer.release(offset, size) }.map(|_| WorkResult::Done)
             }
+            Work::Fetch { object, from, .. } => {
+                let detail = format!("node {} cannot be reached from here", from.0);
+                return WorkResult::Failed(Failure::ObjectLost { object, detail });
+            }
             Work::ForkWorker { .. } => unreachable!("the daemon's own thread forks workers"),
         };
         result.unwrap_or_else(|error| {

@@ -355,10 +355,21 @@ impl Driver {
         let mut resources = Resources::default();
         resources.set(Resources::CPU, Quantity::ONE);
         let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        let demand = Demand { resources, strategy: Strategy::Hybrid, environment: Environment { variables } };
+        let demand = Demand {
+            resources,
+            strategy: Strategy::Hybrid,
+            environment: Environment { variables },
+            ..Demand::default()
+        };
         let request = RequestId(self.asked);
         let job = self.welcome.job;
-        let message = Message::RequestLease { request, job, demand: Arc::new(demand) };
+        let message = Message::RequestLease {
+            request,
+            job,
+            demand: Arc::new(demand),
+            route: Route::Fresh,
+            prefer: None,
+        };
         self.send(self.node(), &message);
     }
 
