@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use shoal_core::ids::{FunctionId, LeaseId, ProcessId, RequestId, TaskId};
-use shoal_core::message::Message;
+use shoal_core::message::{Message, Route};
 use shoal_core::resources::{Demand, Devices, Environment, Quantity, Resources, Strategy};
 use shoal_core::task::{Assignment, Callee, RetryExceptions, Returns};
 use shoal_core::value::{Death, Outcome, Payload};
