@@ -22,6 +22,7 @@ pub mod node;
 pub mod owner;
 pub mod resources;
 pub mod room;
+pub mod session;
 pub mod task;
 pub mod value;
 pub mod wire;
