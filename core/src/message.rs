@@ -736,8 +736,10 @@ pub struct NodeSummary {
     pub node: NodeId,
     /// Whether the head counts it alive.
     pub alive: bool,
-    /// Its address or host name.
+    /// Its host name, for lists.
     pub host: String,
+    /// Where other daemons reach it; empty if there can be no others.
+    pub address: String,
     /// Everything it has.
     pub total: Resources,
     /// What is free now.

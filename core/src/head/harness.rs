@@ -73,6 +73,7 @@ impl Harness {
             node: NODE,
             alive: true,
             host: String::from("here"),
+            address: String::new(),
             free: total.clone(),
             total,
             labels: vec![],

@@ -66,6 +66,7 @@ mod tests {
             node: NodeId(number),
             alive,
             host: String::new(),
+            address: String::new(),
             total: cpus(total),
             free: cpus(free),
             labels: Vec::new(),

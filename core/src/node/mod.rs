@@ -61,6 +61,8 @@ pub struct Config {
     pub epoch: u32,
     /// Host name, for lists.
     pub host: String,
+    /// Where other daemons reach it; empty if there can be no others.
+    pub address: String,
     /// Everything it has.
     pub resources: Resources,
     /// Its labels.
@@ -94,6 +96,7 @@ impl Config {
             node,
             epoch: 1,
             host: String::new(),
+            address: String::new(),
             resources: Resources::default(),
             labels: Vec::new(),
             store_start: 0,

@@ -44,6 +44,7 @@ impl Node {
             node: self.config.node,
             alive: true,
             host: self.config.host.clone(),
+            address: self.config.address.clone(),
             total: self.ledger.total().clone(),
             free: shown(free),
             labels: self.config.labels.clone(),
