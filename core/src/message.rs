@@ -590,13 +590,24 @@ pub enum Route {
     Queue,
 }
 
+/// An actor that a node runs or is about to run.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ActorPresence {
+    /// The actor.
+    pub actor: ActorId,
+    /// Which start of it.
+    pub incarnation: u32,
+    /// Its process and pid, once it is alive.
+    pub process: Option<(ProcessId, u32)>,
+}
+
 /// What a node tells a head that has just taken over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeState {
     /// What it is and has.
     pub report: NodeSummary,
-    /// The actors that it runs or is about to run, with incarnation, and process once it is alive.
-    pub actors: Vec<(ActorId, u32, Option<(ProcessId, u32)>)>,
+    /// The actors that it runs or is about to run.
+    pub actors: Vec<ActorPresence>,
     /// What is set aside for groups: group, placement, bundles, whether it was committed.
     pub bundles: Vec<(GroupId, u32, Vec<u32>, bool)>,
     /// Its drivers, and their jobs if they have one already.
