@@ -7,7 +7,7 @@ use crate::machine::{Time, Wakeup};
 
 /// The earliest deadline of each kind. Whoever handles a kind looks for what is due and arms it
 /// again for what is not, so a deadline that has become pointless costs one spurious wakeup.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Deadlines {
     at: BTreeMap<Wakeup, Time>,
 }

@@ -119,6 +119,8 @@ impl<E> Effects<E> {
 /// A deterministic role: the same calls in the same order yield the same effects.
 ///
 /// `handle` and `handle_timeout` apply something, `poll_timeout` only looks. Time never goes back.
+/// Every machine is a plain value: it can be cloned, and equal machines, which print alike with
+/// `Debug`, go on alike. Exhaustive exploration relies on that.
 pub trait Machine {
     /// What can happen to the role.
     type Input: Debug + Serialize;

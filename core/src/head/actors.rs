@@ -19,7 +19,7 @@ use crate::value::ActorDeath;
 const DEAD_MAX: usize = 100_000;
 
 /// An actor that is not dead.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Actor {
     pub(super) spec: Box<ActorSpec>,
     /// Which start of it.
@@ -68,7 +68,7 @@ impl Actor {
 }
 
 /// Somebody asked for an actor whose creation is still on its way here, if it was ever sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Awaited {
     pub(super) deadline: Time,
     /// It is to be killed as soon as it is made; set to whether it may not be started again.
@@ -76,7 +76,7 @@ pub(super) struct Awaited {
 }
 
 /// All actors.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Actors {
     live: BTreeMap<ActorId, Actor>,
     names: BTreeMap<(String, String), ActorId>,

@@ -9,7 +9,7 @@ use crate::ids::{JobId, ProcessId};
 use crate::message::Message;
 
 /// The jobs whose drivers live.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Jobs {
     last: u32,
     drivers: BTreeMap<ProcessId, (JobId, String)>,

@@ -168,7 +168,7 @@ pub enum WriteResult {
 /// The machine of the head.
 ///
 /// Methods named after a message handle it; methods named after a wakeup handle that.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Head {
     jobs: Jobs,
     nodes: BTreeMap<NodeId, NodeSummary>,

@@ -16,7 +16,7 @@ use crate::resources::Resources;
 use crate::value::{ActorDeath, Death};
 
 /// An actor that the head placed here and whose end was not reported.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Actor {
     pub(super) job: JobId,
     pub(super) incarnation: u32,
@@ -31,7 +31,7 @@ pub(super) struct Actor {
     reported: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// Waiting for resources and a worker.
     Waiting(Box<ActorSpec>),

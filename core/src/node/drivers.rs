@@ -16,7 +16,7 @@ use crate::resources::Environment;
 const PRESTART_MAX: u32 = 1_024;
 
 /// What a node knows of a job.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Job {
     /// Its driver is gone; only detached actors, and what they started, go on.
     pub(super) ended: bool,

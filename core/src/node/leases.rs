@@ -20,7 +20,7 @@ use crate::resources::Demand;
 use crate::value::Failure;
 
 /// A lease that was granted and is not over.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lease {
     pub(super) lessee: ProcessId,
     pub(super) worker: ProcessId,
@@ -29,7 +29,7 @@ pub(super) struct Lease {
 }
 
 /// What one process leases.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Leased {
     pub(super) leases: BTreeSet<LeaseId>,
     /// It was told that others wait, and has returned nothing since.
@@ -46,7 +46,7 @@ impl Leased {
 }
 
 /// All leases of the node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leases {
     node: NodeId,
     epoch: u32,

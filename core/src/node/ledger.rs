@@ -23,7 +23,7 @@ const DEVICES_MAX: i64 = 65_536;
 const LIGHT_CPU: Quantity = Quantity(Quantity::ONE.0 / 4);
 
 /// What of a node's resources is free.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ledger {
     total: Resources,
     free: Resources,
@@ -32,7 +32,7 @@ pub(super) struct Ledger {
 }
 
 /// Resources that a claim or a worker holds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Holding {
     resources: Resources,
     devices: Devices,

@@ -343,7 +343,7 @@ pub enum WorkResult {
 ///
 /// Methods named after a message or an input handle it; `settle` and what it calls hand out what is
 /// free; methods named after a wakeup handle that.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     config: Config,
     ledger: Ledger,

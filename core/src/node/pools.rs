@@ -20,7 +20,7 @@ const USELESS_STARTS_MAX: u32 = 10;
 pub(super) struct PoolId(u32);
 
 /// The workers of one job in one environment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pool {
     pub(super) job: JobId,
     pub(super) environment: Environment,
@@ -36,7 +36,7 @@ pub(super) struct Pool {
 }
 
 /// How the latest starts of a pool went.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Starts {
     /// Failed in a row.
     failed: u32,
@@ -92,7 +92,7 @@ impl Pool {
 }
 
 /// All pools.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pools {
     ids: BTreeMap<(JobId, Environment), PoolId>,
     pools: BTreeMap<PoolId, Pool>,

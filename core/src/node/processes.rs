@@ -15,7 +15,7 @@ use crate::value::Death;
 const DEATHS_MAX: usize = 10_000;
 
 /// A live process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Process {
     /// 0 until it is known.
     pub(super) pid: u32,
@@ -27,7 +27,7 @@ pub(super) struct Process {
 }
 
 /// What a process is for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Role {
     Driver {
         /// The driver's connection, until it is let in.
@@ -39,7 +39,7 @@ pub(super) enum Role {
 }
 
 /// A worker process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) pool: PoolId,
     pub(super) state: State,
@@ -102,7 +102,7 @@ impl Worker {
 }
 
 /// All processes of the node, by id.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Processes {
     node: NodeId,
     last: u32,

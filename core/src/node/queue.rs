@@ -42,7 +42,7 @@ pub(super) struct Claim {
 }
 
 /// Claims of one party that only differ in their claimants.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Group {
     pool: PoolId,
     demand: Arc<Demand>,
@@ -50,7 +50,7 @@ struct Group {
 }
 
 /// All claims that wait for resources.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     parties: BTreeMap<ProcessId, VecDeque<Group>>,
     /// Whose turn is next.

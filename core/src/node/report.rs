@@ -13,7 +13,7 @@ use crate::resources::Resources;
 const REPORT_EVERY: Span = Span::from_millis(50);
 
 /// What the head was told last, and when.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reporter {
     told: Option<Resources>,
     not_before: Time,

@@ -23,7 +23,7 @@ const TIME_SLICE: Span = Span::from_millis(20);
 const CAP_RISES_AFTER: Span = Span::from_secs(1);
 
 /// What scheduling remembers besides the queue.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Shares {
     /// Claims that this node can never meet, in the order of their deadlines.
     pub(super) unschedulable: VecDeque<Unschedulable>,
@@ -32,7 +32,7 @@ pub(super) struct Shares {
 }
 
 /// A claim that this node can never meet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Unschedulable {
     pub(super) claim: Claim,
     pub(super) deadline: Time,

@@ -21,7 +21,7 @@ use crate::{Map, OrderedMap};
 const IN_FLIGHT_MAX: usize = 100_000;
 
 /// What a process knows of an actor that it calls or created.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Calls {
     state: ActorState,
     incarnation: u32,
@@ -39,7 +39,7 @@ pub(super) struct Calls {
 }
 
 /// A creator's part.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Creation {
     /// Sent once the dependencies have outcomes.
     unsent: Option<(Box<ActorSpec>, Option<RequestId>)>,

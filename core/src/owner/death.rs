@@ -12,7 +12,7 @@ use crate::mutants::Mutant;
 use crate::value::{Death, Failure, Outcome};
 
 /// What is known of another process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Peer {
     dead: Option<Death>,
 }

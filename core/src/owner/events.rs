@@ -27,7 +27,7 @@ pub struct TaskEvent {
     pub micros: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Events {
     list: VecDeque<TaskEvent>,
 }

@@ -24,7 +24,7 @@ use crate::value::{ActorDeath, Failure, Outcome, Payload};
 use crate::{Map, OrderedMap};
 
 /// What this process was assigned.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Executor {
     actor: Option<ActorRole>,
     /// One queue per concurrency group; a worker has one.
@@ -45,7 +45,7 @@ pub(super) struct Executor {
     codes: Map<FunctionId, Bytes>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct ActorRole {
     id: ActorId,
     incarnation: u32,
@@ -55,14 +55,14 @@ struct ActorRole {
     borrows: Vec<ObjectId>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Lane {
     limit: u32,
     running: u32,
     queue: VecDeque<Assigned>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Assigned {
     from: ProcessId,
     assignment: Box<Assignment>,
@@ -74,7 +74,7 @@ struct Assigned {
     consumed: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Running {
     from: ProcessId,
     attempt: u32,

@@ -24,7 +24,7 @@ use crate::{Map, OrderedMap};
 const IN_FLIGHT_MAX: usize = 256;
 
 /// All demands, workers, and what was measured.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Leases {
     /// Indexed by class number; classes are never forgotten, there are few.
     classes: Vec<Class>,
@@ -40,7 +40,7 @@ pub(super) struct Leases {
 }
 
 /// One demand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Class {
     demand: Arc<Demand>,
     /// Numbers of tasks that are ready to be pushed.
@@ -50,7 +50,7 @@ struct Class {
 }
 
 /// One leased worker.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Worker {
     lease: LeaseId,
     class: usize,

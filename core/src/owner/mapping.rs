@@ -8,7 +8,7 @@ use crate::machine::{Time, Wakeup};
 use crate::message::Message;
 
 /// An object of the store as this process sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Mapping {
     state: Pin,
     /// Buffers of the program and running tasks that look at the bytes.
@@ -17,7 +17,7 @@ pub(super) struct Mapping {
     idle_since: Time,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Pin {
     Asked,
     Held { offset: u64, size: u64 },

@@ -311,7 +311,7 @@ pub enum Effect {
 }
 
 /// The machine. See the module's text.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Owner {
     config: Config,
     /// The time of the present input.

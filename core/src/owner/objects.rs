@@ -16,7 +16,7 @@ use crate::mutants::Mutant;
 use crate::value::{Failure, Outcome, Payload, Value};
 
 /// One object.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Object {
     pub(super) state: State,
     /// References in the program of this process.
@@ -31,7 +31,7 @@ pub(super) struct Object {
 }
 
 /// Whether there is an outcome.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum State {
     /// Borrowed, and nobody here asked for it yet.
     #[default]
@@ -47,7 +47,7 @@ pub(super) enum State {
 }
 
 /// What other processes have to do with it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sharing {
     /// Who holds it through this process, by the number of grants; negative while a return
     /// overtook its grant.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::room::object_room;
 
 /// Free ranges, never overlapping and never touching: touching ones are merged.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Region {
     free: BTreeMap<u64, u64>,
 }

@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::value::Outcome;
 
 /// What is known of a stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct StreamState {
     /// The producer pauses when this many items wait; 0 is no limit.
     backpressure: u32,

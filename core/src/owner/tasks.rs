@@ -14,7 +14,7 @@ use crate::task::{Assignment, Callee, Completion, Dependency, Returns, Submissio
 use crate::value::{Death, Failure, Outcome};
 
 /// One task.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Task {
     pub(super) submission: Submission,
     pub(super) attempt: u32,

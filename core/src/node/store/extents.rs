@@ -18,7 +18,7 @@ const SLAB_DOUBLINGS: u32 = 5;
 const SLAB_SHARE: u64 = 64;
 
 /// What one process holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Holder {
     /// Room without sealed objects.
     pub(super) ranges: Ranges,

@@ -33,7 +33,7 @@ use crate::machine::{Span, Time};
 use crate::message::StoreSummary;
 
 /// The table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Store {
     capacity: u64,
     /// How long nothing can be done for a request before it is refused.

@@ -23,7 +23,7 @@ const SEALED_WITHIN: Span = Span::from_secs(5);
 const FREED_EARLY_MAX: usize = 10_000;
 
 /// A sealed object.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Object {
     /// Bytes of its value.
     pub(super) size: u64,
@@ -83,7 +83,7 @@ impl Object {
 }
 
 /// An object that somebody wants to read before it is sealed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Unsealed {
     deadline: Time,
     pub(super) readers: Vec<ProcessId>,

@@ -132,7 +132,7 @@ pub(super) struct Merged {
 }
 
 /// Free memory: best fit, lowest offset first among equals.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FreeSpace {
     ranges: Ranges,
     by_size: BTreeSet<(u64, u64)>,

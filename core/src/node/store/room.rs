@@ -61,7 +61,7 @@ impl Room {
 }
 
 /// Work that the store has started.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Operation {
     /// Pages are put behind room that was found at `offset`.
     Back { room: Room, offset: u64 },
