@@ -7,35 +7,30 @@
 //! only while the program does not come here by itself.
 
 mod background;
+mod connecting;
 mod inner;
 mod link;
 mod reader;
 mod spin;
 mod store;
+mod waiting;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::epoll;
 use shoal_core::Effects;
 use shoal_core::ids::{ObjectId, ProcessId, TaskId};
-use shoal_core::message::{Answer, Query};
-use shoal_core::owner::{Config, Effect, Input, Owner};
-use shoal_core::value::Failure;
+use shoal_core::owner::{Effect, Input, Owner};
 
-use crate::control::{Control, Launch, VERSION, Welcome};
-use crate::frame::{self, FrameError, Kind};
+use crate::control::Welcome;
+pub use connecting::ConnectError;
 pub use inner::{Callback, Job};
 use inner::{Inner, Signal};
-use link::{Incoming, Outgoing, ReadState};
 use reader::Reader;
 use store::Store;
 pub use store::{Mapped, StoreError};
+pub use waiting::{Allocation, Stopped};
 
 /// What the process does about things that only it can do. Called without any lock.
 pub trait Hooks: Send + Sync {
@@ -43,45 +38,6 @@ pub trait Hooks: Send + Sync {
     fn interrupt(&self, task: TaskId);
     /// A worker printed something.
     fn output(&self, process: ProcessId, pid: u32, error: bool, lines: Vec<String>);
-}
-
-/// Why a wait ended without its result.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Stopped {
-    /// The deadline passed.
-    TimedOut,
-    /// A signal came: let the program handle it, then wait on.
-    Interrupted,
-    /// The daemon is gone.
-    Disconnected,
-}
-
-/// Why a process could not join a node.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The socket cannot be reached.
-    #[error("cannot reach the node daemon at {path}: {source}")]
-    Unreachable {
-        /// The socket.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The daemon said no.
-    #[error("the node daemon refused this process: {0}")]
-    Refused(String),
-    /// The daemon closed the link, or said something else.
-    #[error("the node daemon did not answer as expected: {0}")]
-    Protocol(String),
-    /// A frame was malformed.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// The operating system refused something.
-    #[error("cannot set up the connection: {0}")]
-    System(#[from] std::io::Error),
-    /// The store could not be mapped.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Something about references that can take effect a little later.
@@ -149,91 +105,6 @@ pub struct Process {
 }
 
 impl Process {
-    /// Join the node behind `socket` as a driver.
-    pub fn connect(
-        socket: &Path,
-        namespace: String,
-        launch: Launch,
-        output: bool,
-        hooks: Box<dyn Hooks>,
-    ) -> Result<Arc<Process>, ConnectError> {
-        let unreachable = |source| ConnectError::Unreachable { path: socket.display().to_string(), source };
-        let stream = UnixStream::connect(socket).map_err(unreachable)?;
-        let mut hello = Vec::new();
-        let pid = std::process::id();
-        let control = Control::Hello { version: VERSION.into(), pid, namespace, launch, output };
-        frame::append(&mut hello, Kind::Control, ProcessId::HEAD, ProcessId::HEAD, &control)?;
-        let socket = Arc::new(OwnedFd::from(stream));
-        let mut outgoing = Outgoing::new(socket.clone());
-        outgoing.buffer = hello;
-        outgoing.flush();
-        let mut incoming = Incoming::new(socket, ProcessId::HEAD, true);
-        let welcome = greet(&mut incoming)?;
-        let segment = incoming
-            .take_descriptor()
-            .ok_or_else(|| ConnectError::Protocol("the welcome came without the store".into()))?;
-        Process::start(welcome, outgoing, incoming, segment, hooks, false)
-    }
-
-    /// Start the runtime of a worker that was just forked.
-    pub fn start_worker(
-        welcome: Welcome,
-        link: OwnedFd,
-        segment: OwnedFd,
-        hooks: Box<dyn Hooks>,
-    ) -> Result<Arc<Process>, ConnectError> {
-        let link = Arc::new(link);
-        let outgoing = Outgoing::new(link.clone());
-        let incoming = Incoming::new(link, ProcessId::HEAD, true);
-        let process = Process::start(welcome, outgoing, incoming, segment, hooks, true)?;
-        process.inner.lock().worker_ready();
-        Ok(process)
-    }
-
-    fn start(
-        welcome: Welcome,
-        outgoing: Outgoing,
-        incoming: Incoming,
-        segment: OwnedFd,
-        hooks: Box<dyn Hooks>,
-        is_worker: bool,
-    ) -> Result<Arc<Process>, ConnectError> {
-        let poller = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
-        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        let kick = rustix::event::eventfd(0, flags).map_err(std::io::Error::from)?;
-        let config = Config::new(welcome.process, welcome.job, welcome.cpus);
-        let inner = Inner::new(Owner::new(config), outgoing, Instant::now());
-        let mut reader = Reader::default();
-        reader.add(&poller, incoming)?;
-        let jobs_came = rustix::event::eventfd(0, flags).map_err(std::io::Error::from)?;
-        reader.watch_jobs(&poller, &jobs_came)?;
-        let store = Store::new(segment, &welcome)?;
-        let process = Arc::new(Process {
-            inner: Mutex::new(inner),
-            progress: Condvar::new(),
-            waiting: AtomicUsize::new(0),
-            reader: Mutex::new(reader),
-            poller,
-            kick,
-            background_asleep: AtomicBool::new(false),
-            has_loop: AtomicBool::new(false),
-            polling: AtomicBool::new(false),
-            jobs_came,
-            jobs_told: AtomicBool::new(false),
-            activity: AtomicU64::new(0),
-            dropped: Mutex::new(Vec::new()),
-            has_dropped: AtomicBool::new(false),
-            interrupted: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            hooks,
-            welcome,
-            store,
-            is_worker,
-        });
-        background::start(&process)?;
-        Ok(process)
-    }
-
     /// Who and where this process is.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
@@ -406,150 +277,6 @@ impl Process {
         self.finish(inner);
     }
 
-    /// Wait until `ready` finds what it looks for. With `blocks`, the node may use this process's
-    /// CPU for others meanwhile.
-    /// `go_on` is asked from time to time, at least after each signal; if it says no, the wait ends
-    /// as [`Stopped::Interrupted`].
-    pub fn wait<T>(
-        &self,
-        deadline: Option<Instant>,
-        blocks: bool,
-        go_on: &mut dyn FnMut() -> bool,
-        mut ready: impl FnMut(&mut Owner) -> Option<T>,
-    ) -> Result<T, Stopped> {
-        self.wait_for(deadline, blocks, go_on, |inner| ready(&mut inner.owner))
-    }
-
-    fn wait_for<T>(
-        &self,
-        deadline: Option<Instant>,
-        blocks: bool,
-        go_on: &mut dyn FnMut() -> bool,
-        mut ready: impl FnMut(&mut Inner) -> Option<T>,
-    ) -> Result<T, Stopped> {
-        self.activity.fetch_add(1, Ordering::SeqCst);
-        let mut blocked = false;
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let result = loop {
-            match self.turn(deadline, blocks && self.is_worker, &mut blocked, &mut ready) {
-                Turn::Done(value) => break Ok(value),
-                Turn::Stopped(Stopped::Interrupted) if go_on() => {}
-                Turn::Stopped(why) => break Err(why),
-                Turn::Again => {}
-            }
-        };
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        if blocked {
-            let mut inner = self.inner.lock();
-            inner.handle(Input::Unblocked);
-            inner.flush();
-        }
-        self.pass_on();
-        result
-    }
-
-    /// This thread does not read any more: wake one that waits, if one does.
-    fn pass_on(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            // A thread that found the reader taken is asleep once the lock is free.
-            drop(self.inner.lock());
-            self.progress.notify_all();
-        }
-    }
-
-    /// Look once, then read as the leader, or sleep as a follower.
-    fn turn<T>(
-        &self,
-        deadline: Option<Instant>,
-        blocks: bool,
-        blocked: &mut bool,
-        ready: &mut impl FnMut(&mut Inner) -> Option<T>,
-    ) -> Turn<T> {
-        let mut inner = self.lock();
-        if let Some(value) = self.look(&mut inner, ready) {
-            self.finish(inner);
-            return Turn::Done(value);
-        }
-        if inner.disconnected {
-            return Turn::Stopped(Stopped::Disconnected);
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Turn::Stopped(Stopped::TimedOut);
-        }
-        if self.interrupted.swap(false, Ordering::SeqCst) {
-            return Turn::Stopped(Stopped::Interrupted);
-        }
-        let Some(mut reader) = self.reader.try_lock() else {
-            return self.follow(inner, deadline, blocks, blocked);
-        };
-        self.finish(inner);
-        if reader.look(self) {
-            return Turn::Again;
-        }
-        self.report_blocked(blocks, blocked);
-        let interrupted = reader.sleep(self, deadline);
-        drop(reader);
-        if interrupted { Turn::Stopped(Stopped::Interrupted) } else { Turn::Again }
-    }
-
-    fn look<T>(&self, inner: &mut Inner, ready: &mut impl FnMut(&mut Inner) -> Option<T>) -> Option<T> {
-        let found = ready(inner);
-        if inner.is_dirty() {
-            inner.flush();
-        }
-        found
-    }
-
-    fn report_blocked(&self, blocks: bool, blocked: &mut bool) {
-        if blocks && !*blocked {
-            *blocked = true;
-            let mut inner = self.inner.lock();
-            inner.handle(Input::Blocked);
-            inner.flush();
-            self.finish(inner);
-        }
-    }
-
-    /// Another thread reads: sleep until it has news. The nap is bounded so that signals and a
-    /// leader that left are noticed.
-    fn follow<T>(
-        &self,
-        mut inner: parking_lot::MutexGuard<'_, Inner>,
-        deadline: Option<Instant>,
-        blocks: bool,
-        blocked: &mut bool,
-    ) -> Turn<T> {
-        if blocks && !*blocked {
-            *blocked = true;
-            inner.handle(Input::Blocked);
-            inner.flush();
-        }
-        let nap = Instant::now() + Duration::from_millis(50);
-        let until = deadline.map_or(nap, |deadline| deadline.min(nap));
-        let timed_out = self.progress.wait_until(&mut inner, until).timed_out();
-        if timed_out && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            // The background thread may be asleep in the same wait as the reader was.
-            return Turn::Stopped(Stopped::Interrupted);
-        }
-        Turn::Again
-    }
-
-    /// The next job for a thread that runs the program's code; `group` limits it to one
-    /// concurrency group.
-    pub fn next_job(&self, group: Option<usize>, go_on: &mut dyn FnMut() -> bool) -> Result<Job, Stopped> {
-        self.wait_for(None, false, go_on, |inner| inner.take_job(group))
-    }
-
-    /// A job that is there now. What waits to be written goes out if it has waited long enough.
-    pub fn try_next_job(&self, group: Option<usize>) -> Option<Job> {
-        let mut inner = self.inner.lock();
-        let job = inner.take_job(group);
-        if job.is_some() && inner.is_dirty() {
-            inner.flush_if_worthwhile();
-        }
-        job
-    }
-
     /// Read what has come and write what waits, without sleeping; for event loops.
     pub fn poll(&self, spin: bool) {
         self.activity.fetch_add(1, Ordering::SeqCst);
@@ -577,87 +304,6 @@ impl Process {
         self.poller.as_fd()
     }
 
-    /// Wait until a generator's consumer has taken at least `wanted` items.
-    pub fn wait_consumed(
-        &self,
-        task: TaskId,
-        wanted: u32,
-        go_on: &mut dyn FnMut() -> bool,
-    ) -> Result<(), Stopped> {
-        self.wait_for(None, true, go_on, |inner| {
-            let consumed = inner.consumed.get(&task).copied().unwrap_or(0);
-            (consumed >= wanted || inner.owner.is_cancelled(task)).then_some(())
-        })
-    }
-
-    /// Whether a generator's consumer has taken at least `wanted` items.
-    pub fn has_consumed(&self, task: TaskId, wanted: u32) -> bool {
-        self.inner.lock().consumed.get(&task).copied().unwrap_or(0) >= wanted
-    }
-
-    /// A task that ran here has ended.
-    pub fn forget_consumed(&self, task: TaskId) {
-        let mut inner = self.inner.lock();
-        if !inner.consumed.is_empty() {
-            inner.consumed.remove(&task);
-        }
-    }
-
-    /// Ask the head or the node something, and wait for the answer.
-    pub fn ask(&self, to: ProcessId, query: Query, deadline: Option<Instant>) -> Result<Answer, Stopped> {
-        let request = {
-            let mut inner = self.inner.lock();
-            let request = inner.next_request();
-            inner.handle(Input::Ask { request, to, query });
-            request
-        };
-        self.wait_answer(request, deadline)
-    }
-
-    /// Make an actor whose name must be free, and wait for the head's word.
-    pub fn ask_with(
-        &self,
-        make: impl FnOnce(TaskId, shoal_core::ids::RequestId) -> Input,
-    ) -> (TaskId, Result<Answer, Stopped>) {
-        let (id, request) = {
-            let mut inner = self.inner.lock();
-            let id = inner.owner.next_task_id();
-            let request = inner.next_request();
-            inner.handle(make(id, request));
-            (id, request)
-        };
-        (id, self.wait_answer(request, None))
-    }
-
-    fn wait_answer(
-        &self,
-        request: shoal_core::ids::RequestId,
-        deadline: Option<Instant>,
-    ) -> Result<Answer, Stopped> {
-        // A signal must not lose the answer: handlers run once the call is over.
-        self.wait_for(deadline, false, &mut || true, |inner| inner.answers.remove(&request))
-    }
-
-    /// Room in the store for `size` bytes; waits while the node makes some.
-    pub fn allocate(&self, size: u64) -> Result<u64, Allocation> {
-        loop {
-            let request = {
-                let mut inner = self.lock();
-                if let Some(offset) = inner.owner.allocate(size) {
-                    return Ok(offset);
-                }
-                let request = inner.next_request();
-                inner.handle(Input::RequestRoom { request, size });
-                request
-            };
-            match self.wait_for(None, false, &mut || true, |inner| inner.rooms.remove(&request)) {
-                Ok(None) => {}
-                Ok(Some(failure)) => return Err(Allocation::Refused(failure)),
-                Err(_) => return Err(Allocation::Disconnected),
-            }
-        }
-    }
-
     /// Whether the daemon is still there.
     pub fn is_connected(&self) -> bool {
         !self.stopping.load(Ordering::SeqCst) && !self.inner.lock().disconnected
@@ -680,50 +326,8 @@ impl Process {
     }
 }
 
-/// Why there is no room in the store.
-#[derive(Debug)]
-pub enum Allocation {
-    /// The node said so.
-    Refused(Failure),
-    /// The node is gone.
-    Disconnected,
-}
-
-enum Turn<T> {
-    Done(T),
-    Stopped(Stopped),
-    Again,
-}
-
 /// End the process without running anything of the program.
 fn exit_now(reason: &str) -> ! {
     eprintln!("shoal: this worker ends: {reason}");
     unsafe { libc::_exit(1) }
-}
-
-/// Wait for the daemon's answer to a greeting.
-fn greet(incoming: &mut Incoming) -> Result<Welcome, ConnectError> {
-    loop {
-        if let Some((header, body)) = incoming.next_frame()? {
-            let control = match header.kind {
-                Kind::Control => shoal_core::wire::decode::<Control>(incoming.bytes(body)),
-                Kind::Message => {
-                    return Err(ConnectError::Protocol("a message came before the welcome".into()));
-                }
-            };
-            return match control.map_err(FrameError::from)? {
-                Control::Welcome(welcome) => Ok(welcome),
-                Control::Refused { reason } => Err(ConnectError::Refused(reason)),
-                other => Err(ConnectError::Protocol(format!("{other:?}"))),
-            };
-        }
-        let mut descriptors = [rustix::event::PollFd::new(incoming.socket(), rustix::event::PollFlags::IN)];
-        match rustix::event::poll(&mut descriptors, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(std::io::Error::from(error).into()),
-        }
-        if incoming.read() == ReadState::Closed {
-            return Err(ConnectError::Protocol("it closed the connection".into()));
-        }
-    }
 }
