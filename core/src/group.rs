@@ -1,11 +1,12 @@
 //! Placement groups: what is asked for and what is known of them.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{GroupId, JobId, NodeId};
-use crate::resources::{LabelSelector, Resources};
+use crate::ids::{ActorId, GroupId, JobId, NodeId};
+use crate::resources::{LabelSelector, Quantity, Resources};
 
 /// How the bundles of a group lie to each other.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -37,11 +38,13 @@ pub struct GroupSpec {
     pub id: GroupId,
     /// The job it belongs to.
     pub job: JobId,
+    /// The actor that made it, whose end is the group's; else it ends with its job.
+    pub creator: Option<ActorId>,
     /// Its name, unique in `namespace`; empty is none.
     pub name: String,
     /// Where the name counts.
     pub namespace: String,
-    /// Outlives its creator.
+    /// Outlives its creator and its job.
     pub detached: bool,
     /// What it consists of.
     pub bundles: Vec<Bundle>,
@@ -69,4 +72,120 @@ pub enum GroupState {
     },
     /// Gone for good.
     Removed,
+}
+
+/// Each bundle offers so much of a resource of its own, of which all work in it takes a trace: work
+/// that asks for nothing else is bound to the bundle's node, too.
+pub const BUNDLE_SHARES: Quantity = Quantity(1_000 * Quantity::ONE.0);
+/// What of [`BUNDLE_SHARES`] a piece of work takes.
+pub const BUNDLE_SHARE: Quantity = Quantity(10);
+/// The name of the bundle's own resource.
+const BUNDLE: &str = "bundle";
+
+/// What names the group in its resources: the program's text for its id.
+pub fn text(group: GroupId) -> String {
+    format!("{:016x}{:016x}", group.0.owner.0, group.0.number)
+}
+
+/// The resource that stands for `name` in any bundle of a group, or in that one.
+fn derived_name(name: &str, text: &str, bundle: Option<u32>) -> String {
+    match bundle {
+        None => format!("{name}_group_{text}"),
+        Some(index) => format!("{name}_group_{index}_{text}"),
+    }
+}
+
+fn derived(resources: &Resources, share: Quantity, group: GroupId, bundle: Option<u32>) -> Resources {
+    let text = text(group);
+    let mut derived = Resources::default();
+    let bundles = core::iter::once(None).chain(bundle.map(Some));
+    for of in bundles {
+        for (name, amount) in &resources.0 {
+            derived.set(&derived_name(name, &text, of), *amount);
+        }
+        derived.set(&derived_name(BUNDLE, &text, of), share);
+    }
+    derived
+}
+
+/// What a node offers on top while it has this bundle: everything of it twice, under the name of the
+/// bundle and under that of the group.
+pub fn offered(bundle: &Resources, group: GroupId, index: u32) -> Resources {
+    derived(bundle, BUNDLE_SHARES, group, Some(index))
+}
+
+/// What work that needs `resources` asks for in order to run in a group: in one of its bundles, or in
+/// whichever has room.
+pub fn demanded(resources: &Resources, group: GroupId, bundle: Option<u32>) -> Resources {
+    derived(resources, BUNDLE_SHARE, group, bundle)
+}
+
+/// The inverse of [`demanded`]: what the work needs, and the bundle that it names. `None` if these are
+/// not resources of the group alone.
+pub fn needed(demanded: &Resources, group: GroupId) -> Option<(Resources, Option<u32>)> {
+    let text = text(group);
+    let (of_group, of_bundle) = (format!("_group_{text}"), format!("_{text}"));
+    let mut resources = Resources::default();
+    let mut bundle = None;
+    for (name, amount) in &demanded.0 {
+        if let Some(name) = name.strip_suffix(&of_group) {
+            resources.set(name, *amount);
+            continue;
+        }
+        let (_, index) = name.strip_suffix(&of_bundle)?.rsplit_once("_group_")?;
+        let index = index.parse().ok()?;
+        if *bundle.get_or_insert(index) != index {
+            return None;
+        }
+    }
+    resources.set(BUNDLE, Quantity(0));
+    Some((resources, bundle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ProcessId, TaskId};
+
+    const GROUP: GroupId = GroupId(TaskId { owner: ProcessId::new(NodeId(3), 7), number: 12 });
+
+    fn resources(amounts: &[(&str, i64)]) -> Resources {
+        let mut resources = Resources::default();
+        for (name, amount) in amounts {
+            resources.set(name, Quantity(*amount));
+        }
+        resources
+    }
+
+    #[test]
+    fn work_names_its_bundle_and_its_group_or_the_group_alone() {
+        let id = "0000000300000007000000000000000c";
+        let cpu = resources(&[("CPU", 5_000)]);
+        let names = |resources: Resources| resources.0.into_keys().collect::<Vec<_>>();
+        assert_eq!(
+            names(demanded(&cpu, GROUP, None)),
+            [format!("CPU_group_{id}"), format!("bundle_group_{id}")].map(alloc::sync::Arc::from)
+        );
+        assert_eq!(names(demanded(&cpu, GROUP, Some(4))).len(), 4);
+        let offer = offered(&cpu, GROUP, 4);
+        for bundle in [None, Some(4)] {
+            assert!(offer.covers(&demanded(&cpu, GROUP, bundle)));
+            assert_eq!(needed(&demanded(&cpu, GROUP, bundle), GROUP), Some((cpu.clone(), bundle)));
+        }
+        assert!(!offer.covers(&demanded(&cpu, GROUP, Some(3))));
+    }
+
+    #[test]
+    fn what_is_not_of_the_group_is_not_taken_for_it() {
+        let other = GroupId(TaskId { number: 13, ..GROUP.0 });
+        let odd = resources(&[("a_group_1", 1), ("b_group_", 2)]);
+        for bundle in [None, Some(0)] {
+            assert_eq!(needed(&demanded(&odd, GROUP, bundle), GROUP), Some((odd.clone(), bundle)));
+            assert_eq!(needed(&demanded(&odd, GROUP, bundle), other), None);
+        }
+        let mut two = demanded(&odd, GROUP, Some(0));
+        two.add(&demanded(&odd, GROUP, Some(1)));
+        assert_eq!(needed(&two, GROUP), None, "work runs in one bundle");
+        assert_eq!(needed(&resources(&[("CPU", 1)]), GROUP), None);
+    }
 }

@@ -131,8 +131,11 @@ pub struct Demand {
     pub strategy: Strategy,
     /// Only on nodes with such labels: all selectors must match.
     pub labels: Vec<LabelSelector>,
-    /// The placement group whose bundles `resources` names: the work waits for it, and ends with it.
+    /// The placement group whose bundles `resources` names (see [`crate::group::demanded`]): the work
+    /// waits for it, and ends with it.
     pub group: Option<GroupId>,
+    /// What the work submits without saying where runs in the same group.
+    pub captures: bool,
     /// In which surroundings.
     pub environment: Environment,
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ActorId, FunctionId, LeaseId, ObjectId, TaskId};
-use crate::resources::{Demand, Devices, Resources};
+use crate::resources::{Demand, Devices};
 use crate::value::Outcome;
 
 /// How many results a task has.
@@ -127,8 +127,8 @@ pub enum Callee {
         lease: LeaseId,
         /// The devices that the lease holds.
         devices: Devices,
-        /// What the lease holds, with the first push under it.
-        holds: Option<Resources>,
+        /// What the lease was asked for, with the first push under it.
+        demand: Option<Arc<Demand>>,
         /// See [`Definition::calls_max`].
         calls_max: u32,
     },

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ActorId, NodeId, ObjectId, ProcessId};
+use crate::ids::{ActorId, GroupId, NodeId, ObjectId, ProcessId};
 
 /// Values up to this many bytes travel inside messages and live in their owner's memory.
 pub const INLINE_BYTES_MAX: usize = 100 * 1024;
@@ -85,6 +85,11 @@ pub enum Death {
         /// The node.
         node: NodeId,
     },
+    /// Its node killed it, for it ran in a placement group that was removed.
+    GroupRemoved {
+        /// The group.
+        group: GroupId,
+    },
 }
 
 /// A failure of the system, each with its own exception in Python.
@@ -151,6 +156,11 @@ pub enum Failure<Cause = ActorDeath> {
         /// What went wrong.
         detail: String,
     },
+    /// The placement group that it was to run in is gone for good.
+    GroupRemoved {
+        /// The group.
+        group: GroupId,
+    },
     /// The generator ended before this item.
     EndOfStream,
     /// The object was freed while somebody still asked for it.
@@ -174,6 +184,7 @@ impl Failure {
             Failure::StoreFull { detail } => Failure::StoreFull { detail },
             Failure::OutOfDisk { detail } => Failure::OutOfDisk { detail },
             Failure::EnvironmentSetup { detail } => Failure::EnvironmentSetup { detail },
+            Failure::GroupRemoved { group } => Failure::GroupRemoved { group },
             Failure::EndOfStream => Failure::EndOfStream,
             Failure::Freed { object } => Failure::Freed { object },
         }
@@ -199,6 +210,8 @@ pub enum ActorDeath {
     CreatorDied,
     /// No node can ever run it.
     Unschedulable(String),
+    /// Its placement group was removed.
+    GroupRemoved,
     /// The head does not know it.
     Unknown,
 }

@@ -201,6 +201,8 @@ def describe_death(death: Any) -> str:
         return f"could not be started: {death.get('reason')}"
     if kind == "NodeDied":
         return f"was lost with its node {death.get('node')}"
+    if kind == "GroupRemoved":
+        return f"was killed, for its placement group {_hex(death.get('group', ''))} was removed"
     return str(dict(death))
 
 
@@ -269,9 +271,17 @@ def _actor_died(fields: Mapping[str, Any]) -> Exception:
         why = f"its process {describe_death(cause.get('death'))}, and no restart was left"
     elif kind == "Unschedulable":
         return exceptions.ActorUnschedulableError(str(cause.get("detail", "")))
+    elif kind == "GroupRemoved":
+        why = "its placement group was removed"
+        return exceptions.ActorPlacementGroupRemoved(f"The {label} {actor} is dead: {why}.", actor)
     else:
         why = _ACTOR_DEATHS.get(kind, kind)
     return exceptions.ActorDiedError(f"The {label} {actor} is dead: {why}.", actor)
+
+
+def _group_removed(fields: Mapping[str, Any]) -> Exception:
+    group = _hex(fields.get("group", ""))
+    return exceptions.TaskPlacementGroupRemoved(f"The placement group {group} of this task was removed.")
 
 
 def _lost(kind: type[exceptions.ObjectLostError], fields: Mapping[str, Any]) -> Exception:
@@ -312,6 +322,7 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Exception]] = {
     "StoreFull": _store_full,
     "OutOfDisk": _out_of_disk,
     "EnvironmentSetup": lambda f: exceptions.RuntimeEnvSetupError(str(f.get("detail", ""))),
+    "GroupRemoved": _group_removed,
     "EndOfStream": lambda f: exceptions.ObjectRefStreamEndOfStreamError(),
     "Freed": lambda f: _lost(exceptions.ObjectFreedError, f),
 }

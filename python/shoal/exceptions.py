@@ -368,14 +368,14 @@ class RuntimeEnvSetupError(ShoalError):
         return f"The surroundings asked for by `runtime_env` could not be set up.{detail}"
 
 
-class TaskPlacementGroupRemoved(_MessageError):
-    """The placement group that the task was to run in is gone."""
+class TaskPlacementGroupRemoved(WorkerCrashedError):
+    """The placement group that the task ran in, or was to run in, is gone."""
 
     default = "The placement group that this task was to run in was removed."
 
 
-class ActorPlacementGroupRemoved(_MessageError):
-    """The placement group that the actor lived in is gone."""
+class ActorPlacementGroupRemoved(ActorDiedError):
+    """The placement group that the actor lived in, or was to live in, is gone."""
 
     default = "The placement group that this actor lived in was removed."
 

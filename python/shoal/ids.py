@@ -191,4 +191,4 @@ class PlacementGroupID(BaseID):
     """A placement group."""
 
     __slots__ = ()
-    SIZE = 18
+    SIZE = 16

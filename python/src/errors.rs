@@ -126,6 +126,10 @@ fn describe<'py, Cause, Fields: IntoPyObject<'py>>(
             "Freed"
         }
         Failure::EndOfStream => "EndOfStream",
+        Failure::GroupRemoved { group } => {
+            fields.set_item("group", PyBytes::new(py, &task_array(group.0)))?;
+            "GroupRemoved"
+        }
         Failure::Unschedulable { detail } => with_detail(&fields, "Unschedulable", detail)?,
         Failure::StoreFull { detail } => with_detail(&fields, "StoreFull", detail)?,
         Failure::OutOfDisk { detail } => with_detail(&fields, "OutOfDisk", detail)?,
@@ -164,6 +168,10 @@ fn describe_death<'py>(py: Python<'py>, death: &Death) -> PyResult<Bound<'py, Py
             fields.set_item("node", node.0)?;
             "NodeDied"
         }
+        Death::GroupRemoved { group } => {
+            fields.set_item("group", PyBytes::new(py, &task_array(group.0)))?;
+            "GroupRemoved"
+        }
     };
     fields.set_item("kind", kind)?;
     Ok(fields)
@@ -191,6 +199,7 @@ fn describe_cause<'py>(py: Python<'py>, cause: &ActorDeath) -> PyResult<Bound<'p
         ActorDeath::OutOfScope => "OutOfScope",
         ActorDeath::CreatorDied => "CreatorDied",
         ActorDeath::Unschedulable(detail) => with_detail(&fields, "Unschedulable", detail)?,
+        ActorDeath::GroupRemoved => "GroupRemoved",
         ActorDeath::Unknown => "Unknown",
     };
     fields.set_item("kind", kind)?;

@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 use shoal_core::actor::ActorSpec;
 use shoal_core::ids::{FunctionId, TaskId};
 use shoal_core::owner::Input;
-use shoal_core::resources::{Devices, Resources};
+use shoal_core::resources::{Demand, Devices};
 use shoal_core::task::{Assignment, Callee};
 use shoal_core::value::{ActorDeath, Payload};
 use shoal_runtime::process::{Job, Process, Stopped};
@@ -37,9 +37,9 @@ pub(crate) struct TaskContext {
 impl TaskContext {
     pub(crate) fn of(assignment: &Assignment) -> TaskContext {
         let (devices, is_method, is_last_call) = match &assignment.callee {
-            Callee::Function { function, devices, holds, calls_max, .. } => {
-                if let Some(holds) = holds {
-                    *HOLDS.lock() = holds.clone();
+            Callee::Function { function, devices, demand, calls_max, .. } => {
+                if let Some(demand) = demand {
+                    *SERVED.lock() = Some(demand.clone());
                 }
                 (devices.clone(), false, *calls_max > 0 && count_call(*function) >= *calls_max)
             }
@@ -56,8 +56,8 @@ impl TaskContext {
     }
 }
 
-/// What the lease that this worker serves holds.
-static HOLDS: Mutex<Resources> = Mutex::new(Resources(std::collections::BTreeMap::new()));
+/// What the lease that this worker serves was asked for.
+static SERVED: Mutex<Option<Arc<Demand>>> = Mutex::new(None);
 
 thread_local! {
     /// What this thread runs.
@@ -108,7 +108,8 @@ pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>
         }
         None => {
             info.set_item("actor", py.None())?;
-            info.set_item("resources", session::resources_dict(py, &HOLDS.lock())?)?;
+            let served = SERVED.lock().clone().unwrap_or_default();
+            info.set_item("resources", session::resources_dict(py, &served.resources)?)?;
             &context.devices
         }
     };

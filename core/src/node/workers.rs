@@ -250,6 +250,7 @@ pub(super) fn describe(death: &Death) -> String {
         Death::Killed { reason } => format!("it was killed: {reason}"),
         Death::NotStarted { reason } => reason.clone(),
         Death::NodeDied { node } => format!("node {} died", node.0),
+        Death::GroupRemoved { group } => format!("{group:?} was removed"),
     }
 }
 

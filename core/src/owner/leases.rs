@@ -254,13 +254,13 @@ impl Owner {
             _ => 0,
         };
         let class = &self.leases.classes[worker.class];
-        let holds = (!worker.contacted).then(|| class.demand.resources.clone());
+        let demand = (!worker.contacted).then(|| class.demand.clone());
         let callee = Callee::Function {
             function,
             code: code.map(|definition| definition.code.clone()),
             lease: worker.lease,
             devices: worker.devices.clone(),
-            holds,
+            demand,
             calls_max,
         };
         // What was never measured counts as filling the worker.

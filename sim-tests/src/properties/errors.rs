@@ -116,6 +116,10 @@ impl Errors {
 fn is_nodes_word(death: &Death) -> bool {
     matches!(
         death,
-        Death::Killed { .. } | Death::OutOfMemory { .. } | Death::NotStarted { .. } | Death::NodeDied { .. }
+        Death::Killed { .. }
+            | Death::OutOfMemory { .. }
+            | Death::NotStarted { .. }
+            | Death::NodeDied { .. }
+            | Death::GroupRemoved { .. }
     )
 }

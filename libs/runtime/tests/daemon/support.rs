@@ -397,7 +397,7 @@ impl Driver {
             code: None,
             lease: lease.lease,
             devices: Devices::default(),
-            holds: None,
+            demand: None,
             calls_max: 0,
         };
         let assignment = Assignment {
