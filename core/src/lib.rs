@@ -20,6 +20,7 @@ pub mod message;
 pub mod mutants;
 pub mod node;
 pub mod owner;
+mod placement;
 pub mod resources;
 pub mod room;
 pub mod session;

@@ -69,6 +69,8 @@ pub enum Wakeup {
     RaiseCap,
     /// A demand that cannot be met here has had its grace period.
     Unschedulable,
+    /// Guesses about other nodes are given up: work that waits here may fit there.
+    Redirect,
     /// A change of what is free is reported.
     Report,
     /// Holders of store room were asked for it; objects are spilled instead.

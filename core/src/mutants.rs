@@ -41,10 +41,14 @@ pub enum Mutant {
     SpillPinned,
     /// A restarted actor keeps its incarnation.
     SameIncarnation,
+    /// What a process of another node waits for is granted though that process is dead.
+    StaleGrant,
+    /// Work is sent to a node that is known to be dead.
+    RedirectToDead,
 }
 
 impl Mutant {
-    /// All of them.
+    /// All that one node is enough for.
     pub const ALL: [Mutant; 18] = [
         Mutant::Canary,
         Mutant::CallsBehindFailedOne,
@@ -65,6 +69,9 @@ impl Mutant {
         Mutant::SpillPinned,
         Mutant::SameIncarnation,
     ];
+
+    /// Those that take several nodes to be seen.
+    pub const OF_CLUSTERS: [Mutant; 2] = [Mutant::StaleGrant, Mutant::RedirectToDead];
 
     /// Whether the code behaves as if it had this bug.
     #[cfg(feature = "mutants")]

@@ -58,7 +58,8 @@ impl Node {
             return;
         }
         let job = spec.job;
-        self.jobs.entry(job).or_default().present = true;
+        let known = self.jobs.entry(job).or_default();
+        (known.present, known.known) = (true, true);
         let pool = self.pools.find(job, &spec.placement.environment);
         let mut demand = spec.placement.clone();
         for (name, amount) in &spec.running.0 {
@@ -76,7 +77,7 @@ impl Node {
         };
         self.actors.insert(actor, entry);
         let claimant = Claimant::Actor { actor, incarnation };
-        self.enqueue(Claim { claimant, pool, demand: Arc::new(demand) }, out);
+        self.enqueue_actor(Claim { claimant, pool, demand: Arc::new(demand) }, out);
     }
 
     /// The actor gets its resources and its process.

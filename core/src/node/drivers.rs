@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use super::leases::Lease;
 use super::outbox::Outbox;
+use super::pools::PoolId;
 use super::processes::Role;
 use super::{Effect, Node};
 use crate::ids::{JobId, ProcessId};
@@ -22,6 +24,8 @@ pub(super) struct Job {
     pub(super) ended: bool,
     /// It may have processes or a template here.
     pub(super) present: bool,
+    /// How its workers are started is known.
+    pub(super) known: bool,
 }
 
 impl Node {
@@ -52,12 +56,34 @@ impl Node {
         let Some(connection) = connection.take() else { return };
         let prestart = *prestart;
         process.job = Some(job);
-        self.jobs.insert(job, Job { ended: false, present: true });
+        self.jobs.insert(job, Job { ended: false, present: true, known: true });
+        self.changed = true;
         out.push(Effect::AcceptDriver { connection, process: driver, job, namespace });
         if prestart > 0 {
             let pool = self.pools.find(job, &Environment::default());
             self.pools.prestart(pool, prestart);
         }
+    }
+
+    /// There is a job whose workers may be wanted here, now or later.
+    pub(super) fn job_started(
+        &mut self,
+        job: JobId,
+        driver: ProcessId,
+        namespace: String,
+        launch: Bytes,
+        out: &mut Outbox,
+    ) {
+        let entry = self.jobs.entry(job).or_default();
+        if !core::mem::replace(&mut entry.known, true) {
+            self.changed = true;
+            out.push(Effect::RememberJob { job, driver, namespace, launch });
+        }
+    }
+
+    /// Whether workers of the pool's job can be started.
+    pub(super) fn is_known(&self, pool: PoolId) -> bool {
+        self.jobs.get(&self.pools.get(pool).job).is_some_and(|job| job.known)
     }
 
     /// The head has recorded that the driver is gone. What it leased, and what that leased, is
@@ -70,11 +96,10 @@ impl Node {
         self.closing.insert(job);
     }
 
-    /// Stop what is left of an ended job, unless an actor of it is here.
+    /// Stop what is left of an ended job, unless something here keeps it going.
     pub(super) fn close_job(&mut self, job: JobId, out: &mut Outbox) {
-        let rooted = self.actors.values().any(|actor| actor.job == job);
         let Some(known) = self.jobs.get(&job) else { return };
-        if !known.ended || !known.present || rooted {
+        if !known.ended || !known.present || self.is_rooted(job) {
             return;
         }
         let of_job = |id: &ProcessId| self.processes.get(*id).is_some_and(|p| p.job == Some(job));
@@ -95,7 +120,34 @@ impl Node {
     /// Whether the job can still make use of an idle worker here.
     pub(super) fn job_goes_on(&self, job: JobId) -> bool {
         let ended = self.jobs.get(&job).is_some_and(|job| job.ended);
-        !ended || self.actors.values().any(|actor| actor.job == job)
+        !ended || self.is_rooted(job)
+    }
+
+    /// Whether an ended job goes on here: in an actor, or for a process of another node, which is one
+    /// or works for one.
+    fn is_rooted(&self, job: JobId) -> bool {
+        let elsewhere = |process: ProcessId| !process.is_daemon() && !self.is_local(process);
+        let of_job = |pool: PoolId| self.pools.get(pool).job == job;
+        let leased = |lease: &Lease| {
+            elsewhere(lease.lessee)
+                && self.processes.get(lease.worker).is_some_and(|worker| worker.job == Some(job))
+        };
+        self.actors.values().any(|actor| actor.job == job)
+            || self.leases.iter().any(|(_, lease)| leased(lease))
+            || self.claims().any(|(party, pool)| elsewhere(party) && of_job(pool))
+    }
+
+    /// Something that may have kept ended jobs going is over.
+    pub(super) fn look_at_ended_jobs(&mut self) {
+        let ended = self.jobs.iter().filter(|(_, job)| job.ended && job.present);
+        self.closing.extend(ended.map(|(id, _)| *id));
+    }
+
+    /// Who waits for a worker, and of which pool.
+    pub(super) fn claims(&self) -> impl Iterator<Item = (ProcessId, PoolId)> {
+        let starting = self.pools.iter().flat_map(|(_, pool)| pool.waiting.iter().map(|(claim, _)| claim));
+        let claims = starting.chain(self.aside.claims());
+        self.queue.parties().chain(claims.map(|claim| (claim.claimant.party(), claim.pool)))
     }
 }
 

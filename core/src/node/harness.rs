@@ -10,7 +10,7 @@ use super::{Config, Effect, Input, Node, Work, WorkResult};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, FunctionId, JobId, LeaseId, NodeId, OperationId, ProcessId, RequestId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time};
-use crate::message::{Message, Route};
+use crate::message::{Message, NodeSummary, Route};
 use crate::resources::{Demand, Environment, Quantity, Resources};
 use crate::value::Death;
 
@@ -74,6 +74,19 @@ pub(super) fn config(amounts: &[(&str, f64)]) -> Config {
         store_start: 4096,
         store_capacity: 64 << 20,
         ..Config::new(NODE)
+    }
+}
+
+/// What a node says of itself of which nothing is in use.
+pub(super) fn summary(number: u32, amounts: &[(&str, f64)]) -> NodeSummary {
+    NodeSummary {
+        node: NodeId(number),
+        alive: true,
+        host: String::new(),
+        address: String::new(),
+        total: resources(amounts),
+        free: resources(amounts),
+        labels: Vec::new(),
     }
 }
 
@@ -176,16 +189,38 @@ impl Harness {
 
     /// Ask for a lease.
     pub(super) fn request(&mut self, from: ProcessId, demand: &Demand) -> (RequestId, Vec<Effect>) {
+        self.request_by(from, demand, Route::Fresh, None)
+    }
+
+    /// Ask for a lease in some way.
+    pub(super) fn request_by(
+        &mut self,
+        from: ProcessId,
+        demand: &Demand,
+        route: Route,
+        prefer: Option<u32>,
+    ) -> (RequestId, Vec<Effect>) {
         self.last_request += 1;
         let request = RequestId(self.last_request);
-        let demand = Arc::new(demand.clone());
-        (
-            request,
-            self.receive(
-                from,
-                Message::RequestLease { request, job: JOB, demand, route: Route::Fresh, prefer: None },
-            ),
-        )
+        let (demand, prefer) = (Arc::new(demand.clone()), prefer.map(NodeId));
+        let message = Message::RequestLease { request, job: JOB, demand, route, prefer };
+        (request, self.receive(from, message))
+    }
+
+    /// The head tells of other nodes.
+    pub(super) fn view(&mut self, nodes: &[NodeSummary]) -> Vec<Effect> {
+        self.receive(ProcessId::HEAD, Message::View { nodes: nodes.to_vec() })
+    }
+
+    pub(super) fn node_died(&mut self, node: u32) -> Vec<Effect> {
+        let (node, heir) = (NodeId(node), NODE);
+        self.receive(ProcessId::HEAD, Message::NodeDied { node, heir })
+    }
+
+    /// The job of the tests has a driver on another node.
+    pub(super) fn job_started(&mut self, driver: ProcessId) -> Vec<Effect> {
+        let (namespace, launch) = (String::from("tests"), Bytes::from_static(b"python"));
+        self.receive(ProcessId::HEAD, Message::JobStarted { job: JOB, driver, namespace, launch })
     }
 
     /// The oldest fork succeeds, and its worker comes up.
@@ -217,6 +252,20 @@ impl Harness {
 
 pub(super) fn send(to: ProcessId, message: Message) -> Effect {
     Effect::Send { to, message }
+}
+
+/// Process `number` of another node.
+pub(super) fn afar(node: u32, number: u32) -> ProcessId {
+    ProcessId::new(NodeId(node), number)
+}
+
+/// Where requests were sent, and how.
+pub(super) fn redirected(effects: &[Effect]) -> Vec<(u32, Route)> {
+    let redirects = effects.iter().filter_map(|effect| match effect {
+        Effect::Send { message: Message::LeaseRedirected { to, route, .. }, .. } => Some((to.0, *route)),
+        _ => None,
+    });
+    redirects.collect()
 }
 
 /// The leases that were granted, with their workers.

@@ -7,17 +7,25 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Node;
-use super::ledger::{Feasibility, Holding, feasibility};
+use super::ledger::{Feasibility, Holding};
 use super::outbox::Outbox;
 use super::processes::State;
 use super::queue::{Claim, Claimant};
-use super::schedule::Unschedulable;
 use crate::ids::{JobId, LeaseId, NodeId, ProcessId, RequestId};
-use crate::machine::{Span, Time, Wakeup};
-use crate::message::{ActorEvent, Message};
+use crate::machine::{Span, Time};
+use crate::message::{ActorEvent, Message, Route};
 use crate::mutants::Mutant;
 use crate::resources::Demand;
 use crate::value::Failure;
+
+/// What a process asks for, and in which way. See [`Message::RequestLease`].
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) job: JobId,
+    pub(super) demand: Arc<Demand>,
+    pub(super) route: Route,
+    pub(super) prefer: Option<NodeId>,
+}
 
 /// A lease that was granted and is not over.
 #[derive(Clone, Debug)]
@@ -127,29 +135,43 @@ impl Node {
         &mut self,
         from: ProcessId,
         request: RequestId,
-        job: JobId,
-        demand: Arc<Demand>,
+        wanted: Wanted,
         out: &mut Outbox,
     ) {
-        if self.processes.get(from).and_then(|process| process.job) != Some(job) {
+        let Wanted { job, demand, route, prefer } = wanted;
+        if !self.may_lease(from, job) {
             let detail = format!("job {} is not the one that asks", job.0);
             let failure = Failure::Unschedulable { detail };
             return out.send(from, Message::LeaseRefused { request, failure });
         }
+        if !self.is_local(from) {
+            // Its leases must not outlive it.
+            self.watch(ProcessId::daemon(self.config.node), from, out);
+        }
+        self.jobs.entry(job).or_default().present = true;
         let pool = self.pools.find(job, &demand.environment);
-        self.enqueue(Claim { claimant: Claimant::Lessee { process: from, request }, pool, demand }, out);
+        let claim = Claim { claimant: Claimant::Lessee { process: from, request }, pool, demand };
+        self.route(claim, route, prefer, out);
     }
 
-    /// Queue a claim, or put it aside when this node can never meet it.
-    pub(super) fn enqueue(&mut self, claim: Claim, out: &mut Outbox) {
-        match feasibility(&claim.demand, self.config.node, self.ledger.total()) {
-            Feasibility::Here => self.queue.push(claim),
-            Feasibility::Elsewhere(detail) => {
-                let deadline = out.now + self.config.infeasible_grace;
-                self.deadlines.arm(Wakeup::Unschedulable, deadline);
-                self.shares.unschedulable.push_back(Unschedulable { claim, deadline, detail });
-            }
+    /// A process gets workers of its own job. Stewards own what processes of any job have left; what a
+    /// process of another node is, its node knows.
+    fn may_lease(&self, from: ProcessId, job: JobId) -> bool {
+        match self.processes.get(from) {
+            Some(process) => process.job == Some(job),
+            None => !self.is_local(from) || from.is_steward() && self.jobs.contains_key(&job),
+        }
+    }
+
+    /// Queue the claim of an actor, or put it aside when this node can never meet it.
+    pub(super) fn enqueue_actor(&mut self, claim: Claim, out: &mut Outbox) {
+        match self.feasibility(&claim.demand) {
             Feasibility::Never(detail) => self.refuse_claim(&claim, detail, out),
+            _ => {
+                if let Some(claim) = self.try_place(claim, out) {
+                    self.put_aside(claim, out);
+                }
+            }
         }
     }
 
@@ -167,12 +189,15 @@ impl Node {
         self.drop_claims(from, |claimant| {
             *claimant == Claimant::Lessee { process: from, request: cancelled }
         });
+        if !self.is_local(from) {
+            self.look_at_ended_jobs();
+        }
     }
 
     /// Drop the claims of a party that `unwanted` picks, wherever they wait.
     pub(super) fn drop_claims(&mut self, party: ProcessId, unwanted: impl Fn(&Claimant) -> bool) {
         self.queue.remove(party, &unwanted);
-        self.shares.unschedulable.retain(|entry| !unwanted(&entry.claim.claimant));
+        self.aside.remove(&unwanted);
         for (_, holding) in self.pools.remove_waiting(&unwanted) {
             self.ledger.give_back(holding);
         }
@@ -196,6 +221,9 @@ impl Node {
         }
         let worker = lease.worker;
         self.leases.remove(id);
+        if !self.is_local(from) {
+            self.look_at_ended_jobs();
+        }
         self.prove(worker);
         self.worker_state(worker, State::Retired);
         let exiting = self.processes.worker(worker).is_some_and(|worker| worker.exit.is_some());
@@ -214,7 +242,12 @@ impl Node {
     /// A process is gone: it needs no workers any more. What its workers run has nobody to report
     /// to, so they end too, whether or not they had started a task: only their lessee knew.
     pub(super) fn lessee_gone(&mut self, lessee: ProcessId, out: &mut Outbox) {
-        self.drop_claims(lessee, |claimant| claimant.party() == lessee);
+        if !Mutant::StaleGrant.is_active() || self.is_local(lessee) {
+            self.drop_claims(lessee, |claimant| claimant.party() == lessee);
+        }
+        if !self.is_local(lessee) {
+            self.look_at_ended_jobs();
+        }
         for id in self.leases.ids_of(lessee) {
             let worker = self.leases.remove(id).worker;
             self.worker_state(worker, State::Retired);
@@ -243,7 +276,6 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Route;
     use crate::node::harness::*;
     use crate::node::{Effect, WorkResult};
     use crate::resources::{Environment, Strategy};

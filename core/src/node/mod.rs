@@ -5,6 +5,7 @@
 //! [`Node::settle`], which hands out what has become free.
 
 mod actors;
+mod aside;
 mod drivers;
 mod exits;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod inspect;
 mod leases;
 mod ledger;
 mod memory;
+mod node_death;
 #[cfg(test)]
 mod nonsense;
 mod outbox;
@@ -21,8 +23,11 @@ mod processes;
 mod questions;
 mod queue;
 mod report;
+mod routing;
 mod schedule;
 mod store;
+mod view;
+mod watches;
 mod workers;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -33,8 +38,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::actors::Actor;
+use self::aside::Aside;
 use self::drivers::Job;
-use self::leases::Leases;
+use self::leases::{Leases, Wanted};
 use self::ledger::Ledger;
 use self::outbox::Outbox;
 use self::pools::Pools;
@@ -43,6 +49,7 @@ use self::queue::Queue;
 use self::report::Reporter;
 use self::schedule::Shares;
 use self::store::Store;
+use self::view::View;
 use crate::deadlines::Deadlines;
 use crate::ids::{ActorId, JobId, NodeId, ObjectId, OperationId, ProcessId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time, Wakeup};
@@ -353,10 +360,16 @@ pub struct Node {
     closing: BTreeSet<JobId>,
     pools: Pools,
     queue: Queue,
+    aside: Aside,
     shares: Shares,
     leases: Leases,
     actors: BTreeMap<ActorId, Actor>,
     store: Store,
+    view: View,
+    /// Something is known anew that those may profit from who wait here: nodes, totals, jobs.
+    changed: bool,
+    /// It was declared dead.
+    stopped: bool,
     /// Forks under way.
     forks: BTreeMap<OperationId, ProcessId>,
     reporter: Reporter,
@@ -376,10 +389,14 @@ impl Node {
             closing: BTreeSet::new(),
             pools: Pools::default(),
             queue: Queue::default(),
+            aside: Aside::default(),
             shares: Shares::default(),
             leases: Leases::new(config.node, config.epoch),
             actors: BTreeMap::new(),
             store: Store::new(config.store_start, config.store_capacity, config.store_full_grace),
+            view: View::new(config.node),
+            changed: false,
+            stopped: false,
             forks: BTreeMap::new(),
             reporter: Reporter::default(),
             deadlines,
@@ -395,20 +412,24 @@ impl Node {
         self.ledger.check(held.chain(claimed));
         self.queue.check();
         self.pools.check();
+        self.view.check();
         self.check_roles();
         self.store.check();
     }
 
     fn received(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
-        if from == ProcessId::HEAD {
-            self.received_from_head(message, out);
-        } else if self.processes.get(from).is_some() {
-            self.received_from_process(from, message, out);
-        } else if let Message::Ask { request, query } = message {
-            // The daemon asks on behalf of people; looking changes nothing.
-            self.answer(from, request, query, out);
+        match message {
+            message if from == ProcessId::HEAD => self.received_from_head(message, out),
+            // Daemons ask on behalf of people, and looking changes nothing.
+            Message::Ask { request, query } if from.is_daemon() || self.may_live(from) => {
+                self.answer(from, request, query, out);
+            }
+            // Whoever is dead, or was never here.
+            _ if !self.may_live(from) => {}
+            message if self.is_local(from) => self.received_from_process(from, message, out),
+            message if from.is_daemon() => self.received_from_node(from, message, out),
+            message => self.received_from_afar(from, message, out),
         }
-        // Whoever else speaks is dead, or was never here.
     }
 
     fn received_from_head(&mut self, message: Message, out: &mut Outbox) {
@@ -420,7 +441,39 @@ impl Node {
             Message::JobRegistered { driver, job, namespace } => {
                 self.job_registered(driver, job, namespace, out);
             }
+            Message::JobStarted { job, driver, namespace, launch } => {
+                self.job_started(job, driver, namespace, launch, out);
+            }
             Message::JobEnded { job } => self.job_ended(job, out),
+            Message::View { nodes } => {
+                self.view.update(nodes);
+                self.changed = true;
+            }
+            Message::NodeDied { node, heir } => self.node_died(node, heir, out),
+            Message::Fenced => self.fenced(out),
+            _ => {}
+        }
+    }
+
+    /// From the daemon of another node.
+    fn received_from_node(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
+        match message {
+            Message::WatchProcess { process } => self.watch(from, process, out),
+            Message::ProcessDied { process, death } if process.node() == from.node() => {
+                self.remote_process_died(process, &death, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// From a process of another node.
+    fn received_from_afar(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
+        match message {
+            Message::RequestLease { request, job, demand, route, prefer } => {
+                self.request_lease(from, request, Wanted { job, demand, route, prefer }, out);
+            }
+            Message::CancelLeaseRequest { request } => self.cancel_lease_request(from, request),
+            Message::ReturnLease { lease, reusable } => self.return_lease(from, lease, reusable, out),
             _ => {}
         }
     }
@@ -428,20 +481,19 @@ impl Node {
     fn received_from_process(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
         let store = &mut self.store;
         match message {
-            Message::RequestLease { request, job, demand, .. } => {
-                self.request_lease(from, request, job, demand, out);
+            Message::RequestLease { request, job, demand, route, prefer } => {
+                self.request_lease(from, request, Wanted { job, demand, route, prefer }, out);
             }
             Message::CancelLeaseRequest { request } => self.cancel_lease_request(from, request),
             Message::ReturnLease { lease, reusable } => self.return_lease(from, lease, reusable, out),
             Message::WorkerReady => self.worker_ready(from, out),
             Message::Blocked => self.blocked(from),
             Message::Unblocked => self.unblocked(from),
-            Message::WatchProcess { process } => self.processes.watch(from, process, out),
+            Message::WatchProcess { process } => self.watch(from, process, out),
             Message::ActorConstructed { actor, incarnation, failed } => {
                 self.actor_constructed(from, actor, incarnation, failed, out);
             }
             Message::ActorExits { actor, incarnation } => self.actor_exits(from, actor, incarnation),
-            Message::Ask { request, query } => self.answer(from, request, query, out),
             Message::RequestExtent { request, size } => store.request_extent(from, request, size, out),
             Message::ReturnExtent { offset, size } => store.return_extent(from, offset, size),
             Message::Seal { object, offset, size } => {
@@ -475,6 +527,7 @@ impl Node {
             }
             Wakeup::Unschedulable => self.refuse_unschedulable(out),
             Wakeup::RaiseCap => self.raise_cap(),
+            Wakeup::Redirect => self.changed |= self.view.expire(out.now),
             Wakeup::Report => self.reporter.due(),
             Wakeup::MakeRoom | Wakeup::StoreFull => self.store.room_due(),
             // What these wait for is looked at whenever the node settles.
@@ -487,7 +540,15 @@ impl Node {
         while let Some(job) = self.closing.pop_first() {
             self.close_job(job, out);
         }
+        let changed = core::mem::take(&mut self.changed);
+        if changed {
+            self.reconsider_aside(out);
+        }
         self.schedule(out);
+        if changed {
+            self.redirect_waiting(out);
+        }
+        self.watch_guesses();
         self.store.settle(out, &mut self.deadlines);
         self.report(out);
     }
@@ -498,6 +559,9 @@ impl Machine for Node {
     type Effect = Effect;
 
     fn handle(&mut self, now: Time, input: Input, effects: &mut Effects<Effect>) {
+        if self.stopped {
+            return;
+        }
         let mut out = Outbox::new(now, self.next_operation, effects);
         match input {
             Input::DriverConnected { connection, pid, namespace, prestart, launch } => {
@@ -520,7 +584,7 @@ impl Machine for Node {
 
     fn handle_timeout(&mut self, now: Time, effects: &mut Effects<Effect>) {
         let due = self.deadlines.take_due(now);
-        if due.is_empty() {
+        if due.is_empty() || self.stopped {
             return;
         }
         let mut out = Outbox::new(now, self.next_operation, effects);
@@ -532,6 +596,6 @@ impl Machine for Node {
     }
 
     fn poll_timeout(&self) -> Option<(Time, Wakeup)> {
-        self.deadlines.earliest()
+        if self.stopped { None } else { self.deadlines.earliest() }
     }
 }

@@ -22,8 +22,8 @@ pub(super) struct Process {
     /// The job; of a driver, once the head has given it one.
     pub(super) job: Option<JobId>,
     pub(super) role: Role,
-    watchers: BTreeSet<ProcessId>,
-    watches: BTreeSet<ProcessId>,
+    pub(super) watchers: BTreeSet<ProcessId>,
+    pub(super) watches: BTreeSet<ProcessId>,
 }
 
 /// What a process is for.
@@ -108,11 +108,14 @@ pub(super) struct Processes {
     last: u32,
     alive: BTreeMap<ProcessId, Process>,
     deaths: BTreeMap<ProcessId, Death>,
+    /// Who wants to know of the deaths of other nodes' processes.
+    pub(super) remote: BTreeMap<ProcessId, BTreeSet<ProcessId>>,
 }
 
 impl Processes {
     pub(super) fn new(node: NodeId) -> Processes {
-        Processes { node, last: 0, alive: BTreeMap::new(), deaths: BTreeMap::new() }
+        let (alive, deaths, remote) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Processes { node, last: 0, alive, deaths, remote }
     }
 
     pub(super) fn add(&mut self, pid: u32, job: Option<JobId>, role: Role) -> ProcessId {
@@ -144,6 +147,9 @@ impl Processes {
     pub(super) fn iter(&self) -> impl Iterator<Item = (ProcessId, &Process)> {
         self.alive.iter().map(|(id, process)| (*id, process))
     }
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.alive.values_mut()
+    }
     pub(super) fn workers(&self) -> impl Iterator<Item = (ProcessId, &Process, &Worker)> {
         self.alive.iter().filter_map(|(id, process)| match &process.role {
             Role::Worker(worker) => Some((*id, process, worker)),
@@ -157,19 +163,9 @@ impl Processes {
         ours && !self.alive.contains_key(&id)
     }
 
-    /// Tell `watcher` when `watched` dies, or now if it is dead.
-    pub(super) fn watch(&mut self, watcher: ProcessId, watched: ProcessId, out: &mut Outbox) {
-        if self.is_dead(watched) {
-            let death = self.deaths.get(&watched).cloned().unwrap_or_else(forgotten);
-            out.send(watcher, Message::ProcessDied { process: watched, death });
-            return;
-        }
-        if let Some(process) = self.alive.get_mut(&watched) {
-            process.watchers.insert(watcher);
-            if let Some(process) = self.alive.get_mut(&watcher) {
-                process.watches.insert(watched);
-            }
-        }
+    /// How a process of this node ended, if it has.
+    pub(super) fn death(&self, id: ProcessId) -> Option<Death> {
+        self.is_dead(id).then(|| self.deaths.get(&id).cloned().unwrap_or_else(forgotten))
     }
 
     /// Record a death and tell those who wait for it.
@@ -178,6 +174,11 @@ impl Processes {
         for watched in &process.watches {
             if let Some(watched) = self.alive.get_mut(watched) {
                 watched.watchers.remove(&id);
+            } else if let Some(watchers) = self.remote.get_mut(watched) {
+                watchers.remove(&id);
+                if watchers.is_empty() {
+                    self.remote.remove(watched);
+                }
             }
         }
         for watcher in &process.watchers {

@@ -111,6 +111,33 @@ impl Queue {
         None
     }
 
+    /// Take out claims for as long as `picks` takes the first of its group, in the order of turns.
+    pub(super) fn take_all(&mut self, mut picks: impl FnMut(&Claimant, &Demand) -> bool) -> Vec<Claim> {
+        let mut taken = Vec::new();
+        for party in &self.turns {
+            let groups = self.parties.get_mut(party).expect("parties with turns have claims");
+            for group in groups.iter_mut() {
+                while let Some(claimant) = group.claims.front().copied() {
+                    if !picks(&claimant, &group.demand) {
+                        break;
+                    }
+                    group.claims.pop_front();
+                    taken.push(Claim { claimant, pool: group.pool, demand: group.demand.clone() });
+                }
+            }
+            groups.retain(|group| !group.claims.is_empty());
+        }
+        self.parties.retain(|_, groups| !groups.is_empty());
+        self.turns.retain(|party| self.parties.contains_key(party));
+        self.length -= taken.len();
+        taken
+    }
+
+    /// Who waits, and of which pools they want a worker.
+    pub(super) fn parties(&self) -> impl Iterator<Item = (ProcessId, PoolId)> {
+        self.parties.iter().flat_map(|(party, groups)| groups.iter().map(|group| (*party, group.pool)))
+    }
+
     /// Drop the claims that `unwanted` picks. Says how many.
     pub(super) fn remove(&mut self, party: ProcessId, mut unwanted: impl FnMut(&Claimant) -> bool) -> usize {
         let Some(groups) = self.parties.get_mut(&party) else { return 0 };

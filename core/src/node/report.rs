@@ -40,16 +40,21 @@ impl Node {
         self.deadlines.disarm(Wakeup::Report);
         self.reporter.told = Some(free.clone());
         self.reporter.not_before = out.now + REPORT_EVERY;
-        let report = NodeSummary {
+        let report = Box::new(self.summary());
+        out.send(ProcessId::HEAD, Message::NodeReport { report });
+    }
+
+    /// What the node says of itself.
+    pub(super) fn summary(&self) -> NodeSummary {
+        NodeSummary {
             node: self.config.node,
             alive: true,
             host: self.config.host.clone(),
             address: self.config.address.clone(),
             total: self.ledger.total().clone(),
-            free: shown(free),
+            free: shown(self.ledger.free()),
             labels: self.config.labels.clone(),
-        };
-        out.send(ProcessId::HEAD, Message::NodeReport { report: Box::new(report) });
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Who gets what is free: claims in turns, workers for claims, and a fair share for those who wait.
 
-use alloc::collections::{BTreeMap, VecDeque};
-use alloc::string::String;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -10,7 +9,7 @@ use super::leases::Leased;
 use super::ledger::{is_light, light_running_max};
 use super::outbox::Outbox;
 use super::processes::State;
-use super::queue::{Claim, Claimant};
+use super::queue::Claimant;
 use crate::ids::ProcessId;
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::Message;
@@ -25,18 +24,8 @@ const CAP_RISES_AFTER: Span = Span::from_secs(1);
 /// What scheduling remembers besides the queue.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shares {
-    /// Claims that this node can never meet, in the order of their deadlines.
-    pub(super) unschedulable: VecDeque<Unschedulable>,
     /// How far the cap of light leases was raised.
     raised: u32,
-}
-
-/// A claim that this node can never meet.
-#[derive(Clone, Debug)]
-pub(super) struct Unschedulable {
-    pub(super) claim: Claim,
-    pub(super) deadline: Time,
-    pub(super) detail: String,
 }
 
 /// A group of claims that wait, and what its party has already of what they lack.
@@ -82,9 +71,14 @@ impl Node {
         self.watch_cap(out.now);
     }
 
+    /// How many light leases may run at once now.
+    pub(super) fn light_cap(&self) -> u32 {
+        light_running_max(self.ledger.cpus()).saturating_add(self.shares.raised)
+    }
+
     /// Give free resources to claims, in turns.
     fn admit(&mut self) {
-        let cap = light_running_max(self.ledger.cpus()).saturating_add(self.shares.raised);
+        let cap = self.light_cap();
         while !self.queue.is_empty() {
             let ledger = &mut self.ledger;
             let mut holding = None;
@@ -181,23 +175,12 @@ impl Node {
         self.shares.raised = self.shares.raised.saturating_add(1);
     }
 
-    pub(super) fn refuse_unschedulable(&mut self, out: &mut Outbox) {
-        while let Some(first) = self.shares.unschedulable.front() {
-            if first.deadline > out.now {
-                self.deadlines.arm(Wakeup::Unschedulable, first.deadline);
-                return;
-            }
-            let entry = self.shares.unschedulable.pop_front().expect("it has a first one");
-            self.refuse_claim(&entry.claim, entry.detail, out);
-        }
-    }
-
     /// Leases, workers, actors and pools must tell the same story.
     pub(super) fn check_roles(&self) {
         for (id, lease) in self.leases.iter() {
             let worker = self.processes.worker(lease.worker).expect("leased workers live");
             assert_eq!(worker.state, State::Leased(id));
-            assert!(self.processes.get(lease.lessee).is_some(), "lessees live");
+            assert!(self.may_live(lease.lessee), "lessees live");
         }
         let mut starting = BTreeMap::new();
         for (id, _, worker) in self.processes.workers() {

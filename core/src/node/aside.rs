@@ -1,0 +1,94 @@
+//! Claims that cannot be met as far as this node knows. They wait for the cluster to change; after a
+//! while they are refused with the reason.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::Node;
+use super::outbox::Outbox;
+use super::queue::{Claim, Claimant};
+use crate::machine::{Time, Wakeup};
+use crate::message::NodeSummary;
+use crate::placement;
+
+/// A claim that cannot be met.
+#[derive(Clone, Debug)]
+struct Waiting {
+    claim: Claim,
+    /// When it is refused. Work of a placement group waits for as long as there is the group.
+    deadline: Option<Time>,
+}
+
+/// See the module's text. In the order of their coming.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Aside {
+    waiting: VecDeque<Waiting>,
+}
+
+impl Aside {
+    /// Drop the claims that `unwanted` picks.
+    pub(super) fn remove(&mut self, unwanted: impl Fn(&Claimant) -> bool) {
+        self.waiting.retain(|entry| !unwanted(&entry.claim.claimant));
+    }
+
+    /// The claims.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.waiting.iter().map(|entry| &entry.claim)
+    }
+}
+
+impl Node {
+    pub(super) fn put_aside(&mut self, claim: Claim, out: &Outbox) {
+        let deadline = claim.demand.group.is_none().then(|| out.now + self.config.infeasible_grace);
+        self.put_aside_until(claim, deadline);
+    }
+
+    fn put_aside_until(&mut self, claim: Claim, deadline: Option<Time>) {
+        if let Some(deadline) = deadline {
+            self.deadlines.arm(Wakeup::Unschedulable, deadline);
+        }
+        self.aside.waiting.push_back(Waiting { claim, deadline });
+    }
+
+    /// Something has changed for those who cannot be met: nodes, totals, jobs.
+    pub(super) fn reconsider_aside(&mut self, out: &mut Outbox) {
+        for Waiting { claim, deadline } in core::mem::take(&mut self.aside.waiting) {
+            if let Some(claim) = self.try_place(claim, out) {
+                self.put_aside_until(claim, deadline);
+            }
+        }
+    }
+
+    pub(super) fn refuse_unschedulable(&mut self, out: &mut Outbox) {
+        let mut late: Vec<Claim> = Vec::new();
+        self.aside.waiting.retain(|entry| match entry.deadline {
+            Some(deadline) if deadline <= out.now => {
+                late.push(entry.claim.clone());
+                false
+            }
+            Some(deadline) => {
+                self.deadlines.arm(Wakeup::Unschedulable, deadline);
+                true
+            }
+            None => true,
+        });
+        for claim in late {
+            let home = self.summary();
+            let nodes: Vec<&NodeSummary> = self.view.nodes().chain([&home]).collect();
+            let detail = placement::shortage(&nodes, &claim.demand, &home);
+            self.refuse_claim(&claim, detail, out);
+        }
+    }
+
+    /// Refuse the claims that `unwanted` picks, and that cannot be met, for this reason.
+    #[allow(dead_code, reason = "work of removed placement groups is refused so")]
+    pub(super) fn refuse_aside(&mut self, unwanted: impl Fn(&Claim) -> bool, detail: &str, out: &mut Outbox) {
+        let (refused, kept) =
+            core::mem::take(&mut self.aside.waiting).into_iter().partition(|entry| unwanted(&entry.claim));
+        self.aside.waiting = kept;
+        let refused: VecDeque<Waiting> = refused;
+        for entry in refused {
+            self.refuse_claim(&entry.claim, detail.into(), out);
+        }
+    }
+}

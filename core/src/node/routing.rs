@@ -1,0 +1,355 @@
+//! Which node serves a request for a lease: this one if it can, another one by what is known of it.
+
+use super::Node;
+use super::ledger::{Feasibility, feasibility, is_light};
+use super::outbox::Outbox;
+use super::queue::{Claim, Claimant};
+use crate::ids::{NodeId, ProcessId};
+use crate::machine::Wakeup;
+use crate::message::{Message, Route};
+use crate::placement;
+use crate::resources::{Demand, Strategy};
+
+/// Where a claim goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Decision {
+    /// It waits here, or is served at once.
+    Here,
+    /// To another node, in this way.
+    To(NodeId, Route),
+    /// No known node can ever meet it.
+    Nowhere,
+}
+
+impl Node {
+    /// A request has come; `prefer` has most of what its work reads.
+    pub(super) fn route(&mut self, claim: Claim, route: Route, prefer: Option<NodeId>, out: &mut Outbox) {
+        let Claimant::Lessee { process, request } = claim.claimant else {
+            unreachable!("actors are placed by the head")
+        };
+        let demand = &*claim.demand;
+        if let Feasibility::Never(detail) = self.feasibility(demand) {
+            return self.refuse_claim(&claim, detail, out);
+        }
+        let local = self.is_local(process);
+        let decision = match route {
+            Route::Fresh if local => self.decide(demand, prefer, out),
+            Route::Rejected { by } if local => {
+                self.view.rejected(by, demand, out.now);
+                if demand.resources.is_empty() && self.can_ever_run(demand) {
+                    // Nothing of it is ever short: the caps on light work are what rejects it.
+                    Decision::Here
+                } else {
+                    self.decide(demand, None, out)
+                }
+            }
+            Route::IfFree => {
+                if !self.is_known(claim.pool) || !self.can_ever_run(demand) || !self.can_run_now(demand) {
+                    return out.send(process, Message::LeaseRejected { request });
+                }
+                Decision::Here
+            }
+            // What others sent here stays until the view changes: it must not go round in circles.
+            Route::Queue | Route::Fresh | Route::Rejected { .. } if self.can_ever_run(demand) => {
+                Decision::Here
+            }
+            Route::Queue | Route::Fresh | Route::Rejected { .. } => Decision::Nowhere,
+        };
+        match decision {
+            Decision::Here if self.is_known(claim.pool) => self.queue.push(claim),
+            Decision::To(node, route) => self.redirect(&claim, node, route, out),
+            Decision::Here | Decision::Nowhere => self.put_aside(claim, out),
+        }
+    }
+
+    /// Put a claim where it can be met; give it back if there is no such place.
+    pub(super) fn try_place(&mut self, claim: Claim, out: &mut Outbox) -> Option<Claim> {
+        let decision = match claim.claimant {
+            Claimant::Lessee { .. } => self.decide(&claim.demand, None, out),
+            Claimant::Actor { .. } if self.can_ever_run(&claim.demand) => Decision::Here,
+            Claimant::Actor { .. } => Decision::Nowhere,
+        };
+        match decision {
+            Decision::Here if self.is_known(claim.pool) => self.queue.push(claim),
+            Decision::To(node, route) => self.redirect(&claim, node, route, out),
+            Decision::Here | Decision::Nowhere => return Some(claim),
+        }
+        None
+    }
+
+    fn decide(&mut self, demand: &Demand, prefer: Option<NodeId>, out: &Outbox) -> Decision {
+        let own = self.config.node;
+        let here = self.can_ever_run(demand);
+        if let Strategy::Node { node, .. } = demand.strategy {
+            if node == own && here {
+                return Decision::Here;
+            }
+            if self.view.get(node).is_some_and(|seen| placement::is_feasible(seen, demand)) {
+                return Decision::To(node, Route::Queue);
+            }
+        }
+        self.changed |= self.view.expire(out.now);
+        let now = here && self.can_run_now(demand);
+        if demand.strategy == Strategy::Spread {
+            match self.view.take_turn(demand, now) {
+                Some(node) if node == own => return Decision::Here,
+                Some(node) => return self.to(node, here),
+                None => {}
+            }
+        }
+        let holds = |node: &NodeId| {
+            *node != own && self.view.get(*node).is_some_and(|seen| placement::fits_now(seen, demand))
+        };
+        if let Some(node) = prefer.filter(holds) {
+            return self.to(node, here);
+        }
+        // What only the cap on light work holds up here is not sent away: resources tell nothing of
+        // how many run elsewhere.
+        if now || here && self.ledger.lacking(&demand.resources).is_empty() {
+            return Decision::Here;
+        }
+        match self.view.best_free(demand) {
+            Some(node) => self.to(node, here),
+            None if here => Decision::Here,
+            None => self
+                .view
+                .best_feasible(demand)
+                .map_or(Decision::Nowhere, |node| Decision::To(node, Route::Queue)),
+        }
+    }
+
+    /// To a node that seems to have room. Where it cannot come back, it stays there.
+    fn to(&self, node: NodeId, here: bool) -> Decision {
+        Decision::To(node, if here { Route::IfFree } else { Route::Queue })
+    }
+
+    fn redirect(&mut self, claim: &Claim, to: NodeId, route: Route, out: &mut Outbox) {
+        let Claimant::Lessee { process, request } = claim.claimant else {
+            unreachable!("actors are placed by the head")
+        };
+        self.view.promise(to, &claim.demand, out.now);
+        out.send(process, Message::LeaseRedirected { request, to, route });
+    }
+
+    /// Look again at those who wait when guesses about other nodes are given up.
+    pub(super) fn watch_guesses(&mut self) {
+        if !self.queue.is_empty()
+            && let Some(due) = self.view.guesses_due()
+        {
+            self.deadlines.arm(Wakeup::Redirect, due);
+        }
+    }
+
+    /// Something is known anew of other nodes: some of those who wait may do better there.
+    pub(super) fn redirect_waiting(&mut self, out: &mut Outbox) {
+        let (view, ledger, now) = (&mut self.view, &self.ledger, out.now);
+        let mut targets = alloc::vec::Vec::new();
+        let claims = self.queue.take_all(|claimant, demand| {
+            let bound = matches!(demand.strategy, Strategy::Node { .. });
+            let lessee = matches!(claimant, Claimant::Lessee { .. });
+            if bound || !lessee || ledger.lacking(&demand.resources).is_empty() {
+                return false;
+            }
+            let Some(node) = view.best_free(demand) else { return false };
+            // It counts at once, so that the next one goes elsewhere.
+            view.promise(node, demand, now);
+            targets.push(node);
+            true
+        });
+        for (claim, to) in claims.into_iter().zip(targets) {
+            let Claimant::Lessee { process, request } = claim.claimant else {
+                unreachable!("only lessees were picked")
+            };
+            out.send(process, Message::LeaseRedirected { request, to, route: Route::IfFree });
+        }
+    }
+
+    /// Whether a process runs on this node, or is its steward.
+    pub(super) fn is_local(&self, process: ProcessId) -> bool {
+        process.node() == self.config.node
+    }
+
+    pub(super) fn feasibility(&self, demand: &Demand) -> Feasibility {
+        feasibility(demand, self.config.node, self.ledger.total())
+    }
+
+    /// Whether this node can ever meet a demand.
+    pub(super) fn can_ever_run(&self, demand: &Demand) -> bool {
+        self.feasibility(demand) == Feasibility::Here
+            && demand.labels.iter().all(|selector| selector.matches(&self.config.labels))
+    }
+
+    /// Whether a lessee's claim would get what it needs now.
+    fn can_run_now(&self, demand: &Demand) -> bool {
+        let capped = is_light(&demand.resources) && self.ledger.light_running() >= self.light_cap();
+        !capped && self.ledger.lacking(&demand.resources).is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Span;
+    use crate::message::NodeSummary;
+    use crate::node::Effect;
+    use crate::node::harness::*;
+    use crate::resources::LabelSelector;
+    use alloc::string::String;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn refused(effects: &[Effect]) -> usize {
+        let refusal =
+            |effect: &&Effect| matches!(effect, Effect::Send { message: Message::LeaseRefused { .. }, .. });
+        effects.iter().filter(refusal).count()
+    }
+
+    /// A node with a driver and one CPU that is taken, which sees two others with two CPUs each.
+    fn full() -> Harness {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        node.view(&[summary(2, &[("CPU", 2.0)]), summary(3, &[("CPU", 2.0), ("slot", 1.0)])]);
+        node.lease(driver(), &demand(&[("CPU", 1.0)]));
+        node
+    }
+
+    #[test]
+    fn what_does_not_fit_here_goes_where_there_is_room_until_none_is_left() {
+        let mut node = full();
+        let cpu = demand(&[("CPU", 1.0)]);
+        let sent: Vec<(u32, Route)> =
+            (0..5).flat_map(|_| redirected(&node.request(driver(), &cpu).1)).collect();
+        let free = Route::IfFree;
+        assert_eq!(sent, [(2, free), (3, free), (2, free), (3, free)], "and the fifth waits here");
+        // A report of one of them, and it goes there.
+        let effects = node.view(&[summary(3, &[("CPU", 2.0)])]);
+        assert_eq!(redirected(&effects), [(3, free)]);
+        assert_eq!(node.pass(Span::from_secs(60)), [], "nobody waits");
+    }
+
+    #[test]
+    fn guesses_that_nothing_confirms_are_given_up() {
+        let mut node = full();
+        let large = demand(&[("CPU", 2.0)]);
+        // This node can never run it, so it goes to stay.
+        assert_eq!(redirected(&node.request(driver(), &large).1), [(2, Route::Queue)]);
+        let cpu = demand(&[("CPU", 1.0)]);
+        for _ in 0..2 {
+            assert_eq!(redirected(&node.request(driver(), &cpu).1), [(3, Route::IfFree)]);
+        }
+        assert_eq!(node.request(driver(), &cpu).1, []);
+        assert_eq!(redirected(&node.pass(Span::from_secs(1))), [(2, Route::IfFree)]);
+    }
+
+    #[test]
+    fn who_rejected_is_not_asked_again_before_it_has_said_something_new() {
+        let mut node = full();
+        let cpu = demand(&[("CPU", 1.0)]);
+        node.request(driver(), &cpu);
+        let again = |node: &mut Harness, by| {
+            let route = Route::Rejected { by: NodeId(by) };
+            redirected(&node.request_by(driver(), &cpu, route, Some(by)).1)
+        };
+        assert_eq!(again(&mut node, 2), [(3, Route::IfFree)]);
+        assert_eq!(again(&mut node, 3), []);
+        assert_eq!(redirected(&node.view(&[summary(2, &[("CPU", 2.0)])])), [(2, Route::IfFree)]);
+        // Light work that was rejected stays: nothing would tell when to try again.
+        let route = Route::Rejected { by: NodeId(2) };
+        let (_, effects) = node.request_by(driver(), &demand(&[]), route, Some(2));
+        assert_eq!((redirected(&effects), node.forks.len()), (vec![], 1));
+    }
+
+    #[test]
+    fn requests_follow_their_data_their_labels_and_their_strategy() {
+        let mut node = Harness::with_driver(&[("CPU", 4.0)]);
+        let zone = vec![(String::from("zone"), String::from("b"))];
+        let labelled = NodeSummary { labels: zone, ..summary(3, &[("CPU", 2.0), ("slot", 1.0)]) };
+        let view = [summary(2, &[("CPU", 2.0)]), labelled];
+        let cpu = || demand(&[("CPU", 1.0)]);
+        let selector =
+            LabelSelector { key: String::from("zone"), values: vec![String::from("b")], excludes: false };
+        let on = |number, soft| Demand { strategy: Strategy::Node { node: NodeId(number), soft }, ..cpu() };
+        let fits_nowhere = Demand { labels: vec![selector.clone()], ..demand(&[("CPU", 3.0)]) };
+        // What is asked for, the preferred node, where it goes; nothing: it stays here.
+        let cases = [
+            (cpu(), None, vec![]),
+            (cpu(), Some(3), vec![(3, Route::IfFree)]),
+            (cpu(), Some(9), vec![]),
+            (demand(&[("CPU", 3.0)]), Some(3), vec![]),
+            (demand(&[("slot", 1.0)]), None, vec![(3, Route::Queue)]),
+            (Demand { labels: vec![selector], ..cpu() }, None, vec![(3, Route::Queue)]),
+            (on(2, false), Some(3), vec![(2, Route::Queue)]),
+            (on(2, true), None, vec![(2, Route::Queue)]),
+            (on(9, true), None, vec![]),
+            (on(9, false), None, vec![]),
+            (fits_nowhere, None, vec![]),
+        ];
+        for (demand, prefer, expected) in cases {
+            node.view(&view);
+            let (request, effects) = node.request_by(driver(), &demand, Route::Fresh, prefer);
+            assert_eq!((redirected(&effects), refused(&effects)), (expected, 0), "{demand:?}");
+            node.receive(driver(), Message::CancelLeaseRequest { request });
+        }
+    }
+
+    #[test]
+    fn spread_work_goes_to_one_node_after_the_other() {
+        let mut node = Harness::with_driver(&[("CPU", 4.0)]);
+        node.view(&[summary(2, &[("CPU", 4.0)]), summary(3, &[("CPU", 1.0)])]);
+        let spread = Demand { strategy: Strategy::Spread, ..demand(&[("CPU", 1.0)]) };
+        let turns: Vec<u32> = (0..7)
+            .map(|_| redirected(&node.request(driver(), &spread).1).first().map_or(1, |(to, _)| *to))
+            .collect();
+        assert_eq!(turns, [2, 3, 1, 2, 1, 2, 1]);
+    }
+
+    #[test]
+    fn others_get_what_is_free_or_a_quick_no() {
+        let mut node = Harness::new(config(&[("CPU", 1.0)]));
+        let cpu = demand(&[("CPU", 1.0)]);
+        let lessee = afar(2, 7);
+        let rejected =
+            |effects: &[Effect]| matches!(sent_to(lessee, effects)[..], [Message::LeaseRejected { .. }]);
+        let if_free =
+            |node: &mut Harness, demand: &Demand| node.request_by(lessee, demand, Route::IfFree, None).1;
+        assert!(rejected(&if_free(&mut node, &cpu)), "it does not know the job");
+        let effects = node.job_started(afar(2, 1));
+        assert!(matches!(effects[..], [Effect::RememberJob { .. }]), "{effects:?}");
+        assert_eq!(node.job_started(afar(2, 1)), [], "told twice");
+        if_free(&mut node, &cpu);
+        let (worker, effects) = node.fork_next();
+        let (lease, _) = granted(&effects)[0];
+        assert_eq!(sent_to(lessee, &effects).len(), 1);
+        assert!(rejected(&if_free(&mut node, &cpu)));
+        assert!(rejected(&if_free(&mut node, &demand(&[("CPU", 2.0)]))), "it never can");
+        // One that is to stay waits, and does not come back by itself.
+        let (_, effects) = node.request_by(lessee, &cpu, Route::Queue, None);
+        assert_eq!(effects, []);
+        assert_eq!(node.give_back(afar(2, 8), lease), [], "it is another's lease");
+        let effects = node.give_back(lessee, lease);
+        assert_eq!(granted(&effects)[0].1, worker);
+    }
+
+    #[test]
+    fn work_of_a_job_that_is_not_known_yet_waits_for_the_news() {
+        let mut node = Harness::new(config(&[("CPU", 1.0)]));
+        let lessee = afar(2, 7);
+        node.request_by(lessee, &demand(&[("CPU", 1.0)]), Route::Queue, None);
+        assert!(node.forks.is_empty());
+        node.job_started(afar(2, 1));
+        assert_eq!(granted(&node.fork_next().1).len(), 1);
+    }
+
+    #[test]
+    fn who_waits_for_what_only_others_had_goes_to_who_comes() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        node.request(driver(), &demand(&[("slot", 1.0)]));
+        assert_eq!(node.view(&[summary(2, &[("CPU", 1.0)])]), []);
+        let effects = node.view(&[summary(3, &[("slot", 1.0)])]);
+        assert_eq!(redirected(&effects), [(3, Route::Queue)]);
+        assert_eq!(node.pass(Span::from_secs(60)), []);
+        // An actor stays where the head has placed it.
+        node.start_actor(&spec(actor(1), &[("slot", 1.0)]));
+        node.view(&[summary(3, &[("slot", 1.0)])]);
+        assert_eq!(node.pass(Span::from_secs(60)).len(), 1, "it says that it cannot be placed");
+    }
+}

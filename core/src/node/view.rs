@@ -1,0 +1,218 @@
+//! What this node knows of the others: which live, which died, and what is free there.
+//!
+//! The head's first word about other nodes is complete, and later ones name what has changed. So a
+//! node with a lower number than this one's that it has never named died before this one came. Of a
+//! higher number that is not known the news is still on its way.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::ids::NodeId;
+use crate::machine::{Span, Time};
+use crate::message::NodeSummary;
+use crate::mutants::Mutant;
+use crate::placement;
+use crate::resources::{Demand, Quantity, Resources};
+
+/// How long a guess about what is free elsewhere counts if that node reports nothing meanwhile.
+pub(super) const GUESSED_FOR: Span = Span::from_secs(1);
+
+/// See the module's text.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    own: NodeId,
+    /// Nodes that live, this one left out. What is free is a guess where `guesses` says so.
+    nodes: BTreeMap<NodeId, NodeSummary>,
+    /// Nodes that died while this one lived, and their heirs.
+    dead: BTreeMap<NodeId, NodeId>,
+    /// What is said to be free at nodes of which something else is assumed, and since when.
+    guesses: BTreeMap<NodeId, (Time, Resources)>,
+    /// The head has spoken.
+    informed: bool,
+    /// Who got work last that goes to one node after the other.
+    turn: NodeId,
+}
+
+impl View {
+    pub(super) fn new(own: NodeId) -> View {
+        let (nodes, dead, guesses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        View { own, nodes, dead, guesses, informed: false, turn: own }
+    }
+
+    /// The head tells of nodes.
+    pub(super) fn update(&mut self, nodes: Vec<NodeSummary>) {
+        self.informed = true;
+        for summary in nodes {
+            let node = summary.node;
+            if node == self.own || self.dead.contains_key(&node) {
+                continue;
+            }
+            self.guesses.remove(&node);
+            if summary.alive {
+                self.nodes.insert(node, summary);
+            } else {
+                self.nodes.remove(&node);
+            }
+        }
+    }
+
+    /// The head has recorded a death. Says whether that was news.
+    pub(super) fn bury(&mut self, node: NodeId, heir: NodeId) -> bool {
+        if self.dead.insert(node, heir).is_some() {
+            return false;
+        }
+        if !Mutant::RedirectToDead.is_active() {
+            self.nodes.remove(&node);
+        }
+        self.guesses.remove(&node);
+        true
+    }
+
+    pub(super) fn is_dead(&self, node: NodeId) -> bool {
+        let unnamed = self.informed && node < self.own && !self.nodes.contains_key(&node);
+        unnamed || self.dead.contains_key(&node)
+    }
+
+    /// Whose steward owns what the processes of a dead node owned, if that node died while this one
+    /// lived.
+    pub(super) fn heir(&self, node: NodeId) -> Option<NodeId> {
+        self.dead.get(&node).copied()
+    }
+
+    /// The other nodes that live.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeSummary> {
+        self.nodes.values()
+    }
+
+    pub(super) fn get(&self, node: NodeId) -> Option<&NodeSummary> {
+        self.nodes.get(&node)
+    }
+
+    /// The best other node of those where such work fits now.
+    pub(super) fn best_free(&self, demand: &Demand) -> Option<NodeId> {
+        let fitting = self.nodes().filter(|node| placement::fits_now(node, demand));
+        placement::best(fitting, demand, self.own)
+    }
+
+    /// The best other node of those that can ever run such work.
+    pub(super) fn best_feasible(&self, demand: &Demand) -> Option<NodeId> {
+        let feasible = self.nodes().filter(|node| placement::is_feasible(node, demand));
+        placement::best(feasible, demand, self.own)
+    }
+
+    /// The node whose turn it is of those where such work fits now; `here` says whether this one
+    /// counts.
+    pub(super) fn take_turn(&mut self, demand: &Demand, here: bool) -> Option<NodeId> {
+        let fitting = self.nodes().filter(|node| placement::fits_now(node, demand)).map(|node| node.node);
+        let next = placement::next_in_turn(fitting.chain(here.then_some(self.own)), self.turn)?;
+        self.turn = next;
+        Some(next)
+    }
+
+    /// Work is sent to a node: less is free there than it has reported.
+    pub(super) fn promise(&mut self, node: NodeId, demand: &Demand, now: Time) {
+        self.guess(node, now, |free| free.subtract(&demand.resources));
+    }
+
+    /// A node had no room for such work, whatever it has reported.
+    pub(super) fn rejected(&mut self, node: NodeId, demand: &Demand, now: Time) {
+        self.guess(node, now, |free| {
+            for (name, amount) in &demand.resources.0 {
+                free.set(name, free.get(name).min(Quantity(amount.0 - 1)));
+            }
+        });
+    }
+
+    fn guess(&mut self, node: NodeId, now: Time, change: impl FnOnce(&mut Resources)) {
+        let Some(summary) = self.nodes.get_mut(&node) else { return };
+        self.guesses.entry(node).or_insert_with(|| (now, summary.free.clone()));
+        change(&mut summary.free);
+    }
+
+    /// Give up guesses that nothing has confirmed in time. Says whether there were any.
+    pub(super) fn expire(&mut self, now: Time) -> bool {
+        let View { nodes, guesses, .. } = self;
+        let before = guesses.len();
+        guesses.retain(|node, (since, free)| {
+            let keep = *since + GUESSED_FOR > now;
+            if !keep && let Some(summary) = nodes.get_mut(node) {
+                summary.free = core::mem::take(free);
+            }
+            keep
+        });
+        guesses.len() < before
+    }
+
+    /// When the first guess is given up.
+    pub(super) fn guesses_due(&self) -> Option<Time> {
+        self.guesses.values().map(|(since, _)| *since + GUESSED_FOR).min()
+    }
+
+    /// What the table says of itself must be true.
+    pub(super) fn check(&self) {
+        assert!(!self.nodes.contains_key(&self.own), "a node does not look at itself from outside");
+        if !Mutant::RedirectToDead.is_active() {
+            assert!(self.dead.keys().all(|node| !self.nodes.contains_key(node)), "the dead are gone");
+        }
+        assert!(self.guesses.keys().all(|node| self.nodes.contains_key(node)), "guesses are of nodes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::harness::{demand, summary};
+    use alloc::vec;
+
+    fn view() -> View {
+        let mut view = View::new(NodeId(5));
+        view.update(vec![summary(2, &[("CPU", 2.0)]), summary(5, &[]), summary(7, &[("CPU", 2.0)])]);
+        view
+    }
+
+    #[test]
+    fn who_was_never_named_and_came_before_is_dead_and_who_comes_later_is_not() {
+        let dead = |view: &View| (1..10).filter(|n| view.is_dead(NodeId(*n))).collect::<Vec<u32>>();
+        assert_eq!(dead(&View::new(NodeId(5))), [], "nobody has told it anything");
+        let mut view = view();
+        assert_eq!(dead(&view), [1, 3, 4]);
+        assert!(view.bury(NodeId(7), NodeId(2)) && !view.bury(NodeId(7), NodeId(2)));
+        view.update(vec![summary(7, &[("CPU", 2.0)])]);
+        assert_eq!(dead(&view), [1, 3, 4, 7], "late news of a dead node");
+        assert_eq!((view.heir(NodeId(7)), view.heir(NodeId(1))), (Some(NodeId(2)), None));
+        view.check();
+    }
+
+    #[test]
+    fn what_was_sent_away_counts_until_the_next_report_or_a_while() {
+        let mut view = view();
+        let cpu = demand(&[("CPU", 1.0)]);
+        let mut sent = Vec::new();
+        while let Some(node) = view.best_free(&cpu) {
+            view.promise(node, &cpu, Time(1));
+            sent.push(node.0);
+        }
+        assert_eq!(sent, [7, 2, 7, 2], "each stays half empty as long as possible");
+        view.update(vec![summary(2, &[("CPU", 2.0)])]);
+        assert_eq!(view.best_free(&cpu), Some(NodeId(2)));
+        view.rejected(NodeId(2), &cpu, Time(2));
+        assert_eq!(view.best_free(&cpu), None);
+        assert_eq!(view.best_free(&demand(&[("CPU", 0.5)])), Some(NodeId(2)), "less may do");
+        assert!(view.expire(Time(1) + GUESSED_FOR));
+        assert_eq!(view.guesses_due(), Some(Time(2) + GUESSED_FOR));
+        assert_eq!(view.best_free(&cpu), Some(NodeId(7)));
+        assert!(view.expire(Time(2) + GUESSED_FOR));
+        view.check();
+    }
+
+    #[test]
+    fn turns_pass_over_nodes_without_room() {
+        let mut view = view();
+        let cpu = demand(&[("CPU", 1.0)]);
+        let turns: Vec<u32> = (0..6).map(|_| view.take_turn(&cpu, true).unwrap().0).collect();
+        assert_eq!(turns, [7, 2, 5, 7, 2, 5]);
+        view.rejected(NodeId(7), &cpu, Time(1));
+        let turns: Vec<u32> = (0..3).map(|_| view.take_turn(&cpu, false).unwrap().0).collect();
+        assert_eq!(turns, [2, 2, 2]);
+    }
+}

@@ -1,0 +1,187 @@
+//! Where work goes, by what is known of the nodes: pure functions that nodes use for leases and the
+//! head for actors.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::ids::NodeId;
+use crate::message::NodeSummary;
+use crate::resources::{Demand, Quantity, Resources, Strategy};
+
+/// How full a node may become before work is spread, in thousandths.
+const SPREAD_ABOVE: i128 = 500;
+
+/// Whether a node can ever run work of this demand, once enough is free.
+pub(crate) fn is_feasible(node: &NodeSummary, demand: &Demand) -> bool {
+    let elsewhere =
+        matches!(demand.strategy, Strategy::Node { node: wanted, soft: false } if wanted != node.node);
+    node.alive
+        && !elsewhere
+        && node.total.covers(&demand.resources)
+        && demand.labels.iter().all(|selector| selector.matches(&node.labels))
+}
+
+/// Whether a node can run it now, as far as is known.
+pub(crate) fn fits_now(node: &NodeSummary, demand: &Demand) -> bool {
+    is_feasible(node, demand) && node.free.covers(&demand.resources)
+}
+
+/// The best of these nodes: the first that stays less than half full, else the least full one. Nodes
+/// are counted from `from` on, so that those who choose at the same time do not all choose the same.
+pub(crate) fn best<'a>(
+    nodes: impl Iterator<Item = &'a NodeSummary>,
+    demand: &Demand,
+    from: NodeId,
+) -> Option<NodeId> {
+    let rank = |node: &&NodeSummary| {
+        let load = load_after(node, &demand.resources);
+        (if load <= SPREAD_ABOVE { 0 } else { load }, node.node.0.wrapping_sub(from.0))
+    };
+    nodes.min_by_key(rank).map(|node| node.node)
+}
+
+/// The next of these nodes after `after`, in turns.
+pub(crate) fn next_in_turn(nodes: impl Iterator<Item = NodeId>, after: NodeId) -> Option<NodeId> {
+    nodes.min_by_key(|node| node.0.wrapping_sub(after.0).wrapping_sub(1))
+}
+
+/// How full the fullest resource of a node would be with `demand` on top, in thousandths.
+pub(crate) fn load_after(node: &NodeSummary, demand: &Resources) -> i128 {
+    let load = |(name, total): (&Arc<str>, &Quantity)| {
+        let used = i128::from(total.0) - i128::from(node.free.get(name).0) + i128::from(demand.get(name).0);
+        used * 1_000 / i128::from(total.0.max(1))
+    };
+    node.total.0.iter().map(load).max().unwrap_or(0)
+}
+
+/// Why none of these nodes can ever run work of this demand, for people. `home` is who says so.
+pub(crate) fn shortage(nodes: &[&NodeSummary], demand: &Demand, home: &NodeSummary) -> String {
+    if let Strategy::Node { node: wanted, soft: false } = demand.strategy
+        && !nodes.iter().any(|node| node.node == wanted)
+    {
+        return format!("node {} is not in the cluster", wanted.0);
+    }
+    let matches = |node: &&&NodeSummary| demand.labels.iter().all(|selector| selector.matches(&node.labels));
+    let matching: Vec<&NodeSummary> = nodes.iter().filter(matches).copied().collect();
+    if matching.is_empty() {
+        let selectors: Vec<&str> = demand.labels.iter().map(|selector| selector.key.as_str()).collect();
+        return format!("no node has the labels that it needs ({})", selectors.join(", "));
+    }
+    let most = |name: &str| matching.iter().map(|node| node.total.get(name)).max().unwrap_or_default();
+    let missing = demand.resources.0.iter().find(|(name, amount)| most(name) < **amount);
+    let Some((name, amount)) = missing else {
+        return format!("no node has all of {} at once", listed(&demand.resources));
+    };
+    format!(
+        "it needs {} of {name}, and no node has more than {}; it needs {} in all, node {} has {}",
+        amount.as_f64(),
+        most(name).as_f64(),
+        listed(&demand.resources),
+        home.node.0,
+        listed(&home.total),
+    )
+}
+
+fn listed(resources: &Resources) -> String {
+    let amounts: Vec<String> =
+        resources.0.iter().map(|(name, amount)| format!("{name}: {}", amount.as_f64())).collect();
+    format!("{{{}}}", amounts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::LabelSelector;
+
+    fn cpus(amount: i64) -> Resources {
+        let mut resources = Resources::default();
+        resources.set(Resources::CPU, Quantity(amount * Quantity::ONE.0));
+        resources
+    }
+
+    fn node(number: u32, total: i64, free: i64) -> NodeSummary {
+        NodeSummary {
+            node: NodeId(number),
+            alive: true,
+            host: String::new(),
+            address: String::new(),
+            total: cpus(total),
+            free: cpus(free),
+            labels: alloc::vec![(String::from("zone"), format!("z{number}"))],
+        }
+    }
+
+    fn demand(wanted: i64) -> Demand {
+        Demand { resources: cpus(wanted), ..Demand::default() }
+    }
+
+    #[test]
+    fn nodes_are_packed_to_the_half_and_then_spread_from_who_asks_on() {
+        // (total, free) of nodes 1, 2, …; counted from; chosen for one CPU.
+        type Case<'a> = (&'a [(i64, i64)], u32, Option<u32>);
+        let cases: [Case; 6] = [
+            (&[], 1, None),
+            (&[(8, 8), (8, 8), (8, 8)], 1, Some(1)),
+            (&[(8, 8), (8, 8), (8, 8)], 2, Some(2)),
+            (&[(8, 4), (8, 8), (8, 3)], 3, Some(2)),
+            (&[(8, 4), (8, 3), (8, 4)], 1, Some(1)),
+            (&[(8, 4), (8, 3), (8, 4)], 2, Some(3)),
+        ];
+        for (index, (nodes, from, expected)) in cases.into_iter().enumerate() {
+            let nodes: Vec<NodeSummary> =
+                (1..).zip(nodes).map(|(number, (total, free))| node(number, *total, *free)).collect();
+            let chosen = best(nodes.iter(), &demand(1), NodeId(from)).map(|node| node.0);
+            assert_eq!(chosen, expected, "case {index}");
+        }
+    }
+
+    #[test]
+    fn turns_go_round() {
+        let turns = |after| next_in_turn([2, 5, 9].into_iter().map(NodeId), NodeId(after)).map(|node| node.0);
+        assert_eq!([0, 2, 4, 5, 9, 12].map(turns), [2, 5, 5, 9, 2, 2].map(Some));
+    }
+
+    #[test]
+    fn feasible_is_what_totals_labels_and_strategy_allow() {
+        let zone = |value: &str| LabelSelector {
+            key: String::from("zone"),
+            values: alloc::vec![String::from(value)],
+            excludes: false,
+        };
+        let on = |number, soft| Strategy::Node { node: NodeId(number), soft };
+        let with =
+            |labels: &[LabelSelector], strategy| Demand { labels: labels.to_vec(), strategy, ..demand(2) };
+        let cases = [
+            (demand(2), true),
+            (demand(9), false),
+            (with(&[zone("z1")], Strategy::Hybrid), true),
+            (with(&[zone("z2")], Strategy::Hybrid), false),
+            (with(&[], on(2, false)), false),
+            (with(&[], on(2, true)), true),
+            (with(&[], on(1, false)), true),
+        ];
+        for (demand, expected) in cases {
+            assert_eq!(is_feasible(&node(1, 8, 0), &demand), expected, "{demand:?}");
+        }
+        assert!(!is_feasible(&NodeSummary { alive: false, ..node(1, 8, 8) }, &demand(1)));
+        assert!(!fits_now(&node(1, 8, 1), &demand(2)) && fits_now(&node(1, 8, 2), &demand(2)));
+    }
+
+    #[test]
+    fn a_shortage_names_what_is_missing_most_directly() {
+        let nodes = [node(1, 2, 2), node(2, 4, 0)];
+        let all: Vec<&NodeSummary> = nodes.iter().collect();
+        let told = |demand: &Demand| shortage(&all, demand, &nodes[0]);
+        let text = told(&demand(5));
+        assert!(
+            text.contains("5 of CPU") && text.contains("more than 4") && text.contains("CPU: 2"),
+            "{text}"
+        );
+        let hard = Demand { strategy: Strategy::Node { node: NodeId(7), soft: false }, ..demand(1) };
+        assert!(told(&hard).contains("node 7 is not"));
+        let labels = alloc::vec![LabelSelector { key: "disk".into(), values: Vec::new(), excludes: false }];
+        assert!(told(&Demand { labels, ..demand(1) }).contains("(disk)"));
+    }
+}
