@@ -186,6 +186,8 @@ pub enum Message {
     PullReady {
         /// The object.
         object: ObjectId,
+        /// Which attempt of its task made it.
+        attempt: u32,
         /// Bytes.
         size: u64,
     },
@@ -221,6 +223,8 @@ pub enum Message {
     Seal {
         /// The object.
         object: ObjectId,
+        /// Which attempt of its task made it; 0 if it was put.
+        attempt: u32,
         /// Where it starts.
         offset: u64,
         /// Bytes.
@@ -242,6 +246,9 @@ pub enum Message {
     FreeObject {
         /// The object.
         object: ObjectId,
+        /// Only what this attempt of its task or an earlier one made. The way of this message is not
+        /// that of the next attempt's `Seal`, so it may be overtaken; `u32::MAX` frees for good.
+        attempt: u32,
     },
     // --- Store: node to process ------------------------------------------------------------
     /// Room for you.

@@ -48,7 +48,7 @@ use self::processes::Processes;
 use self::queue::Queue;
 use self::report::Reporter;
 use self::schedule::Shares;
-use self::store::Store;
+use self::store::{Sealed, Store};
 use self::view::View;
 use crate::deadlines::Deadlines;
 use crate::ids::{ActorId, JobId, NodeId, ObjectId, OperationId, ProcessId, TaskId};
@@ -474,6 +474,7 @@ impl Node {
             }
             Message::CancelLeaseRequest { request } => self.cancel_lease_request(from, request),
             Message::ReturnLease { lease, reusable } => self.return_lease(from, lease, reusable, out),
+            Message::FreeObject { object, attempt } => self.store.free_object(from, object, attempt, out),
             _ => {}
         }
     }
@@ -496,16 +497,16 @@ impl Node {
             Message::ActorExits { actor, incarnation } => self.actor_exits(from, actor, incarnation),
             Message::RequestExtent { request, size } => store.request_extent(from, request, size, out),
             Message::ReturnExtent { offset, size } => store.return_extent(from, offset, size),
-            Message::Seal { object, offset, size } => {
-                let job = self.processes.get(from).and_then(|process| process.job);
-                store.seal(from, job.unwrap_or_default(), object, offset, size, out);
+            Message::Seal { object, attempt, offset, size } => {
+                let job = self.processes.get(from).and_then(|process| process.job).unwrap_or_default();
+                store.seal(from, Sealed { object, attempt, job, size }, offset, out);
             }
             Message::Pin { object, .. } => {
                 let owner_dead = self.processes.is_dead(object.owner());
                 store.pin(from, object, owner_dead, out);
             }
             Message::Unpin { object } => store.unpin(from, object, out),
-            Message::FreeObject { object } => store.free_object(from, object, out),
+            Message::FreeObject { object, attempt } => store.free_object(from, object, attempt, out),
             // The rest is for others.
             _ => {}
         }

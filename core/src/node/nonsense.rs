@@ -111,12 +111,14 @@ fn store_messages() -> BoxedStrategy<Message> {
     Union::new(vec![
         sizes().prop_map(|size| Message::RequestExtent { request: RequestId(1), size }).boxed(),
         (offsets(), sizes()).prop_map(|(offset, size)| Message::ReturnExtent { offset, size }).boxed(),
-        (objects(), offsets(), sizes())
-            .prop_map(|(object, offset, size)| Message::Seal { object, offset, size })
+        (objects(), 0u32..3, offsets(), sizes())
+            .prop_map(|(object, attempt, offset, size)| Message::Seal { object, attempt, offset, size })
             .boxed(),
         objects().prop_map(|object| Message::Pin { object, locations: vec![] }).boxed(),
         objects().prop_map(|object| Message::Unpin { object }).boxed(),
-        objects().prop_map(|object| Message::FreeObject { object }).boxed(),
+        (objects(), prop::sample::select(vec![0, 1, u32::MAX]))
+            .prop_map(|(object, attempt)| Message::FreeObject { object, attempt })
+            .boxed(),
     ])
     .boxed()
 }

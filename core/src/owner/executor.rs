@@ -301,6 +301,11 @@ impl Owner {
         self.argument_pinned(object, out);
     }
 
+    /// Which attempt of a task runs here; 0 if none does, as for a number that stands for a put value.
+    pub(super) fn running_attempt(&self, task: TaskId) -> u32 {
+        self.executor.running.get(&task).map_or(0, |running| running.attempt)
+    }
+
     pub(super) fn ran(&mut self, task: TaskId, result: RunResult, out: Out<'_>) {
         let Some(running) = self.executor.running.swap_remove(&task) else {
             return;

@@ -480,7 +480,8 @@ impl Machine for Owner {
                 self.send(self.daemon(), Message::RequestExtent { request, size }, out)
             }
             Input::Seal { object, offset, size } => {
-                self.send(self.daemon(), Message::Seal { object, offset, size }, out)
+                let attempt = self.running_attempt(object.task);
+                self.send(self.daemon(), Message::Seal { object, attempt, offset, size }, out)
             }
             Input::Abandon { offset, size } => self.region.free(offset, size),
             Input::Constructed { failed } => self.constructed(failed, out),

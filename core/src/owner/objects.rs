@@ -223,6 +223,14 @@ impl Owner {
 
     /// The value of `object` is not needed here any more: free its bytes, release what it contains.
     pub(super) fn release_outcome(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
+        // What has no task that could run again is freed for good.
+        let task = self.tasks.get(&object.task.number).filter(|task| task.id() == object.task);
+        let attempt = task.map_or(u32::MAX, |task| task.attempt);
+        self.release_attempt(object, attempt, outcome, out);
+    }
+
+    /// The value that an attempt made of `object` is not needed; what a later one makes may be.
+    pub(super) fn release_attempt(&mut self, object: ObjectId, attempt: u32, outcome: Outcome, out: Out<'_>) {
         let (Outcome::Value(value) | Outcome::Exception(value)) = outcome else {
             return;
         };
@@ -232,7 +240,7 @@ impl Owner {
         if let Payload::Stored { node, .. } = value.payload {
             self.unmap(object, out);
             if object.owner() == self.config.process {
-                self.send(ProcessId::daemon(node), Message::FreeObject { object }, out);
+                self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
             }
         }
     }

@@ -121,7 +121,7 @@ impl Owner {
             if known {
                 self.release_copy(outcome);
             } else {
-                self.release_outcome(object, outcome, out);
+                self.release_attempt(object, attempt, outcome, out);
             }
             return;
         };

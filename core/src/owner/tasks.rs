@@ -230,7 +230,8 @@ impl Owner {
         }
         if !current {
             for (index, outcome) in completion.outcomes.into_iter().enumerate() {
-                self.release_outcome(completion.task.object(index as u32), outcome, out);
+                let object = completion.task.object(index as u32);
+                self.release_attempt(object, completion.attempt, outcome, out);
             }
             return;
         }

@@ -71,7 +71,7 @@ impl StoreHarness {
     /// Make an object of this size in an extent of its own.
     pub(super) fn put(&mut self, process: ProcessId, object: ObjectId, size: u64) -> u64 {
         let (offset, _) = self.extent(process, size);
-        self.node.receive(process, Message::Seal { object, offset, size });
+        self.node.receive(process, Message::Seal { object, attempt: 0, offset, size });
         offset
     }
 

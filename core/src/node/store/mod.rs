@@ -21,7 +21,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use self::extents::Holder;
-use self::objects::{Object, Place, Unsealed};
+pub(super) use self::objects::Sealed;
+use self::objects::{FreedEarly, Object, Place, Unsealed};
 use self::ranges::{FreeSpace, PAGE, Ranges, round_down, round_up};
 use self::release::Floor;
 use self::room::{Operation, Room};
@@ -50,7 +51,7 @@ pub(super) struct Store {
     pins: BTreeMap<ProcessId, BTreeMap<ObjectId, u32>>,
     unsealed: BTreeMap<ObjectId, Unsealed>,
     /// Freed before they were sealed: the owner's word was faster than the producer's.
-    freed_early: BTreeMap<ObjectId, Time>,
+    freed_early: BTreeMap<ObjectId, FreedEarly>,
     /// Requests for room, first come, first served.
     waiting: VecDeque<Room>,
     /// Something has changed for those who wait for room.

@@ -22,9 +22,31 @@ const SEALED_WITHIN: Span = Span::from_secs(5);
 /// How many objects are remembered that were freed before they were sealed.
 const FREED_EARLY_MAX: usize = 10_000;
 
+/// What is said of an object when it is complete.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) struct Sealed {
+    pub(in crate::node) object: ObjectId,
+    /// Which attempt of its task made it.
+    pub(in crate::node) attempt: u32,
+    /// The job of the process that made it, or copied it for itself.
+    pub(in crate::node) job: JobId,
+    /// Bytes of its value.
+    pub(in crate::node) size: u64,
+}
+
+/// An object that was freed before it was sealed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreedEarly {
+    at: Time,
+    /// What a later attempt makes is wanted.
+    attempt: u32,
+}
+
 /// A sealed object.
 #[derive(Clone, Debug)]
 pub(super) struct Object {
+    /// Which attempt of its task made it.
+    pub(super) attempt: u32,
     /// Bytes of its value.
     pub(super) size: u64,
     /// The job of the process that sealed it.
@@ -94,19 +116,12 @@ pub(super) fn lost(object: ObjectId, detail: &str) -> Failure {
 }
 
 impl Store {
-    pub(in crate::node) fn seal(
-        &mut self,
-        from: ProcessId,
-        job: JobId,
-        id: ObjectId,
-        offset: u64,
-        size: u64,
-        out: &mut Outbox,
-    ) {
+    pub(in crate::node) fn seal(&mut self, from: ProcessId, sealed: Sealed, offset: u64, out: &mut Outbox) {
+        let Sealed { object: id, attempt, job, size } = sealed;
         let Some(room) = object_room(size).filter(|room| self.holds(from, offset, *room)) else { return };
         let early = self.freed_early.remove(&id);
-        let freed = early.is_some_and(|at| at + SEALED_WITHIN > out.now);
-        if freed || !self.make_way(id, out) {
+        let freed = early.is_some_and(|early| attempt <= early.attempt && early.at + SEALED_WITHIN > out.now);
+        if freed || !self.make_way(id, attempt, out) {
             return out.send(from, Message::Freed { offset, size: room });
         }
         self.unhold(from, offset, room);
@@ -115,6 +130,7 @@ impl Store {
         self.resident.insert(offset, id);
         let readers = self.unsealed.remove(&id).map(|unsealed| unsealed.readers).unwrap_or_default();
         let object = self.objects.entry(id).or_insert_with(|| Object {
+            attempt,
             size,
             job,
             holder: None,
@@ -126,6 +142,7 @@ impl Store {
             freed: false,
             used: 0,
         });
+        object.attempt = attempt;
         object.size = size;
         object.job = job;
         object.holder = Some(from);
@@ -135,13 +152,18 @@ impl Store {
         self.serve_readers(id, out);
     }
 
-    /// An object is sealed again, by another attempt of its task: the new copy counts, for its owner
-    /// has been told of that one, unless somebody reads the old one. Says whether it does.
-    fn make_way(&mut self, id: ObjectId, out: &mut Outbox) -> bool {
+    /// An object is sealed again, by another attempt of its task: the copy of the later attempt counts,
+    /// for its owner has been told of that one, unless somebody reads the old one. Says whether it
+    /// does.
+    fn make_way(&mut self, id: ObjectId, attempt: u32, out: &mut Outbox) -> bool {
         let Some(object) = self.objects.get_mut(&id) else { return true };
+        if attempt < object.attempt {
+            return false;
+        }
         if object.pins > 0 || object.spilling || matches!(object.place, Place::Restoring(_)) {
-            // It may have been freed before it was made again: it is wanted now.
+            // It may have been freed before it was made again: it is wanted now, as what it is now.
             object.freed = false;
+            object.attempt = attempt;
             return false;
         }
         if let Some(location) = object.disk.take() {
@@ -246,24 +268,42 @@ impl Store {
         self.reap(id, out);
     }
 
-    pub(in crate::node) fn free_object(&mut self, from: ProcessId, id: ObjectId, out: &mut Outbox) {
-        if from != id.owner() {
+    /// The owner of an object, or the steward that owns it now, says that nobody can reach what this
+    /// attempt has made.
+    pub(in crate::node) fn free_object(
+        &mut self,
+        from: ProcessId,
+        id: ObjectId,
+        attempt: u32,
+        out: &mut Outbox,
+    ) {
+        if from != id.owner() && !from.is_steward() {
             return;
         }
-        if self.objects.contains_key(&id) {
-            return self.free_known(id, out);
+        if let Some(object) = self.objects.get(&id) {
+            if object.attempt <= attempt {
+                self.free_known(id, out);
+            }
+            return;
         }
+        if attempt == u32::MAX {
+            self.refuse_freed(id, out);
+        }
+        if self.freed_early.len() >= FREED_EARLY_MAX {
+            let now = out.now;
+            self.freed_early.retain(|_, early| early.at + SEALED_WITHIN > now);
+        }
+        if self.freed_early.len() < FREED_EARLY_MAX {
+            self.freed_early.insert(id, FreedEarly { at: out.now, attempt });
+        }
+    }
+
+    /// Who waits for an object waits in vain.
+    fn refuse_freed(&mut self, id: ObjectId, out: &mut Outbox) {
         let failure = Failure::Freed { object: id };
         for reader in self.unsealed.remove(&id).into_iter().flat_map(|unsealed| unsealed.readers) {
             let failure = failure.clone();
             out.send(reader, Message::PinFailed { object: id, failure });
-        }
-        if self.freed_early.len() >= FREED_EARLY_MAX {
-            let now = out.now;
-            self.freed_early.retain(|_, at| *at + SEALED_WITHIN > now);
-        }
-        if self.freed_early.len() < FREED_EARLY_MAX {
-            self.freed_early.insert(id, out.now);
         }
     }
 
@@ -343,12 +383,15 @@ mod tests {
         let reader = store.worker();
         let (offset, _) = store.extent(driver(), 100);
         let x = object(1);
-        assert_eq!(store.node.receive(driver(), Message::Seal { object: x, offset, size: 100 }), []);
+        assert_eq!(
+            store.node.receive(driver(), Message::Seal { object: x, attempt: 0, offset, size: 100 }),
+            []
+        );
         for _ in 0..2 {
             let effects = store.node.receive(reader, pin(x));
             assert_eq!(effects, [send(reader, pinned(x, offset, 100))]);
         }
-        assert_eq!(store.node.receive(driver(), Message::FreeObject { object: x }), []);
+        assert_eq!(store.node.receive(driver(), Message::FreeObject { object: x, attempt: u32::MAX }), []);
         let effects = store.node.receive(driver(), pin(x));
         let failure = Failure::Freed { object: x };
         assert_eq!(effects, [send(driver(), Message::PinFailed { object: x, failure })]);
@@ -372,12 +415,12 @@ mod tests {
             (driver(), offset, u64::MAX),
             (driver(), u64::MAX - 63, 100),
         ] {
-            store.node.receive(from, Message::Seal { object: x, offset, size });
+            store.node.receive(from, Message::Seal { object: x, attempt: 0, offset, size });
         }
         assert!(store.table().objects.is_empty());
-        store.node.receive(driver(), Message::Seal { object: x, offset, size: 100 });
-        store.node.receive(driver(), Message::Seal { object: object(2), offset, size: 100 });
-        store.node.receive(worker, Message::FreeObject { object: x });
+        store.node.receive(driver(), Message::Seal { object: x, attempt: 0, offset, size: 100 });
+        store.node.receive(driver(), Message::Seal { object: object(2), attempt: 0, offset, size: 100 });
+        store.node.receive(worker, Message::FreeObject { object: x, attempt: u32::MAX });
         assert_eq!(store.table().objects.len(), 1);
     }
 
@@ -390,7 +433,7 @@ mod tests {
         assert_eq!(store.node.receive(reader, pin(x)), []);
         assert_eq!(store.node.receive(other, pin(x)), []);
         store.node.exited(other, KILLED);
-        let effects = store.node.receive(driver(), Message::Seal { object: x, offset, size: 5 });
+        let effects = store.node.receive(driver(), Message::Seal { object: x, attempt: 0, offset, size: 5 });
         assert_eq!(effects, [send(reader, pinned(x, offset, 5))]);
     }
 
@@ -407,7 +450,8 @@ mod tests {
         };
 
         store.node.receive(reader, pin(object(2)));
-        let effects = store.node.receive(driver(), Message::FreeObject { object: object(2) });
+        let effects =
+            store.node.receive(driver(), Message::FreeObject { object: object(2), attempt: u32::MAX });
         let failure = Failure::Freed { object: object(2) };
         assert_eq!(effects, [send(reader, Message::PinFailed { object: object(2), failure })]);
 
@@ -430,13 +474,40 @@ mod tests {
         let mut store = StoreHarness::new(64 * MIB);
         let (offset, _) = store.extent(driver(), 1_000);
         let x = object(1);
-        store.node.receive(driver(), Message::FreeObject { object: x });
-        let effects = store.node.receive(driver(), Message::Seal { object: x, offset, size: 1 });
+        store.node.receive(driver(), Message::FreeObject { object: x, attempt: u32::MAX });
+        let effects = store.node.receive(driver(), Message::Seal { object: x, attempt: 0, offset, size: 1 });
         assert_eq!(effects, [send(driver(), Message::Freed { offset, size: 64 })]);
         // Sealed again much later it is another matter: the object was rebuilt.
-        store.node.receive(driver(), Message::FreeObject { object: x });
+        store.node.receive(driver(), Message::FreeObject { object: x, attempt: u32::MAX });
         store.node.pass(Span::from_secs(6));
-        assert_eq!(store.node.receive(driver(), Message::Seal { object: x, offset, size: 1 }), []);
+        assert_eq!(
+            store.node.receive(driver(), Message::Seal { object: x, attempt: 0, offset, size: 1 }),
+            []
+        );
+    }
+
+    #[test]
+    fn what_frees_one_attempt_does_not_free_the_next_whichever_comes_first() {
+        let mut store = StoreHarness::new(64 * MIB);
+        let reader = store.worker();
+        let (offset, _) = store.extent(driver(), 1_000);
+        let x = object(1);
+        let seal = |attempt, offset| Message::Seal { object: x, attempt, offset, size: 1 };
+        let free = |attempt| Message::FreeObject { object: x, attempt };
+        // Freed, made again; the reader of what is made again waits for it.
+        store.node.receive(driver(), seal(0, offset));
+        store.node.receive(driver(), free(0));
+        store.node.receive(reader, pin(x));
+        store.node.receive(driver(), free(0));
+        let effects = store.node.receive(driver(), seal(1, offset));
+        assert_eq!(effects, [send(reader, pinned(x, offset, 1))]);
+        // A late word of the first attempt, and a late copy of it.
+        assert_eq!(store.node.receive(driver(), free(0)), []);
+        let effects = store.node.receive(driver(), seal(0, offset + 64));
+        assert_eq!(effects, [send(driver(), Message::Freed { offset: offset + 64, size: 64 })]);
+        assert_eq!(store.node.receive(driver(), free(1)), []);
+        let effects = store.node.receive(reader, Message::Unpin { object: x });
+        assert_eq!(effects, [send(driver(), Message::Freed { offset, size: 64 })]);
     }
 
     #[test]
@@ -446,12 +517,14 @@ mod tests {
         let (first, _) = store.extent(driver(), 100);
         let (second, _) = store.extent(worker, 100);
         let x = object(1);
-        store.node.receive(driver(), Message::Seal { object: x, offset: first, size: 100 });
-        let effects = store.node.receive(worker, Message::Seal { object: x, offset: second, size: 90 });
+        store.node.receive(driver(), Message::Seal { object: x, attempt: 0, offset: first, size: 100 });
+        let effects =
+            store.node.receive(worker, Message::Seal { object: x, attempt: 0, offset: second, size: 90 });
         assert_eq!(effects, [send(driver(), Message::Freed { offset: first, size: 128 })]);
         let effects = store.node.receive(driver(), pin(x));
         assert_eq!(effects, [send(driver(), pinned(x, second, 90))]);
-        let effects = store.node.receive(driver(), Message::Seal { object: x, offset: first, size: 100 });
+        let effects =
+            store.node.receive(driver(), Message::Seal { object: x, attempt: 0, offset: first, size: 100 });
         assert_eq!(effects, [send(driver(), Message::Freed { offset: first, size: 128 })]);
     }
 }

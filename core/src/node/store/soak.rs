@@ -148,7 +148,7 @@ impl Model {
                     if used < size {
                         rooms.push((offset + used, size - used));
                     }
-                    let seal = Message::Seal { object: object(number), offset, size: used };
+                    let seal = Message::Seal { object: object(number), attempt: 0, offset, size: used };
                     self.receive(self.processes[who], seal);
                 }
             }
@@ -161,7 +161,7 @@ impl Model {
                 }
             }
             Step::Free { object: number } => {
-                self.receive(driver(), Message::FreeObject { object: object(number) });
+                self.receive(driver(), Message::FreeObject { object: object(number), attempt: u32::MAX });
             }
             Step::Finish { pick, fail } => self.finish(pick, fail),
             Step::Die { who } => self.die(who),

@@ -267,7 +267,10 @@ mod tests {
         let effects = store.ask(worker, 10 * MIB);
         let (operation, objects) = spill(&effects);
         for id in &objects {
-            assert_eq!(store.node.receive(driver(), Message::FreeObject { object: *id }), []);
+            assert_eq!(
+                store.node.receive(driver(), Message::FreeObject { object: *id, attempt: u32::MAX }),
+                []
+            );
         }
         let locations = store.node_spilled(&objects);
         let effects = store.node.finished(operation, WorkResult::Spilled(locations.clone()));
@@ -290,7 +293,7 @@ mod tests {
         let effects = store.until_restore(effects);
         let [Effect::Start { operation, .. }] = effects[..] else { panic!("{effects:?}") };
         store.node.exited(worker, KILLED);
-        store.node.receive(driver(), Message::FreeObject { object: spilled });
+        store.node.receive(driver(), Message::FreeObject { object: spilled, attempt: u32::MAX });
         let effects = store.node.finished(operation, WorkResult::Done);
         assert!(
             matches!(effects[..], [Effect::Start { work: Work::DeleteSpilled { .. }, .. }]),

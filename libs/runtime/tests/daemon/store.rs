@@ -30,7 +30,7 @@ fn objects_survive_the_way_to_disk_and_back() {
         // SAFETY: the extent is this process's, and nothing in it is sealed.
         unsafe { writer.write_at(offset, &[&vec![number; SIZE as usize]]) }.expect("written");
         let node = driver.node();
-        driver.send(node, &Message::Seal { object: *object, offset, size: SIZE });
+        driver.send(node, &Message::Seal { object: *object, attempt: 0, offset, size: SIZE });
     }
     let store = daemon.connect().ask_status()["store"].clone();
     assert_eq!(store["objects"].as_u64().map(|count| count < 10), Some(true), "{store}");
@@ -56,7 +56,7 @@ fn objects_survive_the_way_to_disk_and_back() {
     }
     let node = driver.node();
     for object in objects {
-        driver.send(node, &Message::FreeObject { object });
+        driver.send(node, &Message::FreeObject { object, attempt: u32::MAX });
     }
     wait_until("the end of all objects", || {
         let store = daemon.connect().ask_status()["store"].clone();
