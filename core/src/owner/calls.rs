@@ -6,10 +6,11 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::objects::{Object, State};
+use super::questions::Question;
 use super::tasks::{Stage, Task};
 use super::{Out, Owner};
 use crate::actor::{ActorSpec, ActorState};
-use crate::ids::{ActorId, ObjectId, ProcessId, RequestId};
+use crate::ids::{ActorId, NodeId, ObjectId, ProcessId, RequestId};
 use crate::machine::Time;
 use crate::message::Message;
 use crate::mutants::Mutant;
@@ -162,7 +163,10 @@ impl Owner {
             Some(cause) => self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out),
             None => {
                 spec.dependencies = dependencies;
-                self.send(ProcessId::HEAD, Message::CreateActor { spec, request }, out);
+                match request {
+                    Some(request) => self.ask(request, Question::CreateActor(spec), out),
+                    None => self.send(ProcessId::HEAD, Message::CreateActor { spec, request }, out),
+                }
                 self.send(ProcessId::HEAD, Message::SubscribeActor { actor }, out);
             }
         }
@@ -231,13 +235,17 @@ impl Owner {
             return;
         }
         loop {
-            let Some(calls) = self.actors.get_mut(&actor) else {
+            let Some(calls) = self.actors.get(&actor) else {
                 return;
             };
             let ActorState::Alive { process } = calls.state else {
                 return;
             };
             if calls.closed || calls.in_flight.len() >= IN_FLIGHT_MAX {
+                return;
+            }
+            if self.is_dead(process) {
+                // The head will tell where the actor is next.
                 return;
             }
             if calls.process.is_some_and(|earlier| earlier != process) {
@@ -272,6 +280,10 @@ impl Owner {
         };
         let callee =
             Callee::Method { actor, incarnation, name: method.name.clone(), group: method.group.clone() };
+        if !self.has_link(process) {
+            // Without a link, news of its death is what settles the calls.
+            self.watch(process, out);
+        }
         if let Some(assignment) = self.assignment(number, callee) {
             self.pushed(number, process, assignment, out);
         }
@@ -307,6 +319,28 @@ impl Owner {
         for actor in actors {
             self.actors[&actor].closed = true;
             self.settle_actor(now, actor, out);
+        }
+    }
+
+    /// A node died, and its processes with it: nothing more comes from the actors there.
+    pub(super) fn actors_of_dead_node(&mut self, now: Time, node: NodeId, out: Out<'_>) {
+        let processes = self.actors.values().filter_map(|calls| calls.process);
+        let processes: Vec<ProcessId> = processes.filter(|process| process.node() == node).collect();
+        for process in processes {
+            self.actor_closed(now, process, out);
+        }
+    }
+
+    /// Another head acts: subscribe again, but for actors that it has not been told of and dead ones.
+    pub(super) fn subscribe_actors(&self, out: Out<'_>) {
+        let known = |calls: &Calls| {
+            let unsent = calls.creation.as_ref().is_some_and(|creation| creation.unsent.is_some());
+            !unsent && !matches!(calls.state, ActorState::Dead { .. })
+        };
+        let actors: Vec<ActorId> =
+            self.actors.iter().filter(|(_, calls)| known(calls)).map(|(actor, _)| *actor).collect();
+        for actor in actors {
+            self.send(ProcessId::HEAD, Message::SubscribeActor { actor }, out);
         }
     }
 

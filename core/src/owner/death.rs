@@ -1,11 +1,15 @@
-//! Other processes' deaths: what they held is released, what they owned is lost.
+//! Deaths of other processes and of nodes: what they held is released, what they owned is lost.
+//!
+//! Between processes of one node there are direct links, and news of a death may overtake what the dead
+//! one had sent directly; [`super::Input::LinkClosed`] says that there is no more of that. Everything else
+//! comes through the daemons in order, so there the news of the death itself closes the link.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::objects::State;
 use super::{Out, Owner};
-use crate::ids::{ObjectId, ProcessId};
+use crate::ids::{NodeId, ObjectId, ProcessId};
 use crate::machine::Time;
 use crate::message::Message;
 use crate::mutants::Mutant;
@@ -20,49 +24,86 @@ pub(super) struct Peer {
 impl Owner {
     /// See that this process hears of that one's death.
     pub(super) fn watch(&mut self, process: ProcessId, out: Out<'_>) {
-        if process.is_daemon() || process == self.me() || self.peers.contains_key(&process) {
+        let known = process == self.me() || self.peers.contains_key(&process) || self.is_dead(process);
+        if process.is_daemon() || known {
             return;
         }
         self.peers.insert(process, Peer::default());
         self.send(self.daemon(), Message::WatchProcess { process }, out);
     }
 
-    pub(super) fn is_dead(&self, process: ProcessId) -> bool {
-        self.death_of(process).is_some()
+    /// Whether what that process says may come on a link of its own.
+    pub(super) fn has_link(&self, process: ProcessId) -> bool {
+        process.node() == self.node()
     }
 
-    pub(super) fn death_of(&self, process: ProcessId) -> Option<&Death> {
-        self.peers.get(&process)?.dead.as_ref()
+    pub(super) fn is_dead(&self, process: ProcessId) -> bool {
+        self.peers.get(&process).is_some_and(|peer| peer.dead.is_some())
+            || self.heirs.contains_key(&process.node())
+    }
+
+    pub(super) fn death_of(&self, process: ProcessId) -> Option<Death> {
+        let node = process.node();
+        let with_node = || self.heirs.contains_key(&node).then_some(Death::NodeDied { node });
+        self.peers.get(&process).and_then(|peer| peer.dead.clone()).or_else(with_node)
     }
 
     /// The node has recorded a death.
     pub(super) fn process_died(&mut self, now: Time, process: ProcessId, death: Death, out: Out<'_>) {
-        self.peers.entry(process).or_default().dead = Some(death.clone());
+        let peer = self.peers.entry(process).or_default();
+        if peer.dead.is_some() {
+            return;
+        }
+        peer.dead = Some(death.clone());
+        self.bury(now, &|dead| dead == process, &death, out);
+        if !self.has_link(process) {
+            self.link_closed(now, process, out);
+        }
+        self.forget_assigned(&|from| from == process, out);
+    }
+
+    /// The head has recorded the death of a node, and so of all its processes.
+    pub(super) fn node_died(&mut self, now: Time, node: NodeId, heir: NodeId, out: Out<'_>) {
+        if node == self.node() || self.heirs.contains_key(&node) {
+            return;
+        }
+        self.heirs.insert(node, heir);
+        let gone = |process: ProcessId| process.node() == node;
+        self.bury(now, &gone, &Death::NodeDied { node }, out);
+        self.peers.retain(|process, _| !gone(*process));
+        self.actors_of_dead_node(now, node, out);
+        self.workers_of_dead_node(now, node, out);
+        self.requests_of_dead_node(node, out);
+        self.questions_of_dead_node(node, out);
+        self.forget_assigned(&gone, out);
+    }
+
+    /// Forget what the dead held, and settle what they owned.
+    fn bury(&mut self, now: Time, gone: &dyn Fn(ProcessId) -> bool, death: &Death, out: Out<'_>) {
         let mut touched: Vec<ObjectId> = self
             .objects
             .iter()
-            .filter(|(object, record)| object.owner() == process || record.sharing.is_some())
+            .filter(|(object, record)| gone(object.owner()) || record.sharing.is_some())
             .map(|(object, _)| *object)
             .collect();
         touched.sort_unstable();
         for object in touched {
-            self.forget_holder(object, process);
-            if object.owner() == process {
-                self.owner_died(now, object, &death, out);
+            self.forget_holder(object, gone);
+            if gone(object.owner()) {
+                self.owner_died(now, object, death, out);
             }
             self.dropped.push(object);
         }
-        self.forget_assigned(process, out);
     }
 
-    fn forget_holder(&mut self, object: ObjectId, process: ProcessId) {
+    fn forget_holder(&mut self, object: ObjectId, gone: &dyn Fn(ProcessId) -> bool) {
         let Some(sharing) = self.objects.get_mut(&object).and_then(|r| r.sharing.as_mut()) else {
             return;
         };
-        sharing.held_for.retain(|(holder, _)| *holder != process);
-        sharing.grants.retain(|(lender, _)| *lender != process);
-        sharing.fetchers.retain(|fetcher| *fetcher != process);
-        if object.owner() == process && !Mutant::CountForTheDead.is_active() {
+        sharing.held_for.retain(|(holder, _)| !gone(*holder));
+        sharing.grants.retain(|(lender, _)| !gone(*lender));
+        sharing.fetchers.retain(|fetcher| !gone(*fetcher));
+        if gone(object.owner()) && !Mutant::CountForTheDead.is_active() {
             sharing.registering = false;
             sharing.held_for.clear();
             sharing.grants.clear();

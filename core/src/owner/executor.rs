@@ -436,12 +436,12 @@ impl Owner {
         }
     }
 
-    /// A caller died: what it queued here is not wanted any more.
-    pub(super) fn forget_assigned(&mut self, process: ProcessId, out: Out<'_>) {
+    /// Callers died: what they queued here is not wanted any more.
+    pub(super) fn forget_assigned(&mut self, gone: &dyn Fn(ProcessId) -> bool, out: Out<'_>) {
         for lane in 0..self.executor.lanes.len() {
             let queue = core::mem::take(&mut self.executor.lanes[lane].queue);
             for assigned in queue {
-                if assigned.from == process {
+                if gone(assigned.from) {
                     self.release_arguments(&assigned.stored);
                 } else {
                     self.executor.lanes[lane].queue.push_back(assigned);

@@ -1,4 +1,5 @@
-//! Leased workers: asking for them, keeping them busy, giving them back.
+//! Leased workers and the tasks that wait for them: which task goes to which worker, and when.
+//! [`super::requests`] asks for workers, [`super::workers`] gives them back and buries them.
 //!
 //! Tasks of equal demand share leases. Small tasks are pushed ahead of need, as far as their measured
 //! durations say that a worker has less than [`super::Config::ahead`] of work; a task that was never
@@ -11,68 +12,93 @@ use alloc::vec::Vec;
 
 use super::tasks::Stage;
 use super::{Out, Owner};
-use crate::ids::{FunctionId, LeaseId, ProcessId, RequestId, TaskId};
+use crate::ids::{FunctionId, LeaseId, NodeId, ProcessId, RequestId, TaskId};
 use crate::machine::{Span, Time, Wakeup};
-use crate::message::{Message, Route};
-use crate::mutants::Mutant;
 use crate::resources::{Demand, Devices};
 use crate::task::{Callee, Target};
-use crate::value::{Death, Failure, Outcome};
+use crate::value::{Death, Outcome, Payload};
 use crate::{Map, OrderedMap};
 
 /// At most this many tasks are on their way to one worker.
 const IN_FLIGHT_MAX: usize = 256;
 
+/// Stored arguments of a task that are smaller than this together do not say where it should run.
+const ARGUMENTS_MATTER: u64 = 1 << 20;
+
 /// All demands, workers, and what was measured.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leases {
     /// Indexed by class number; classes are never forgotten, there are few.
-    classes: Vec<Class>,
+    pub(super) classes: Vec<Class>,
     by_demand: BTreeMap<Arc<Demand>, usize>,
-    workers: OrderedMap<ProcessId, Worker>,
-    /// Open lease requests, and the class each is for.
-    requests: BTreeMap<RequestId, usize>,
-    next_request: u64,
+    pub(super) workers: OrderedMap<ProcessId, Worker>,
+    /// Lease requests without an answer.
+    pub(super) requests: BTreeMap<RequestId, Request>,
+    pub(super) next_request: u64,
     /// Microseconds that calls of a function take, a moving average.
     durations: Map<FunctionId, u32>,
     /// When idle leases and slow tasks are looked at again.
-    next_check: Option<Time>,
+    pub(super) next_check: Option<Time>,
 }
 
 /// One demand.
 #[derive(Clone, Debug)]
-struct Class {
-    demand: Arc<Demand>,
+pub(super) struct Class {
+    pub(super) demand: Arc<Demand>,
     /// Numbers of tasks that are ready to be pushed.
-    queue: VecDeque<u64>,
-    workers: Vec<ProcessId>,
-    requested: usize,
+    pub(super) queue: VecDeque<u64>,
+    pub(super) workers: Vec<ProcessId>,
+    pub(super) requested: usize,
+}
+
+/// An open request for a lease.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) class: usize,
+    /// The node whose daemon has it now.
+    pub(super) at: NodeId,
 }
 
 /// One leased worker.
 #[derive(Clone, Debug)]
-struct Worker {
-    lease: LeaseId,
-    class: usize,
-    devices: Devices,
+pub(super) struct Worker {
+    pub(super) lease: LeaseId,
+    pub(super) class: usize,
+    pub(super) devices: Devices,
     /// Tasks pushed and not reported, in the order pushed, with their expected microseconds.
-    in_flight: VecDeque<(u64, u32)>,
+    pub(super) in_flight: VecDeque<(u64, u32)>,
     /// Sum of the expected microseconds.
-    load: u32,
+    pub(super) load: u32,
     /// Functions whose code this worker has.
-    functions: Vec<FunctionId>,
+    pub(super) functions: Vec<FunctionId>,
     /// Since when it has nothing to do, or has been at its first task.
-    since: Time,
+    pub(super) since: Time,
     /// Nothing was taken back since `since`.
-    watched: bool,
+    pub(super) watched: bool,
     /// Its running task waits or is slow: push nothing behind it.
-    stalled: bool,
+    pub(super) stalled: bool,
     /// Return the lease as soon as nothing is in flight.
-    leaving: bool,
+    pub(super) leaving: bool,
     /// Something was pushed, so there is or was a link.
-    contacted: bool,
-    closed: bool,
-    ended: Option<(Death, Option<TaskId>)>,
+    pub(super) contacted: bool,
+    pub(super) closed: bool,
+    pub(super) ended: Option<End>,
+}
+
+/// How a worker ended, as the authority told it.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) death: Death,
+    pub(super) started: Started,
+}
+
+/// Which of the tasks in flight a dead worker may have started.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Started {
+    /// Those up to this one; none if it started none.
+    UpTo(Option<TaskId>),
+    /// Nobody can tell: any of them.
+    Any,
 }
 
 impl Leases {
@@ -110,7 +136,7 @@ impl Leases {
         self.next_check.map(|due| (due, Wakeup::ReturnIdleLeases))
     }
 
-    fn check_by(&mut self, due: Time) {
+    pub(super) fn check_by(&mut self, due: Time) {
         self.next_check = Some(self.next_check.map_or(due, |next| next.min(due)));
     }
 }
@@ -160,7 +186,12 @@ impl Owner {
             return;
         };
         let class = self.leases.class_of(&definition.demand);
-        self.leases.classes[class].queue.retain(|queued| *queued != number);
+        let queue = &mut self.leases.classes[class].queue;
+        queue.retain(|queued| *queued != number);
+        if queue.is_empty() && self.leases.classes[class].requested > 0 {
+            // Requests that nobody needs any more are cancelled then.
+            self.leases.check_by(self.now + self.config.lease_idle);
+        }
         self.delayed.retain(|(_, delayed), ()| *delayed != number);
     }
 
@@ -171,7 +202,7 @@ impl Owner {
     }
 
     /// Push what can be pushed; ask for more workers if something is left.
-    fn dispatch(&mut self, now: Time, class: usize, out: Out<'_>) {
+    pub(super) fn dispatch(&mut self, now: Time, class: usize, out: Out<'_>) {
         while let Some(&number) = self.leases.classes[class].queue.front() {
             let Some(function) = self.function_of(number) else {
                 // Cancelled or failed meanwhile.
@@ -184,7 +215,7 @@ impl Owner {
                 continue;
             }
             let expected = self.leases.durations.get(&function).copied();
-            let Some(worker) = self.pick_worker(class, expected) else {
+            let Some(worker) = self.pick_worker(class, number, expected) else {
                 self.request_leases(class, out);
                 return;
             };
@@ -201,33 +232,36 @@ impl Owner {
         }
     }
 
-    /// The least loaded worker of the class that takes the task.
-    fn pick_worker(&self, class: usize, expected: Option<u32>) -> Option<ProcessId> {
+    /// The least loaded worker of the class that takes the task, one near its arguments before others.
+    fn pick_worker(&self, class: usize, number: u64, expected: Option<u32>) -> Option<ProcessId> {
+        let near = self.node_of_arguments(number);
         let workers = self.leases.classes[class].workers.iter();
         workers
             .filter_map(|id| self.leases.workers.get(id).map(|worker| (*id, worker)))
             .filter(|(_, worker)| worker.takes(expected, self.config.ahead))
-            .min_by_key(|(_, worker)| (worker.in_flight.len(), worker.load))
+            .min_by_key(|(id, worker)| {
+                let far = near.is_some_and(|node| node != id.node());
+                (far, worker.in_flight.len(), worker.load)
+            })
             .map(|(id, _)| id)
     }
 
-    fn request_leases(&mut self, class: usize, out: Out<'_>) {
-        let daemon = self.daemon();
-        let wanted = self.leases.classes[class].queue.len().min(self.config.cpus as usize);
-        while self.leases.classes[class].requested < wanted {
-            self.leases.next_request += 1;
-            // Requests for leases have numbers of their own, above those of the program's questions.
-            let request = RequestId(1 << 62 | self.leases.next_request);
-            self.leases.requests.insert(request, class);
-            self.leases.classes[class].requested += 1;
-            let demand = self.leases.classes[class].demand.clone();
-            let job = self.config.job;
-            self.send(
-                daemon,
-                Message::RequestLease { request, job, demand, route: Route::Fresh, prefer: None },
-                out,
-            );
+    /// The node that has most bytes of the task's stored arguments, if they are many.
+    pub(super) fn node_of_arguments(&self, number: u64) -> Option<NodeId> {
+        let dependencies = &self.tasks.get(&number)?.submission.dependencies;
+        let mut bytes: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for object in dependencies {
+            if let Some(Outcome::Value(value)) = self.outcome(*object)
+                && let Payload::Stored { size, .. } = value.payload
+            {
+                for node in self.locations(*object) {
+                    *bytes.entry(node).or_default() += size;
+                }
+            }
         }
+        let here = self.node();
+        let most = bytes.into_iter().max_by_key(|(node, bytes)| (*bytes, *node == here));
+        most.filter(|(_, bytes)| *bytes >= ARGUMENTS_MATTER).map(|(node, _)| node)
     }
 
     fn push_to(
@@ -280,101 +314,6 @@ impl Owner {
         if let Some(assignment) = self.assignment(number, callee) {
             self.pushed(number, to, assignment, out);
         }
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one per field of the message")]
-    pub(super) fn lease_granted(
-        &mut self,
-        now: Time,
-        from: ProcessId,
-        request: RequestId,
-        lease: LeaseId,
-        worker: ProcessId,
-        devices: Devices,
-        out: Out<'_>,
-    ) {
-        let Some(class) = self.leases.requests.remove(&request) else {
-            // Cancelled meanwhile.
-            self.send(from, Message::ReturnLease { lease, reusable: true }, out);
-            return;
-        };
-        self.leases.classes[class].requested -= 1;
-        self.leases.classes[class].workers.push(worker);
-        self.leases.workers.insert(
-            worker,
-            Worker {
-                lease,
-                class,
-                devices,
-                in_flight: VecDeque::new(),
-                load: 0,
-                functions: Vec::new(),
-                since: now,
-                watched: false,
-                stalled: false,
-                leaving: false,
-                contacted: false,
-                closed: false,
-                ended: None,
-            },
-        );
-        self.leases.check_by(now + self.config.lease_idle);
-        self.dispatch(now, class, out);
-    }
-
-    pub(super) fn lease_refused(&mut self, now: Time, request: RequestId, failure: Failure, out: Out<'_>) {
-        let Some(class) = self.leases.requests.remove(&request) else {
-            return;
-        };
-        self.leases.classes[class].requested -= 1;
-        if matches!(failure, Failure::Unschedulable { .. } | Failure::EnvironmentSetup { .. }) {
-            // It holds for every task of this demand.
-            for number in core::mem::take(&mut self.leases.classes[class].queue) {
-                self.fail(now, number, Outcome::Failure(failure.clone().into()), out);
-            }
-        } else {
-            self.dispatch(now, class, out);
-        }
-    }
-
-    /// Others wait: give up idle leases now, and one busy one when its tasks have ended.
-    pub(super) fn lease_wanted(&mut self, now: Time, out: Out<'_>) {
-        let workers = self.leases.workers.iter();
-        let idle: Vec<ProcessId> =
-            workers.filter(|(_, worker)| worker.in_flight.is_empty()).map(|(id, _)| *id).collect();
-        for worker in &idle {
-            self.return_lease(*worker, true, out);
-        }
-        if idle.is_empty() && !self.leases.workers.values().any(|worker| worker.leaving) {
-            let least = self.leases.workers.iter().min_by_key(|(_, worker)| worker.load);
-            if let Some(worker) = least.map(|(id, _)| *id) {
-                self.leases.workers[&worker].leaving = true;
-                self.take_back(worker, out);
-            }
-        }
-        self.leases.check_by(now + self.config.take_back_after);
-    }
-
-    /// Ask for everything but the first of the tasks in flight.
-    fn take_back(&mut self, id: ProcessId, out: Out<'_>) {
-        let me = self.me();
-        let Some(worker) = self.leases.workers.get(&id) else {
-            return;
-        };
-        let task = |number: &(u64, u32)| TaskId { owner: me, number: number.0 };
-        let tasks: Vec<TaskId> = worker.in_flight.iter().skip(1).map(task).collect();
-        if !tasks.is_empty() {
-            self.send(id, Message::TakeBack { tasks }, out);
-        }
-    }
-
-    fn return_lease(&mut self, id: ProcessId, reusable: bool, out: Out<'_>) {
-        let Some(worker) = self.leases.workers.shift_remove(&id) else {
-            return;
-        };
-        self.leases.classes[worker.class].workers.retain(|other| *other != id);
-        let to = ProcessId::daemon(worker.lease.node);
-        self.send(to, Message::ReturnLease { lease: worker.lease, reusable }, out);
     }
 
     /// A worker reported the end of a task: measure it, and give the worker more.
@@ -451,106 +390,6 @@ impl Owner {
     pub(super) fn worker_stalled(&mut self, worker: ProcessId) {
         if let Some(worker) = self.leases.workers.get_mut(&worker) {
             worker.stalled = true;
-        }
-    }
-
-    /// The node says that the worker died.
-    pub(super) fn lease_ended(
-        &mut self,
-        now: Time,
-        lease: LeaseId,
-        death: Death,
-        last_started: Option<TaskId>,
-        out: Out<'_>,
-    ) {
-        let found = self.leases.workers.iter_mut().find(|(_, worker)| worker.lease == lease);
-        let Some((id, worker)) = found else { return };
-        let id = *id;
-        worker.ended = Some((death, last_started));
-        self.settle_worker(now, id, out);
-    }
-
-    /// The link to a worker is closed: nothing that it sent is missing any more.
-    pub(super) fn worker_closed(&mut self, now: Time, id: ProcessId, out: Out<'_>) {
-        if let Some(worker) = self.leases.workers.get_mut(&id) {
-            worker.closed = true;
-            self.settle_worker(now, id, out);
-        }
-    }
-
-    /// With the node's word and everything that the worker had said: see which tasks had started.
-    fn settle_worker(&mut self, now: Time, id: ProcessId, out: Out<'_>) {
-        let Some(worker) = self.leases.workers.get(&id) else {
-            return;
-        };
-        if worker.ended.is_none() || (worker.contacted && !worker.closed) {
-            return;
-        }
-        let Some(worker) = self.leases.workers.shift_remove(&id) else {
-            return;
-        };
-        self.leases.classes[worker.class].workers.retain(|other| *other != id);
-        let Some((death, last_started)) = worker.ended else {
-            return;
-        };
-        let me = self.me();
-        let started = last_started
-            .filter(|task| task.owner == me)
-            .and_then(|task| worker.in_flight.iter().position(|(number, _)| *number == task.number));
-        let blamed = if Mutant::BlameUnstarted.is_active() { worker.in_flight.len() } else { 0 };
-        let started = started.map_or(blamed, |at| at + 1);
-        for (number, _) in worker.in_flight.iter().skip(started).rev() {
-            self.push_elsewhere(now, *number, out);
-        }
-        for (number, _) in worker.in_flight.iter().take(started) {
-            self.attempt_lost(now, *number, id, &death, out);
-        }
-        self.dispatch(now, worker.class, out);
-    }
-
-    /// Return idle leases, take back tasks behind slow ones, cancel requests that nobody needs.
-    pub(super) fn leases_due(&mut self, now: Time, out: Out<'_>) {
-        if self.leases.next_check.is_none_or(|due| due > now) {
-            return;
-        }
-        self.leases.next_check = None;
-        let mut idle = Vec::new();
-        let mut slow = Vec::new();
-        for (id, worker) in &mut self.leases.workers {
-            let (list, due) = if worker.in_flight.is_empty() {
-                (&mut idle, worker.since + self.config.lease_idle)
-            } else if worker.watched {
-                (&mut slow, worker.since + self.config.take_back_after)
-            } else {
-                continue;
-            };
-            if due <= now {
-                worker.watched = false;
-                list.push(*id);
-            } else {
-                self.leases.next_check = Some(self.leases.next_check.map_or(due, |next: Time| next.min(due)));
-            }
-        }
-        for worker in idle {
-            self.return_lease(worker, true, out);
-        }
-        for worker in slow {
-            self.worker_stalled(worker);
-            self.take_back(worker, out);
-        }
-        self.cancel_idle_requests(out);
-    }
-
-    fn cancel_idle_requests(&mut self, out: Out<'_>) {
-        let classes = &self.leases.classes;
-        let unneeded = |(_, class): &(&RequestId, &usize)| classes[**class].queue.is_empty();
-        let requests: Vec<RequestId> =
-            self.leases.requests.iter().filter(unneeded).map(|(request, _)| *request).collect();
-        for request in requests {
-            if let Some(class) = self.leases.requests.remove(&request) {
-                self.leases.classes[class].requested -= 1;
-                self.send(self.daemon(), Message::CancelLeaseRequest { request }, out);
-            }
         }
     }
 }

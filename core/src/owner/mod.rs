@@ -10,16 +10,20 @@ mod cancel;
 mod death;
 mod events;
 mod executor;
+mod groups;
 mod inspect;
 mod leases;
 mod lineage;
 mod mapping;
 mod objects;
+mod questions;
 mod region;
+mod requests;
 mod streams;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -27,13 +31,16 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::actor::ActorSpec;
-use crate::ids::{ActorId, JobId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
+use crate::group::{GroupSpec, GroupState};
+use crate::ids::{ActorId, GroupId, JobId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time, Wakeup};
 use crate::message::{Answer, Message, Query};
 use crate::resources::Devices;
 use crate::task::{Assignment, Submission};
 use crate::value::{ActorDeath, Failure, Outcome, Value};
 use crate::{Map, OrderedMap};
+
+use questions::Question;
 
 pub use events::TaskEvent;
 pub use inspect::{ActorView, Inspection, LeaseView, ObjectView, TaskView};
@@ -146,6 +153,28 @@ pub enum Input {
     WatchActor {
         /// The actor.
         actor: ActorId,
+    },
+    /// The program makes a placement group: its id is taken from the owner beforehand.
+    CreateGroup {
+        /// Everything about it.
+        spec: Box<GroupSpec>,
+        /// Numbers the question whether the group is possible.
+        request: RequestId,
+    },
+    /// The program removes a placement group.
+    RemoveGroup {
+        /// The group.
+        group: GroupId,
+    },
+    /// The program got hold of a placement group: learn how it is.
+    WatchGroup {
+        /// The group.
+        group: GroupId,
+    },
+    /// The program has lost interest in a placement group.
+    UnwatchGroup {
+        /// The group.
+        group: GroupId,
     },
     /// The program does not take further items of a stream.
     CloseStream {
@@ -301,6 +330,13 @@ pub enum Effect {
         /// The answer.
         answer: Answer,
     },
+    /// The state of a placement group changed.
+    GroupChanged {
+        /// The group.
+        group: GroupId,
+        /// Its state.
+        state: GroupState,
+    },
     /// There is room now, or there will not be.
     Room {
         /// Which request.
@@ -325,6 +361,13 @@ pub struct Owner {
     mappings: Map<ObjectId, mapping::Mapping>,
     region: region::Region,
     peers: OrderedMap<ProcessId, death::Peer>,
+    /// Dead nodes, and whose steward owns what their processes owned.
+    heirs: BTreeMap<NodeId, NodeId>,
+    /// Questions without an answer.
+    questions: BTreeMap<RequestId, questions::Question>,
+    groups: OrderedMap<GroupId, Option<GroupState>>,
+    /// The newest head that this process was told of.
+    head_epoch: u64,
     /// Tasks that wait for their next attempt, by the time it is due.
     delayed: BTreeMap<(Time, u64), ()>,
     lineage_bytes: u64,
@@ -350,6 +393,10 @@ impl Owner {
             mappings: Map::default(),
             region: region::Region::default(),
             peers: OrderedMap::default(),
+            heirs: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            groups: OrderedMap::default(),
+            head_epoch: 0,
             delayed: BTreeMap::new(),
             lineage_bytes: 0,
             events: events::Events::default(),
@@ -401,7 +448,13 @@ impl Owner {
             Message::LeaseGranted { request, lease, worker, devices } => {
                 self.lease_granted(now, from, request, lease, worker, devices, out)
             }
-            Message::LeaseRefused { request, failure } => self.lease_refused(now, request, failure, out),
+            Message::LeaseRedirected { request, to, route } => {
+                self.lease_redirected(from, request, to, route, out)
+            }
+            Message::LeaseRejected { request } => self.lease_rejected(from, request, out),
+            Message::LeaseRefused { request, failure } => {
+                self.lease_refused(now, from, request, failure, out)
+            }
             Message::LeaseWanted => self.lease_wanted(now, out),
             Message::LeaseEnded { lease, death, last_started } => {
                 self.lease_ended(now, lease, death, last_started, out)
@@ -433,8 +486,11 @@ impl Owner {
             Message::Freed { offset, size } => self.region.free(offset, size),
             Message::ReturnRoom => self.return_room(out),
             Message::ProcessDied { process, death } => self.process_died(now, process, death, out),
+            Message::NodeDied { node, heir } => self.node_died(now, node, heir, out),
+            Message::HeadChanged { epoch } => self.head_changed(epoch, out),
+            Message::GroupUpdate { group, state } => self.group_update(group, state, out),
             Message::Exit { graceful, reason } => self.exit_requested(graceful, reason, out),
-            Message::Answer { request, answer } => out.push(Effect::Answered { request, answer }),
+            Message::Answer { request, answer } => self.answered(request, answer, out),
             // Nothing else is meant for an owner; a peer that says it is wrong, and harmless.
             _ => {}
         }
@@ -475,7 +531,11 @@ impl Machine for Owner {
             }
             Input::WatchActor { actor } => self.watch_actor(actor, out),
             Input::CloseStream { task } => self.close_stream(task, out),
-            Input::Ask { request, to, query } => self.send(to, Message::Ask { request, query }, out),
+            Input::CreateGroup { spec, request } => self.create_group(spec, request, out),
+            Input::RemoveGroup { group } => self.remove_group(group, out),
+            Input::WatchGroup { group } => self.watch_group(group, out),
+            Input::UnwatchGroup { group } => self.unwatch_group(group, out),
+            Input::Ask { request, to, query } => self.ask(request, Question::Ask { to, query }, out),
             Input::RequestRoom { request, size } => {
                 self.send(self.daemon(), Message::RequestExtent { request, size }, out)
             }

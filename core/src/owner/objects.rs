@@ -263,7 +263,7 @@ impl Owner {
     pub(super) fn fetch(&mut self, now: Time, object: ObjectId, missing_at: Option<NodeId>, out: Out<'_>) {
         self.record(object).state = State::Fetching;
         let owner = object.owner();
-        if let Some(death) = self.death_of(owner).filter(|_| !Mutant::AskTheDead.is_active()).cloned() {
+        if let Some(death) = self.death_of(owner).filter(|_| !Mutant::AskTheDead.is_active()) {
             self.owner_died(now, object, &death, out);
             return;
         }

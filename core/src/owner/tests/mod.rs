@@ -3,6 +3,7 @@
 mod borrowing;
 mod calls;
 mod leases;
+mod nodes;
 mod streams;
 
 use alloc::boxed::Box;

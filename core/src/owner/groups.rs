@@ -1,0 +1,63 @@
+//! Placement groups that the program made or asked for: what the head last said of each.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::questions::Question;
+use super::{Effect, Out, Owner};
+use crate::group::{GroupSpec, GroupState};
+use crate::ids::{GroupId, ProcessId, RequestId};
+use crate::message::Message;
+
+impl Owner {
+    /// The program makes a group; it watches it from now on.
+    pub(super) fn create_group(&mut self, spec: Box<GroupSpec>, request: RequestId, out: Out<'_>) {
+        let group = spec.id;
+        self.ask(request, Question::CreateGroup(spec), out);
+        self.watch_group(group, out);
+    }
+
+    pub(super) fn watch_group(&mut self, group: GroupId, out: Out<'_>) {
+        if !self.groups.contains_key(&group) {
+            self.groups.insert(group, None);
+            self.send(ProcessId::HEAD, Message::SubscribeGroup { group }, out);
+        }
+    }
+
+    pub(super) fn unwatch_group(&mut self, group: GroupId, out: Out<'_>) {
+        if self.groups.shift_remove(&group).is_some() {
+            self.send(ProcessId::HEAD, Message::UnsubscribeGroup { group }, out);
+        }
+    }
+
+    pub(super) fn remove_group(&mut self, group: GroupId, out: Out<'_>) {
+        self.send(ProcessId::HEAD, Message::RemoveGroup { group }, out);
+    }
+
+    /// The head says how the group is. It never comes back once it is removed.
+    pub(super) fn group_update(&mut self, group: GroupId, state: GroupState, out: Out<'_>) {
+        let Some(known) = self.groups.get_mut(&group) else {
+            return;
+        };
+        let over = matches!(known, Some(GroupState::Removed));
+        if over || known.as_ref() == Some(&state) {
+            return;
+        }
+        *known = Some(state.clone());
+        out.push(Effect::GroupChanged { group, state });
+    }
+
+    /// What the head last said of a group that this process watches.
+    pub fn group_state(&self, group: GroupId) -> Option<&GroupState> {
+        self.groups.get(&group)?.as_ref()
+    }
+
+    pub(super) fn subscribe_groups(&self, out: Out<'_>) {
+        let over = |state: &Option<GroupState>| matches!(state, Some(GroupState::Removed));
+        let groups: Vec<GroupId> =
+            self.groups.iter().filter(|(_, state)| !over(state)).map(|(group, _)| *group).collect();
+        for group in groups {
+            self.send(ProcessId::HEAD, Message::SubscribeGroup { group }, out);
+        }
+    }
+}
