@@ -412,6 +412,7 @@ impl World {
                 let note = |thread: &mut Thread| thread.room_refused = refused.clone();
                 self.for_threads(id, |thread| thread.waits == Waits::Room(request), note);
             }
+            owner::Effect::GroupChanged { .. } => {}
         }
     }
 

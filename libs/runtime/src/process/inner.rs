@@ -192,6 +192,8 @@ impl Inner {
             Effect::Room { request, refused } => {
                 self.rooms.insert(request, refused);
             }
+            // Threads that wait for a group look at the owner.
+            Effect::GroupChanged { .. } => {}
         }
     }
 
