@@ -81,6 +81,8 @@ pub enum Wakeup {
     Unsealed,
     /// An actor that somebody asked for should have been made by now.
     UnknownActor,
+    /// A head begins to act.
+    TakeOver,
 }
 
 /// Where a machine appends what must happen. The driver owns and reuses the buffer.

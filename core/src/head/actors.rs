@@ -8,7 +8,8 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::Outbox;
+use super::rows::{ActorRow, DeadActorRow};
+use super::{Key, Outbox, Row};
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::ids::{ActorId, NodeId, ProcessId};
 use crate::machine::Time;
@@ -53,6 +54,25 @@ impl Actor {
         }
     }
 
+    /// As the log knows it. That it came alive a while ago counts as now: clocks do not outlive heads.
+    fn restore(spec: Box<ActorSpec>, row: ActorRow) -> Actor {
+        let ActorRow { incarnation, restarts_left, state, node, killed, quick_ends, pid } = row;
+        let alive_since = None;
+        Actor { spec, incarnation, restarts_left, state, node, killed, alive_since, quick_ends, pid }
+    }
+
+    fn row(&self) -> ActorRow {
+        ActorRow {
+            incarnation: self.incarnation,
+            restarts_left: self.restarts_left,
+            state: self.state.clone(),
+            node: self.node,
+            killed: self.killed,
+            quick_ends: self.quick_ends,
+            pid: self.pid,
+        }
+    }
+
     fn summary(&self) -> ActorSummary {
         ActorSummary {
             id: self.spec.id,
@@ -81,9 +101,11 @@ pub(super) struct Actors {
     live: BTreeMap<ActorId, Actor>,
     names: BTreeMap<(String, String), ActorId>,
     by_creator: BTreeMap<ProcessId, BTreeSet<ActorId>>,
-    dead: BTreeMap<ActorId, ActorSummary>,
+    dead: BTreeMap<ActorId, DeadActorRow>,
     /// The dead in the order of their deaths.
     graves: VecDeque<ActorId>,
+    /// How many were ever buried.
+    buried: u64,
     subscribers: BTreeMap<ActorId, BTreeSet<ProcessId>>,
     subscriptions: BTreeMap<ProcessId, BTreeSet<ActorId>>,
     pub(super) awaited: BTreeMap<ActorId, Awaited>,
@@ -97,8 +119,11 @@ impl Actors {
     pub(super) fn get(&self, id: ActorId) -> Option<&Actor> {
         self.live.get(&id)
     }
-    pub(super) fn get_mut(&mut self, id: ActorId) -> Option<&mut Actor> {
-        self.live.get_mut(&id)
+    /// A live actor, to be changed.
+    pub(super) fn edit(&mut self, id: ActorId, out: &mut Outbox) -> Option<&mut Actor> {
+        let actor = self.live.get_mut(&id)?;
+        out.touch(Key::Actor(id));
+        Some(actor)
     }
     /// Whether an actor of that id was ever made, as far as is remembered.
     pub(super) fn is_known(&self, id: ActorId) -> bool {
@@ -111,7 +136,18 @@ impl Actors {
         self.names.get(&key).and_then(|id| self.live.get(id))
     }
 
-    pub(super) fn add(&mut self, actor: Actor) {
+    /// The actor that had the name of this one, so that it was never made.
+    pub(super) fn namesake(&self, id: ActorId) -> Option<ActorId> {
+        self.dead.get(&id).and_then(|dead| dead.namesake)
+    }
+
+    pub(super) fn add(&mut self, actor: Actor, out: &mut Outbox) {
+        out.touch(Key::ActorSpec(actor.spec.id));
+        out.touch(Key::Actor(actor.spec.id));
+        self.insert(actor);
+    }
+
+    fn insert(&mut self, actor: Actor) {
         let spec = &actor.spec;
         if !spec.name.is_empty() {
             self.names.insert((spec.namespace.clone(), spec.name.clone()), spec.id);
@@ -129,14 +165,13 @@ impl Actors {
 
     /// Record a new state of a live actor, and tell its subscribers.
     pub(super) fn change(&mut self, id: ActorId, state: ActorState, out: &mut Outbox) {
-        let actor = self.live.get_mut(&id).expect("only live actors change");
-        actor.state = state;
+        self.edit(id, out).expect("only live actors change").state = state;
         self.announce(id, out);
     }
 
     /// Record that a live actor is dead for good, and tell its subscribers.
     pub(super) fn bury(&mut self, id: ActorId, cause: ActorDeath, out: &mut Outbox) {
-        self.live.get_mut(&id).expect("only live actors are buried").restarts_left = 0;
+        self.edit(id, out).expect("only live actors are buried").restarts_left = 0;
         self.change(id, ActorState::Dead { cause }, out);
         let actor = self.live.remove(&id).expect("only live actors are buried");
         let spec = &actor.spec;
@@ -152,18 +187,60 @@ impl Actors {
         self.restarts.retain(|(_, restarting)| *restarting != id);
         self.unplaced.remove(&id);
         self.unsubscribe_all(id);
-        self.remember_dead(actor.summary());
+        out.touch(Key::ActorSpec(id));
+        self.remember_dead(actor.summary(), None, out);
     }
 
     /// Remember an actor that is dead, as long as there is room.
-    pub(super) fn remember_dead(&mut self, summary: ActorSummary) {
-        self.graves.push_back(summary.id);
-        self.dead.insert(summary.id, summary);
+    pub(super) fn remember_dead(
+        &mut self,
+        summary: ActorSummary,
+        namesake: Option<ActorId>,
+        out: &mut Outbox,
+    ) {
+        let id = summary.id;
+        out.touch(Key::Actor(id));
+        self.buried += 1;
+        self.graves.push_back(id);
+        self.dead.insert(id, DeadActorRow { order: self.buried, summary, namesake });
         if self.graves.len() > DEAD_MAX
             && let Some(oldest) = self.graves.pop_front()
         {
             self.dead.remove(&oldest);
+            out.touch(Key::Actor(oldest));
         }
+    }
+
+    /// What the log must hold of an actor.
+    pub(super) fn row(&self, id: ActorId) -> Option<Row> {
+        let live = || self.live.get(&id).map(|actor| Row::Actor(actor.row()));
+        let dead = || self.dead.get(&id).map(|dead| Row::DeadActor(Box::new(dead.clone())));
+        live().or_else(dead)
+    }
+
+    /// What the log must hold of what was asked for.
+    pub(super) fn spec_row(&self, id: ActorId) -> Option<Row> {
+        self.live.get(&id).map(|actor| Row::ActorSpec(actor.spec.clone()))
+    }
+
+    /// All actors as the log knows them.
+    pub(super) fn restore(
+        specs: BTreeMap<ActorId, Box<ActorSpec>>,
+        mut live: BTreeMap<ActorId, ActorRow>,
+        mut dead: Vec<DeadActorRow>,
+    ) -> Actors {
+        let mut actors = Actors::default();
+        for (id, spec) in specs {
+            let row = live.remove(&id).expect("an actor's two rows come and go together");
+            actors.insert(Actor::restore(spec, row));
+        }
+        dead.sort_by_key(|dead| dead.order);
+        actors.buried = dead.last().map_or(0, |dead| dead.order);
+        for dead in dead {
+            actors.graves.push_back(dead.summary.id);
+            actors.dead.insert(dead.summary.id, dead);
+        }
+        actors
     }
 
     pub(super) fn subscribe(&mut self, subscriber: ProcessId, id: ActorId) {
@@ -211,8 +288,9 @@ impl Actors {
             out.send(to, Message::ActorUpdate { actor: id, incarnation, state, restarts_left });
         } else {
             let unknown = || (0, ActorState::Dead { cause: ActorDeath::Unknown });
+            let dead = self.dead.get(&id).map(|dead| &dead.summary);
             let (incarnation, state) =
-                self.dead.get(&id).map_or_else(unknown, |dead| (dead.incarnation, dead.state.clone()));
+                dead.map_or_else(unknown, |dead| (dead.incarnation, dead.state.clone()));
             out.send(to, Message::ActorUpdate { actor: id, incarnation, state, restarts_left: 0 });
         }
     }
@@ -225,10 +303,16 @@ impl Actors {
         }
     }
 
+    /// The actors that wait for a node or for their restart.
+    pub(super) fn without_node(&self) -> Vec<ActorId> {
+        let waiting = self.live.values().filter(|actor| actor.node.is_none());
+        waiting.map(|actor| actor.spec.id).collect()
+    }
+
     /// All actors that are not dead, or all that are remembered.
     pub(super) fn list(&self, dead: bool) -> Vec<ActorSummary> {
         let live = self.live.values().map(Actor::summary);
-        let buried = self.dead.values().filter(|_| dead).cloned();
+        let buried = self.dead.values().filter(|_| dead).map(|dead| dead.summary.clone());
         live.chain(buried).collect()
     }
 

@@ -22,12 +22,12 @@ impl Head {
         for id in never_made {
             self.actors.give_up(id, out);
         }
-        if let Some(job) = self.jobs.end(process) {
+        if let Some(job) = self.jobs.end(process, out) {
             // The driver's node has something of the job even if it has not reported itself yet.
-            let mut nodes: BTreeSet<NodeId> = self.nodes.keys().copied().collect();
+            let mut nodes: BTreeSet<NodeId> = self.nodes.alive().map(|node| node.node).collect();
             nodes.insert(process.node());
             for node in nodes {
-                out.send(ProcessId::daemon(node), Message::JobEnded { job });
+                out.send_to_node(node, Message::JobEnded { job });
             }
         }
     }

@@ -1,15 +1,16 @@
 //! Drives a head in tests: what goes in, and exactly what comes out.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-use super::{Config, Effect, Head, Input};
+use super::{Config, Effect, Head, Input, Key, Row, WriteResult};
 use crate::actor::ActorSpec;
-use crate::ids::{ActorId, FunctionId, JobId, NodeId, ProcessId, TaskId};
+use crate::ids::{ActorId, FunctionId, JobId, NodeId, OperationId, ProcessId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time};
 use crate::message::{ActorEvent, Message, NodeSummary};
 use crate::resources::{Demand, Quantity, Resources};
@@ -48,15 +49,53 @@ pub(super) fn spec(id: ActorId) -> ActorSpec {
     }
 }
 
+/// A node with four CPUs.
+pub(super) fn summary(node: NodeId) -> NodeSummary {
+    let mut total = Resources::default();
+    total.set(Resources::CPU, Quantity(4 * Quantity::ONE.0));
+    NodeSummary {
+        node,
+        alive: true,
+        host: String::from("here"),
+        address: String::new(),
+        free: total.clone(),
+        total,
+        labels: vec![],
+    }
+}
+
+type Write = (OperationId, Vec<(Key, Option<Row>)>);
+
 pub(super) struct Harness {
     pub(super) head: Head,
     pub(super) now: Time,
+    /// What the log holds.
+    pub(super) log: BTreeMap<Key, Row>,
+    writing: Option<Write>,
+    /// What the head has let out and nobody has looked at.
+    pub(super) let_out: Vec<Effect>,
 }
 
 impl Harness {
     /// A head without nodes.
     pub(super) fn new() -> Harness {
-        Harness { head: Head::new(Config::new(7), Vec::new()), now: Time(0) }
+        Harness::of(Config::new(7), BTreeMap::new())
+    }
+
+    /// A head with a log, which writes when the test says so.
+    pub(super) fn durable() -> Harness {
+        Harness::of(Config { durable: true, ..Config::new(7) }, BTreeMap::new())
+    }
+
+    fn of(config: Config, log: BTreeMap<Key, Row>) -> Harness {
+        let rows = log.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
+        let head = Head::new(config, rows);
+        Harness { head, now: Time(0), log, writing: None, let_out: Vec::new() }
+    }
+
+    /// Another head, from what this one has written.
+    pub(super) fn restart(&self) -> Harness {
+        Harness::of(Config { durable: true, ..Config::new(8) }, self.log.clone())
     }
 
     /// A head with one node.
@@ -67,38 +106,72 @@ impl Harness {
     }
 
     pub(super) fn report_node(&mut self) -> Vec<(ProcessId, Message)> {
-        let mut total = Resources::default();
-        total.set(Resources::CPU, Quantity(4 * Quantity::ONE.0));
-        let report = NodeSummary {
-            node: NODE,
-            alive: true,
-            host: String::from("here"),
-            address: String::new(),
-            free: total.clone(),
-            total,
-            labels: vec![],
-        };
-        self.receive(DAEMON, Message::NodeReport { report: Box::new(report) })
+        self.receive(DAEMON, Message::NodeReport { report: Box::new(summary(NODE)) })
+    }
+
+    /// Tell the head; what it lets out but for writes and for [`Effect::Handled`].
+    pub(super) fn tell(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Effects::new();
+        self.head.handle(self.now, input, &mut effects);
+        self.learn(effects)
+    }
+
+    fn learn(&mut self, mut effects: Effects<Effect>) -> Vec<Effect> {
+        self.head.check();
+        let mut rest = Vec::new();
+        for effect in effects.drain() {
+            match effect {
+                Effect::Write { operation, rows, .. } => {
+                    assert!(self.writing.replace((operation, rows)).is_none(), "one write at a time");
+                }
+                Effect::Handled { .. } => {}
+                effect => rest.push(effect),
+            }
+        }
+        rest
+    }
+
+    /// The write under way ends.
+    pub(super) fn write(&mut self, result: WriteResult) -> Vec<Effect> {
+        let (operation, rows) = self.writing.take().expect("a write is under way");
+        for (key, row) in rows.into_iter().filter(|_| result == WriteResult::Done) {
+            match row {
+                Some(row) => drop(self.log.insert(key, row)),
+                None => drop(self.log.remove(&key)),
+            }
+        }
+        self.tell(Input::Finished { operation, result })
+    }
+
+    /// All writes end well.
+    pub(super) fn write_all(&mut self) {
+        while self.writing.is_some() {
+            let effects = self.write(WriteResult::Done);
+            self.let_out.extend(effects);
+        }
+    }
+
+    /// The messages among what was let out by [`Harness::write_all`].
+    pub(super) fn sent(&mut self) -> Vec<(ProcessId, Message)> {
+        sent(core::mem::take(&mut self.let_out))
     }
 
     pub(super) fn receive(&mut self, from: ProcessId, message: Message) -> Vec<(ProcessId, Message)> {
-        let mut effects = Effects::new();
-        self.head.handle(self.now, Input::Received { via: from.node(), from, message }, &mut effects);
-        self.head.check();
-        sent(effects)
+        sent(self.tell(Input::Received { via: from.node(), from, message }))
     }
 
     /// Let time pass, and fire what becomes due on the way.
     pub(super) fn pass(&mut self, span: Span) -> Vec<(ProcessId, Message)> {
         let end = self.now + span;
-        let mut effects = Effects::new();
+        let mut all = Vec::new();
         while let Some((at, _)) = self.head.poll_timeout().filter(|(at, _)| *at <= end) {
             self.now = at.max(self.now);
+            let mut effects = Effects::new();
             self.head.handle_timeout(self.now, &mut effects);
-            self.head.check();
+            all.extend(self.learn(effects));
         }
         self.now = end;
-        sent(effects)
+        sent(all)
     }
 
     pub(super) fn create(&mut self, spec: &ActorSpec) -> Vec<(ProcessId, Message)> {
@@ -116,12 +189,10 @@ impl Harness {
     }
 }
 
-fn sent(mut effects: Effects<Effect>) -> Vec<(ProcessId, Message)> {
-    effects
-        .drain()
-        .filter_map(|effect| match effect {
-            Effect::Send { to, message } => Some((to, message)),
-            _ => None,
-        })
-        .collect()
+fn sent(effects: Vec<Effect>) -> Vec<(ProcessId, Message)> {
+    let messages = effects.into_iter().filter_map(|effect| match effect {
+        Effect::Send { to, message } => Some((to, message)),
+        _ => None,
+    });
+    messages.collect()
 }

@@ -4,26 +4,40 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 
-use super::{Head, Outbox};
+use bytes::Bytes;
+
+use super::rows::JobRow;
+use super::{Head, Key, Outbox, Row};
 use crate::ids::{JobId, ProcessId};
 use crate::message::Message;
 
-/// The jobs whose drivers live.
+/// All jobs whose drivers live, and some whose drivers are gone.
 #[derive(Clone, Debug)]
 pub(super) struct Jobs {
-    last: u32,
-    drivers: BTreeMap<ProcessId, (JobId, String)>,
+    jobs: BTreeMap<JobId, JobRow>,
+    drivers: BTreeMap<ProcessId, JobId>,
     seed: u64,
 }
 
 impl Jobs {
-    pub(super) fn new(seed: u64) -> Jobs {
-        Jobs { last: 0, drivers: BTreeMap::new(), seed }
+    /// All jobs as the log knows them.
+    pub(super) fn restore(seed: u64, jobs: BTreeMap<JobId, JobRow>) -> Jobs {
+        let running = jobs.iter().filter(|(_, job)| !job.ended);
+        let drivers = running.map(|(id, job)| (job.driver, *id)).collect();
+        Jobs { jobs, drivers, seed }
+    }
+
+    /// What the log must hold of a job.
+    pub(super) fn row(&self, id: JobId) -> Option<Row> {
+        self.jobs.get(&id).cloned().map(Row::Job)
     }
 
     /// The job whose driver that was, if it was one.
-    pub(super) fn end(&mut self, driver: ProcessId) -> Option<JobId> {
-        self.drivers.remove(&driver).map(|(job, _)| job)
+    pub(super) fn end(&mut self, driver: ProcessId, out: &mut Outbox) -> Option<JobId> {
+        let id = self.drivers.remove(&driver)?;
+        self.jobs.get_mut(&id).expect("drivers have jobs").ended = true;
+        out.touch(Key::Job(id));
+        Some(id)
     }
 }
 
@@ -43,17 +57,28 @@ fn scramble(value: u64) -> u64 {
 
 impl Head {
     /// Give a driver its job; told twice, the same one.
-    pub(super) fn register_job(&mut self, driver: ProcessId, namespace: String, out: &mut Outbox) {
-        let jobs = &mut self.jobs;
-        let (job, namespace) = jobs.drivers.entry(driver).or_insert_with(|| {
-            jobs.last = jobs.last.checked_add(1).expect("job numbers are used up");
-            let job = JobId(jobs.last);
+    pub(super) fn register_job(
+        &mut self,
+        driver: ProcessId,
+        namespace: String,
+        launch: Bytes,
+        out: &mut Outbox,
+    ) {
+        if !self.jobs.drivers.contains_key(&driver) {
+            let last = self.meta.last_job.checked_add(1).expect("job numbers are used up");
+            self.meta.last_job = last;
+            let job = JobId(last);
             let anonymous = namespace.is_empty();
-            (job, if anonymous { anonymous_namespace(jobs.seed, job) } else { namespace })
-        });
-        let (job, namespace) = (*job, namespace.clone());
+            let namespace = if anonymous { anonymous_namespace(self.jobs.seed, job) } else { namespace };
+            out.touch(Key::Meta);
+            out.touch(Key::Job(job));
+            self.jobs.drivers.insert(driver, job);
+            self.jobs.jobs.insert(job, JobRow { driver, namespace, launch, ended: false });
+        }
+        let job = self.jobs.drivers[&driver];
+        let namespace = self.jobs.jobs[&job].namespace.clone();
         let registered = Message::JobRegistered { driver, job, namespace };
-        out.send(ProcessId::daemon(driver.node()), registered);
+        out.send_to_node(driver.node(), registered);
     }
 }
 
@@ -61,7 +86,6 @@ impl Head {
 mod tests {
     use super::*;
     use crate::head::harness::{DAEMON, Harness, process};
-    use bytes::Bytes;
 
     #[test]
     fn jobs_count_up_and_anonymous_namespaces_differ() {

@@ -45,15 +45,16 @@ impl Head {
             }
         };
         if self.actors.is_known(id) {
-            return answer(Answer::ActorCreated, out);
+            let refused = self.actors.namesake(id).map(|actor| Answer::ActorExists { actor });
+            return answer(refused.unwrap_or(Answer::ActorCreated), out);
         }
         let namesake = self.actors.by_name(&spec.namespace, &spec.name).map(|actor| actor.spec.id);
         if let Some(namesake) = namesake.filter(|_| !spec.name.is_empty()) {
             answer(Answer::ActorExists { actor: namesake }, out);
-            return self.refuse_name(&spec, out);
+            return self.refuse_name(&spec, namesake, out);
         }
         answer(Answer::ActorCreated, out);
-        self.actors.add(Actor::new(spec));
+        self.actors.add(Actor::new(spec), out);
         let kill = self.actors.awaited.remove(&id).and_then(|awaited| awaited.kill);
         self.actors.announce(id, out);
         match kill {
@@ -63,10 +64,10 @@ impl Head {
     }
 
     /// Whoever holds a handle of an actor whose name was taken must learn that it was never made.
-    fn refuse_name(&mut self, spec: &ActorSpec, out: &mut Outbox) {
+    fn refuse_name(&mut self, spec: &ActorSpec, namesake: ActorId, out: &mut Outbox) {
         let detail = format!("the name {:?} is taken in namespace {:?}", spec.name, spec.namespace);
         let dead = ActorState::Dead { cause: ActorDeath::Unschedulable(detail) };
-        self.actors.remember_dead(ActorSummary {
+        let summary = ActorSummary {
             id: spec.id,
             job: spec.job,
             label: spec.label.clone(),
@@ -75,20 +76,22 @@ impl Head {
             incarnation: 0,
             state: dead,
             pid: 0,
-        });
+        };
+        self.actors.remember_dead(summary, Some(namesake), out);
         self.actors.give_up(spec.id, out);
     }
 
     /// Send the present incarnation to a node, if there is one.
     fn place(&mut self, id: ActorId, out: &mut Outbox) {
-        let Some(actor) = self.actors.get_mut(id) else { return };
-        let Some(node) = choose_node(self.nodes.values(), &actor.spec.placement) else {
+        let Some(actor) = self.actors.get(id) else { return };
+        let Some(node) = choose_node(self.nodes.alive(), &actor.spec.placement) else {
             self.actors.unplaced.insert(id);
             return;
         };
+        let actor = self.actors.edit(id, out).expect("it lives");
         actor.node = Some(node);
         let start = Message::StartActor { spec: actor.spec.clone(), incarnation: actor.incarnation };
-        out.send(ProcessId::daemon(node), start);
+        out.send_to_node(node, start);
     }
 
     /// A node has something to offer: actors that found none may find one now.
@@ -137,12 +140,12 @@ impl Head {
             *kill = Some(no_restart || *kill == Some(true));
             return;
         }
-        let Some(actor) = self.actors.get_mut(id) else { return };
+        let Some(actor) = self.actors.get(id) else { return };
         if no_restart || actor.restarts_left == 0 {
             self.stop(id, false, out);
             self.actors.bury(id, ActorDeath::Killed, out);
         } else if actor.node.is_some() && !actor.killed {
-            actor.killed = true;
+            self.actors.edit(id, out).expect("it lives").killed = true;
             self.stop(id, false, out);
             self.actors.change(id, ActorState::Restarting, out);
         }
@@ -161,7 +164,7 @@ impl Head {
         let Some(actor) = self.actors.get(id) else { return };
         let Some(node) = actor.node else { return };
         let stop = Message::StopActor { actor: id, incarnation: actor.incarnation, graceful };
-        out.send(ProcessId::daemon(node), stop);
+        out.send_to_node(node, stop);
     }
 
     pub(super) fn actor_report(
@@ -172,16 +175,18 @@ impl Head {
         event: ActorEvent,
         out: &mut Outbox,
     ) {
-        let Some(actor) = self.actors.get_mut(id) else { return };
+        let Some(actor) = self.actors.get(id) else { return };
         if actor.incarnation != incarnation || actor.node != Some(node) {
             return;
         }
         match event {
             ActorEvent::Alive { process, pid } => {
                 if actor.state == ActorState::Starting || actor.state == ActorState::Restarting {
+                    let killed = actor.killed;
+                    let actor = self.actors.edit(id, out).expect("it lives");
                     actor.pid = pid;
                     actor.alive_since = Some(out.now);
-                    if !actor.killed {
+                    if !killed {
                         self.actors.change(id, ActorState::Alive { process }, out);
                     }
                 }
@@ -207,10 +212,11 @@ impl Head {
 
     /// Start the next incarnation: at once, or later if the last ones ended soon.
     fn restart(&mut self, id: ActorId, out: &mut Outbox) {
-        let Some(actor) = self.actors.get_mut(id) else { return };
-        let served = actor.alive_since.take().is_some_and(|since| since + SOON <= out.now);
+        let now = out.now;
+        let Some(actor) = self.actors.edit(id, out) else { return };
+        let served = actor.alive_since.take().is_some_and(|since| since + SOON <= now);
         actor.quick_ends = if served { 0 } else { actor.quick_ends.saturating_add(1) };
-        let due = out.now + restart_delay(actor.quick_ends);
+        let due = now + restart_delay(actor.quick_ends);
         if actor.restarts_left > 0 {
             actor.restarts_left -= 1;
         }

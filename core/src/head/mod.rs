@@ -1,16 +1,20 @@
 //! The `Head` role: membership, jobs, actors, names, key-value.
 //!
 //! Each file holds one subject with its tests. All that changes an actor's recorded state goes
-//! through [`actors::Actors`], which also tells the subscribers.
+//! through [`actors::Actors`], which also tells the subscribers. What must survive the head is a table
+//! of rows ([`Key`], [`Row`]); [`journal`] writes what changes of it before anybody hears of it.
 
 mod actors;
 mod endings;
 #[cfg(test)]
 mod harness;
 mod jobs;
+mod journal;
 mod lifecycle;
 mod nodes;
+mod outbox;
 mod questions;
+mod restore;
 mod rows;
 
 use alloc::boxed::Box;
@@ -23,7 +27,10 @@ use serde::{Deserialize, Serialize};
 
 use self::actors::Actors;
 use self::jobs::Jobs;
-pub use self::rows::{Key, Row};
+use self::journal::Journal;
+use self::nodes::Nodes;
+use self::outbox::Outbox;
+pub use self::rows::{ActorRow, DeadActorRow, JobRow, Key, Meta, NodeRow, Row};
 use crate::deadlines::Deadlines;
 use crate::ids::{NodeId, OperationId, ProcessId};
 use crate::machine::{Effects, Machine, Span, Time, Wakeup};
@@ -97,7 +104,7 @@ pub enum Input {
 }
 
 /// What the head asks of the world.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Effect {
     /// Send a message.
     Send {
@@ -167,43 +174,78 @@ pub enum WriteResult {
 
 /// The machine of the head.
 ///
-/// Methods named after a message handle it; methods named after a wakeup handle that.
+/// Methods named after a message handle it; methods named after a wakeup handle that. Whatever changes
+/// something that a row tells of calls [`Outbox::touch`]; [`Head::row`] tells what the row is now.
 #[derive(Clone, Debug)]
 pub struct Head {
+    journal: Journal,
+    /// It has begun to act: see [`Head::new`].
+    acts: bool,
+    meta: Meta,
     jobs: Jobs,
-    nodes: BTreeMap<NodeId, NodeSummary>,
+    nodes: Nodes,
     actors: Actors,
     values: BTreeMap<String, Bytes>,
     deadlines: Deadlines,
 }
 
-/// The effects of one input, with the moment of it.
-struct Outbox<'a> {
-    now: Time,
-    effects: &'a mut Effects<Effect>,
-}
-
-impl Outbox<'_> {
-    fn send(&mut self, to: ProcessId, message: Message) {
-        self.effects.push(Effect::Send { to, message });
-    }
-}
-
 impl Head {
-    /// A head that takes up what the log holds.
-    pub fn new(config: Config, _rows: Vec<(Key, Row)>) -> Head {
-        Head {
-            jobs: Jobs::new(config.seed),
-            nodes: BTreeMap::new(),
-            actors: Actors::default(),
-            values: BTreeMap::new(),
-            deadlines: Deadlines::default(),
+    /// Check the head's invariants; a violation panics. The simulator calls it after every event.
+    pub fn check(&self) {
+        self.journal.check();
+        self.actors.check();
+    }
+
+    fn input(&mut self, input: Input, out: &mut Outbox) {
+        match input {
+            Input::NodeJoins { connection, summary } => self.node_joins(connection, *summary, out),
+            Input::NodeReturns { connection, node } => self.node_returns(connection, node, out),
+            Input::NodeLost { .. } => {}
+            Input::Received { via, from, message } => {
+                self.received(from, message, out);
+                out.push(Effect::Handled { node: via });
+            }
+            Input::Finished { .. } => {}
         }
     }
 
-    /// Check the head's invariants; a violation panics. The simulator calls it after every event.
-    pub fn check(&self) {
-        self.actors.check();
+    fn timeout(&mut self, out: &mut Outbox) {
+        for wakeup in self.deadlines.take_due(out.now) {
+            match wakeup {
+                Wakeup::RestartActor => self.restart_due(out),
+                Wakeup::UnknownActor => self.awaited_due(out),
+                _ => {}
+            }
+        }
+    }
+
+    fn outbox(&self, now: Time) -> Outbox {
+        Outbox::new(now, self.journal.is_durable())
+    }
+
+    /// Let out what may be known at once, and have written what must be written first.
+    fn settle(&mut self, out: Outbox, effects: &mut Effects<Effect>) {
+        self.journal.take(out.dirty, out.effects, effects);
+        if let Some((operation, keys)) = self.journal.begin_write() {
+            let rows = keys.into_iter().map(|key| {
+                let row = self.row(&key);
+                (key, row)
+            });
+            effects.push(Effect::Write { operation, epoch: self.meta.epoch, rows: rows.collect() });
+        }
+    }
+
+    /// What the log must hold under this key.
+    fn row(&self, key: &Key) -> Option<Row> {
+        match key {
+            Key::Meta => Some(Row::Meta(self.meta)),
+            Key::Node(node) => self.nodes.row(*node),
+            Key::Job(job) => self.jobs.row(*job),
+            Key::Actor(actor) => self.actors.row(*actor),
+            Key::ActorSpec(actor) => self.actors.spec_row(*actor),
+            Key::Group(_) => None,
+            Key::Value(key) => self.values.get(key).cloned().map(Row::Value),
+        }
     }
 
     fn received(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
@@ -217,8 +259,8 @@ impl Head {
     fn received_from_node(&mut self, from: ProcessId, message: Message, out: &mut Outbox) {
         let node = from.node();
         match message {
-            Message::RegisterJob { driver, namespace, .. } if driver.node() == node => {
-                self.register_job(driver, namespace, out);
+            Message::RegisterJob { driver, namespace, launch } if driver.node() == node => {
+                self.register_job(driver, namespace, launch, out);
             }
             Message::ProcessEnded { process, .. } if process.node() == node => {
                 self.process_ended(process, out);
@@ -250,24 +292,33 @@ impl Machine for Head {
     type Effect = Effect;
 
     fn handle(&mut self, now: Time, input: Input, effects: &mut Effects<Effect>) {
-        if let Input::Received { via, from, message } = input {
-            self.received(from, message, &mut Outbox { now, effects });
-            effects.push(Effect::Handled { node: via });
+        if self.journal.is_fenced() {
+            return;
         }
+        let mut out = self.outbox(now);
+        self.begin(&mut out);
+        if let Input::Finished { operation, result } = input {
+            self.journal.written(operation, result, effects);
+        } else {
+            self.input(input, &mut out);
+        }
+        self.settle(out, effects);
     }
 
     fn handle_timeout(&mut self, now: Time, effects: &mut Effects<Effect>) {
-        let out = &mut Outbox { now, effects };
-        for wakeup in self.deadlines.take_due(now) {
-            match wakeup {
-                Wakeup::RestartActor => self.restart_due(out),
-                Wakeup::UnknownActor => self.awaited_due(out),
-                _ => {}
-            }
+        if self.journal.is_fenced() {
+            return;
         }
+        let mut out = self.outbox(now);
+        self.begin(&mut out);
+        self.timeout(&mut out);
+        self.settle(out, effects);
     }
 
     fn poll_timeout(&self) -> Option<(Time, Wakeup)> {
+        if self.journal.is_fenced() {
+            return None;
+        }
         self.deadlines.earliest()
     }
 }

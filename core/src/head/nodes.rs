@@ -1,9 +1,13 @@
 //! Nodes, and which of them gets an actor.
 
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Head, Outbox};
+use super::rows::NodeRow;
+use super::{Effect, Head, Key, Outbox, Row};
 use crate::ids::NodeId;
 use crate::message::NodeSummary;
 use crate::resources::{Demand, Quantity, Resources, Strategy};
@@ -11,10 +15,84 @@ use crate::resources::{Demand, Quantity, Resources, Strategy};
 /// How full a node may become before work is spread, in thousandths.
 const SPREAD_ABOVE: i128 = 500;
 
+/// A node that was ever let in.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) summary: NodeSummary,
+    /// Nothing new is to be placed there.
+    pub(super) draining: bool,
+    /// Of a dead node: see [`NodeRow::heir`].
+    pub(super) heir: Option<NodeId>,
+}
+
+/// All nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Nodes {
+    nodes: BTreeMap<NodeId, Node>,
+}
+
+impl Nodes {
+    /// All nodes as the log knows them.
+    pub(super) fn restore(rows: BTreeMap<NodeId, NodeRow>) -> Nodes {
+        let nodes = rows.into_iter().map(|(id, row)| {
+            let NodeRow { summary, draining, heir } = row;
+            (id, Node { summary, draining, heir })
+        });
+        Nodes { nodes: nodes.collect() }
+    }
+
+    /// What the log must hold of a node.
+    pub(super) fn row(&self, id: NodeId) -> Option<Row> {
+        let node = self.nodes.get(&id)?;
+        let mut summary = node.summary.clone();
+        summary.free = Resources::default();
+        Some(Row::Node(Box::new(NodeRow { summary, draining: node.draining, heir: node.heir })))
+    }
+
+    /// The nodes that are not dead.
+    pub(super) fn alive(&self) -> impl Iterator<Item = &NodeSummary> {
+        self.nodes.values().map(|node| &node.summary).filter(|summary| summary.alive)
+    }
+
+    /// Whether a node was let in and is not dead.
+    pub(super) fn is_alive(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.summary.alive)
+    }
+
+    /// All nodes, for lists.
+    pub(super) fn list(&self) -> Vec<NodeSummary> {
+        self.nodes.values().map(|node| node.summary.clone()).collect()
+    }
+}
+
 impl Head {
+    /// A daemon gets a number that was never given before.
+    pub(super) fn node_joins(&mut self, connection: u64, mut summary: NodeSummary, out: &mut Outbox) {
+        let last = self.meta.last_node.checked_add(1).expect("node numbers are used up");
+        self.meta.last_node = last;
+        let node = NodeId(last);
+        (summary.node, summary.alive) = (node, true);
+        out.touch(Key::Meta);
+        out.touch(Key::Node(node));
+        self.nodes.nodes.insert(node, Node { summary, draining: false, heir: None });
+        out.push(Effect::Admit { connection, node, epoch: self.meta.epoch });
+    }
+
+    pub(super) fn node_returns(&mut self, connection: u64, node: NodeId, out: &mut Outbox) {
+        let effect = if self.nodes.is_alive(node) {
+            Effect::Resume { connection, node, epoch: self.meta.epoch }
+        } else {
+            let reason = format!("node {} is not in the cluster any more", node.0);
+            Effect::Refuse { connection, reason }
+        };
+        out.push(effect);
+    }
+
     pub(super) fn node_report(&mut self, mut report: NodeSummary, out: &mut Outbox) {
         report.alive = true;
-        self.nodes.insert(report.node, report);
+        let id = report.node;
+        let known = Node { summary: report.clone(), draining: false, heir: None };
+        self.nodes.nodes.entry(id).or_insert(known).summary = report;
         self.place_unplaced(out);
     }
 }

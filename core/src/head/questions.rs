@@ -1,8 +1,6 @@
 //! Answers to questions about the cluster, and the key-value table.
 
-use alloc::collections::btree_map::Entry;
-
-use super::{Head, Outbox};
+use super::{Head, Key, Outbox};
 use crate::ids::{ProcessId, RequestId};
 use crate::message::{Answer, Message, Query};
 
@@ -16,28 +14,31 @@ impl Head {
                 })
             }
             Query::Actors { dead } => Answer::Actors(self.actors.list(dead)),
-            Query::Nodes => Answer::Nodes(self.nodes.values().cloned().collect()),
-            Query::Put { key, value, overwrite } => Answer::Changed(match self.values.entry(key) {
-                Entry::Vacant(entry) => {
-                    entry.insert(value);
-                    true
+            Query::Nodes => Answer::Nodes(self.nodes.list()),
+            Query::Put { key, value, overwrite } => {
+                let free = overwrite || !self.values.contains_key(&key);
+                if free {
+                    out.touch(Key::Value(key.clone()));
+                    self.values.insert(key, value);
                 }
-                Entry::Occupied(mut entry) if overwrite => {
-                    entry.insert(value);
-                    true
-                }
-                Entry::Occupied(_) => false,
-            }),
+                Answer::Changed(free)
+            }
             Query::Get { key } => {
                 self.values.get(&key).map_or(Answer::NotFound, |value| Answer::Value(value.clone()))
             }
-            Query::Delete { key } => Answer::Changed(self.values.remove(&key).is_some()),
+            Query::Delete { key } => {
+                let found = self.values.remove(&key).is_some();
+                if found {
+                    out.touch(Key::Value(key));
+                }
+                Answer::Changed(found)
+            }
+            Query::Keys { prefix } => {
+                let keys = self.values.range(prefix.clone()..).map(|(key, _)| key);
+                Answer::Keys(keys.take_while(|key| key.starts_with(&prefix)).cloned().collect())
+            }
             // Asked of the wrong machine.
-            Query::Workers
-            | Query::Store
-            | Query::GroupByName { .. }
-            | Query::Groups
-            | Query::Keys { .. } => Answer::NotFound,
+            Query::Workers | Query::Store | Query::GroupByName { .. } | Query::Groups => Answer::NotFound,
         };
         out.send(from, Message::Answer { request, answer });
     }

@@ -1,10 +1,13 @@
 //! What the head's log holds: one row for each thing that must survive the head.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ActorId, GroupId, JobId, NodeId};
+use crate::actor::{ActorSpec, ActorState, ActorSummary};
+use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId};
+use crate::message::NodeSummary;
 
 /// Names a row.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -15,12 +18,14 @@ pub enum Key {
     Node(NodeId),
     /// A job.
     Job(JobId),
-    /// An actor.
+    /// An actor: what changes of it.
     Actor(ActorId),
     /// A placement group.
     Group(GroupId),
     /// An entry of the key-value table.
     Value(String),
+    /// What was asked for as an actor that is not dead. It never changes.
+    ActorSpec(ActorId),
 }
 
 /// What is written of a thing.
@@ -28,4 +33,84 @@ pub enum Key {
 pub enum Row {
     /// An entry of the key-value table.
     Value(Bytes),
+    /// The head's own numbers.
+    Meta(Meta),
+    /// A node.
+    Node(Box<NodeRow>),
+    /// A job.
+    Job(JobRow),
+    /// An actor that is not dead.
+    Actor(ActorRow),
+    /// What was asked for.
+    ActorSpec(Box<ActorSpec>),
+    /// An actor that is dead.
+    DeadActor(Box<DeadActorRow>),
+}
+
+/// The head's own numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The epoch of the head that wrote this.
+    pub epoch: u64,
+    /// The last number that was given to a node.
+    pub last_node: u32,
+    /// The last number that was given to a job.
+    pub last_job: u32,
+    /// The node that the head lives on, and dies with.
+    pub host: Option<NodeId>,
+}
+
+/// A node, alive or dead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// What it has, as it said when it joined; what is free is not kept.
+    pub summary: NodeSummary,
+    /// Nothing new is to be placed there.
+    pub draining: bool,
+    /// Set when it is dead: whose steward owns what its processes owned. Nobody's while there is no
+    /// other node.
+    pub heir: Option<NodeId>,
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRow {
+    /// Its driver.
+    pub driver: ProcessId,
+    /// The namespace that its actors' names live in.
+    pub namespace: String,
+    /// What a node needs in order to start workers of the job.
+    pub launch: Bytes,
+    /// Its driver is gone.
+    pub ended: bool,
+}
+
+/// What changes of an actor that is not dead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActorRow {
+    /// Which start of it.
+    pub incarnation: u32,
+    /// -1 for no limit.
+    pub restarts_left: i32,
+    /// Where it is in its life.
+    pub state: ActorState,
+    /// Where this incarnation was sent; `None` while it waits for a node or for its restart.
+    pub node: Option<NodeId>,
+    /// Somebody had this incarnation killed, to be started again.
+    pub killed: bool,
+    /// Incarnations in a row that ended soon.
+    pub quick_ends: u32,
+    /// The pid of its process, 0 while it has none.
+    pub pid: u32,
+}
+
+/// What is remembered of an actor that is dead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadActorRow {
+    /// Counts up: who died first is forgotten first.
+    pub order: u64,
+    /// What is told of it.
+    pub summary: ActorSummary,
+    /// It was never made, for this actor had its name.
+    pub namesake: Option<ActorId>,
 }
