@@ -26,6 +26,14 @@ pub(super) struct Aside {
 }
 
 impl Aside {
+    /// Take out the claims that `picks`.
+    pub(super) fn take(&mut self, picks: impl Fn(&Claim) -> bool) -> Vec<Claim> {
+        let (taken, kept): (VecDeque<Waiting>, _) =
+            core::mem::take(&mut self.waiting).into_iter().partition(|entry| picks(&entry.claim));
+        self.waiting = kept;
+        taken.into_iter().map(|entry| entry.claim).collect()
+    }
+
     /// Drop the claims that `unwanted` picks.
     pub(super) fn remove(&mut self, unwanted: impl Fn(&Claimant) -> bool) {
         self.waiting.retain(|entry| !unwanted(&entry.claim.claimant));
@@ -77,18 +85,6 @@ impl Node {
             let nodes: Vec<&NodeSummary> = self.view.nodes().chain([&home]).collect();
             let detail = placement::shortage(&nodes, &claim.demand, &home);
             self.refuse_claim(&claim, detail, out);
-        }
-    }
-
-    /// Refuse the claims that `unwanted` picks, and that cannot be met, for this reason.
-    #[allow(dead_code, reason = "work of removed placement groups is refused so")]
-    pub(super) fn refuse_aside(&mut self, unwanted: impl Fn(&Claim) -> bool, detail: &str, out: &mut Outbox) {
-        let (refused, kept) =
-            core::mem::take(&mut self.aside.waiting).into_iter().partition(|entry| unwanted(&entry.claim));
-        self.aside.waiting = kept;
-        let refused: VecDeque<Waiting> = refused;
-        for entry in refused {
-            self.refuse_claim(&entry.claim, detail.into(), out);
         }
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Node;
-use crate::ids::{LeaseId, ProcessId};
+use crate::ids::{GroupId, LeaseId, ProcessId};
 use crate::message::StoreSummary;
 use crate::resources::Resources;
 
@@ -16,6 +16,8 @@ pub struct Inspection {
     pub free: Resources,
     /// Leases with lessee and worker.
     pub leases: Vec<(LeaseId, ProcessId, ProcessId)>,
+    /// What is set aside for placement groups: group, placement, bundles, whether they can be used.
+    pub bundles: Vec<(GroupId, u32, Vec<u32>, bool)>,
     /// Live workers, each with the word for its state.
     pub workers: Vec<(ProcessId, &'static str)>,
     /// What the store holds.
@@ -29,6 +31,7 @@ impl Node {
             total: self.ledger.total().clone(),
             free: self.ledger.free().clone(),
             leases: self.leases.iter().map(|(id, lease)| (id, lease.lessee, lease.worker)).collect(),
+            bundles: self.ledger.set_aside(),
             workers: self.processes.workers().map(|(id, _, worker)| (id, worker.describe())).collect(),
             store: self.store.summary(),
         }

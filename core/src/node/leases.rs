@@ -198,7 +198,7 @@ impl Node {
     pub(super) fn drop_claims(&mut self, party: ProcessId, unwanted: impl Fn(&Claimant) -> bool) {
         self.queue.remove(party, &unwanted);
         self.aside.remove(&unwanted);
-        for (_, holding) in self.pools.remove_waiting(&unwanted) {
+        for (_, holding) in self.pools.remove_waiting(|claim, _| unwanted(&claim.claimant)) {
             self.ledger.give_back(holding);
         }
     }

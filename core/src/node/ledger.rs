@@ -1,23 +1,23 @@
-//! What of the node's resources is free, and which devices.
+//! What of the node's resources is free, and which devices: of its own, and of the bundles that it has
+//! set aside for placement groups.
 //!
-//! Invariant 1: free + held = total, for every resource and every device.
+//! Invariant 1: free + held = total, for every resource and every device. A bundle holds what it
+//! consists of, and is a stock of that for the work of its group.
 
-use alloc::collections::BTreeMap;
+mod bundles;
+mod stock;
+
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::ids::NodeId;
+use self::bundles::{Bundle, Share, Shown};
+use self::stock::{Stock, is_device};
+use crate::group;
+use crate::ids::{GroupId, NodeId};
 use crate::resources::{Demand, Devices, Quantity, Resources, Strategy};
-
-/// Resources that come as numbered devices; a worker is told which ones it may use.
-const DEVICE_RESOURCES: [&str; 9] =
-    [Resources::GPU, "TPU", "neuron_cores", "NPU", "HPU", "RBLN", "FURIOSA", "TTNPU", "MBLT"];
-
-/// More devices than this of one kind are not told apart.
-const DEVICES_MAX: i64 = 65_536;
 
 /// A lease of less CPU than this, and of no device, is light: resources do not bound how many run.
 const LIGHT_CPU: Quantity = Quantity(Quantity::ONE.0 / 4);
@@ -25,15 +25,22 @@ const LIGHT_CPU: Quantity = Quantity(Quantity::ONE.0 / 4);
 /// What of a node's resources is free.
 #[derive(Clone, Debug)]
 pub(super) struct Ledger {
-    total: Resources,
-    free: Resources,
-    devices: BTreeMap<Arc<str>, Vec<Quantity>>,
+    node: Stock,
+    bundles: BTreeMap<Share, Bundle>,
+    by_group: BTreeMap<GroupId, Vec<Share>>,
+    /// Groups that are not whole: they admit nothing new.
+    suspended: BTreeSet<GroupId>,
+    last_share: Share,
     light_running: u32,
+    /// What the node and its bundles offer together, as others are told; only with bundles.
+    shown: Option<Shown>,
 }
 
-/// Resources that a claim or a worker holds.
+/// Resources that a claim, a worker or a bundle holds.
 #[derive(Clone, Debug)]
 pub(super) struct Holding {
+    /// In which bundle; else they are the node's own.
+    share: Option<Share>,
     resources: Resources,
     devices: Devices,
     /// Its CPU serves others meanwhile.
@@ -58,22 +65,35 @@ impl Holding {
         }
         effective
     }
+
+    /// Its CPU alone.
+    fn cpu(&self) -> Resources {
+        let mut cpu = Resources::default();
+        cpu.set(Resources::CPU, self.resources.get(Resources::CPU));
+        cpu
+    }
 }
 
 impl Ledger {
     pub(super) fn new(total: Resources) -> Ledger {
-        let mut devices = BTreeMap::new();
-        for (name, amount) in total.0.iter().filter(|(name, _)| is_device(name)) {
-            devices.insert(name.clone(), whole_devices(*amount));
+        Ledger {
+            node: Stock::of_node(total),
+            bundles: BTreeMap::new(),
+            by_group: BTreeMap::new(),
+            suspended: BTreeSet::new(),
+            last_share: 0,
+            light_running: 0,
+            shown: None,
         }
-        Ledger { free: total.clone(), total, devices, light_running: 0 }
     }
 
+    /// Everything that can be asked for here: the node's own, and what its bundles offer.
     pub(super) fn total(&self) -> &Resources {
-        &self.total
+        self.shown.as_ref().map_or(self.node.total(), |shown| &shown.total)
     }
+    /// What of that is free.
     pub(super) fn free(&self) -> &Resources {
-        &self.free
+        self.shown.as_ref().map_or(self.node.free(), |shown| &shown.free)
     }
     /// Light leases that are not blocked.
     pub(super) fn light_running(&self) -> u32 {
@@ -81,45 +101,58 @@ impl Ledger {
     }
     /// Whole CPUs, at least one.
     pub(super) fn cpus(&self) -> u32 {
-        let cpus = self.total.get(Resources::CPU).0 / Quantity::ONE.0;
+        let cpus = self.node.total().get(Resources::CPU).0 / Quantity::ONE.0;
         u32::try_from(cpus).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Take `resources` if all are free. `counted` says whether the cap of light leases applies.
-    pub(super) fn take(&mut self, resources: &Resources, counted: bool) -> Option<Holding> {
-        if !self.free.covers(resources) {
-            return None;
+    /// Take what work of this demand holds, if it is free. `counted` says whether the cap of light
+    /// leases applies.
+    pub(super) fn take(&mut self, demand: &Demand, counted: bool) -> Option<Holding> {
+        let Some(group) = demand.group else {
+            return self.take_from(None, &demand.resources, counted);
+        };
+        let (resources, bundle) = group::needed(&demand.resources, group)?;
+        let shares: Vec<Share> = self.open(group, bundle).collect();
+        shares.into_iter().find_map(|share| self.take_from(Some(share), &resources, counted))
+    }
+
+    fn take_from(&mut self, share: Option<Share>, resources: &Resources, counted: bool) -> Option<Holding> {
+        let devices = self.change(share, |stock| stock.take(resources))?;
+        if let Some(share) = share {
+            self.bundle_mut(share).users += 1;
         }
-        let mut devices = Devices::default();
-        for (name, amount) in resources.0.iter().filter(|(_, amount)| amount.0 > 0) {
-            if let Some(free) = self.devices.get(name) {
-                devices.0.push((name.clone(), choose_devices(free, *amount)?));
-            }
-        }
-        self.free.subtract(resources);
-        for (name, chosen) in &devices.0 {
-            self.change_devices(name, chosen, -1);
-        }
-        let light = counted && is_light(resources);
+        let light = counted && is_light_amount(resources);
         self.light_running += u32::from(light);
-        Some(Holding { resources: resources.clone(), devices, blocked: false, light })
+        Some(Holding { share, resources: resources.clone(), devices, blocked: false, light })
     }
 
     /// Give back everything of a holding.
     pub(super) fn give_back(&mut self, holding: Holding) {
-        self.free.add(&holding.effective());
-        for (name, chosen) in &holding.devices.0 {
-            self.change_devices(name, chosen, 1);
-        }
+        self.change(holding.share, |stock| {
+            stock.put(&holding.effective());
+            stock.put_devices(&holding.devices);
+        });
         if holding.light && !holding.blocked {
             self.light_running -= 1;
         }
-        self.assert_within_total();
+        if let Some(share) = holding.share {
+            let bundle = self.bundle_mut(share);
+            bundle.users -= 1;
+            if bundle.returning && bundle.users == 0 {
+                self.drop_bundle(share);
+            }
+        }
     }
 
-    /// Lower a holding to at most `kept`. Devices are kept or given back by kind, never in part.
+    /// Lower a holding to at most `kept`, which names resources as the holder's demand did. Devices are
+    /// kept or given back by kind, never in part.
     pub(super) fn shrink(&mut self, holding: &mut Holding, kept: &Resources) {
-        self.free.add(&holding.effective());
+        let in_bundle = holding.share.map(|share| self.bundles[&share].group);
+        let kept = match in_bundle {
+            Some(group) => group::needed(kept, group).unwrap_or_default().0,
+            None => kept.clone(),
+        };
+        let before = holding.effective();
         let mut rest = Resources::default();
         for (name, amount) in &holding.resources.0 {
             let keep = kept.get(name).0.clamp(0, amount.0);
@@ -127,15 +160,16 @@ impl Ledger {
             rest.set(name, Quantity(keep));
         }
         holding.resources = rest;
-        self.free.subtract(&holding.effective());
         let (keep, back): (Vec<_>, Vec<_>) = core::mem::take(&mut holding.devices.0)
             .into_iter()
             .partition(|(name, _)| holding.resources.get(name).0 > 0);
         holding.devices.0 = keep;
-        for (name, chosen) in &back {
-            self.change_devices(name, chosen, 1);
-        }
-        self.assert_within_total();
+        let mut freed = before;
+        freed.subtract(&holding.effective());
+        self.change(holding.share, |stock| {
+            stock.put(&freed);
+            stock.put_devices(&Devices(back));
+        });
     }
 
     /// The holder waits: its CPU can serve others. Says whether that was news.
@@ -143,12 +177,9 @@ impl Ledger {
         if holding.blocked {
             return false;
         }
-        let mut cpu = Resources::default();
-        cpu.set(Resources::CPU, holding.resources.get(Resources::CPU));
-        self.free.add(&cpu);
+        self.change(holding.share, |stock| stock.put(&holding.cpu()));
         self.light_running -= u32::from(holding.light);
         holding.blocked = true;
-        self.assert_within_total();
         true
     }
 
@@ -157,76 +188,74 @@ impl Ledger {
         if !holding.blocked {
             return false;
         }
-        let mut cpu = Resources::default();
-        cpu.set(Resources::CPU, holding.resources.get(Resources::CPU));
-        self.free.subtract(&cpu);
+        self.change(holding.share, |stock| stock.overdraw(&holding.cpu()));
         self.light_running += u32::from(holding.light);
         holding.blocked = false;
         true
     }
 
-    /// The resources of which `wanted` asks more than can be had now.
-    pub(super) fn lacking(&self, wanted: &Resources) -> Vec<Arc<str>> {
-        let short = |(name, amount): &(&Arc<str>, &Quantity)| {
-            let fits = self.devices.get(*name).is_none_or(|free| choose_devices(free, **amount).is_some());
-            amount.0 > 0 && (self.free.get(name) < **amount || !fits)
-        };
-        wanted.0.iter().filter(short).map(|(name, _)| name.clone()).collect()
+    /// The resources of which the demand asks more than can be had now.
+    pub(super) fn lacking(&self, demand: &Demand) -> Vec<Arc<str>> {
+        let Some(group) = demand.group else { return self.node.lacking(&demand.resources) };
+        let needed = group::needed(&demand.resources, group);
+        let fits = needed.is_some_and(|(resources, bundle)| {
+            self.open(group, bundle).any(|share| self.bundles[&share].stock.lacking(&resources).is_empty())
+        });
+        if fits { Vec::new() } else { demand.resources.0.keys().cloned().collect() }
     }
 
     /// Invariant 1, against everything that is held.
     pub(super) fn check<'a>(&self, held: impl Iterator<Item = &'a Holding>) {
-        let mut sum = self.free.clone();
-        let mut devices = self.devices.clone();
-        let mut light = 0;
-        for holding in held {
-            sum.add(&holding.effective());
-            light += u32::from(holding.light && !holding.blocked);
-            for (name, chosen) in &holding.devices.0 {
-                let devices = devices.get_mut(name).expect("held devices exist");
-                for (index, amount) in chosen {
-                    devices[*index as usize].0 += amount.0;
-                }
-            }
+        let held: Vec<&Holding> = held.collect();
+        let of = |share| {
+            let held = held.iter().filter(move |holding| holding.share == share);
+            held.map(|holding| (holding.effective(), holding.devices()))
+        };
+        let bundles = self.bundles.values();
+        let set_aside = bundles.map(|bundle| (bundle.holding.effective(), bundle.holding.devices()));
+        self.node.check(of(None).chain(set_aside));
+        for (share, bundle) in &self.bundles {
+            bundle.stock.check(of(Some(*share)));
+            assert_eq!(bundle.users as usize, of(Some(*share)).count(), "{bundle:?} knows its users");
+            assert!(bundle.users > 0 || !bundle.returning, "an unused bundle is returned");
+            assert!(bundle.users == 0 || bundle.committed, "a bundle is used once its group is whole");
+            assert!(self.by_group[&bundle.group].contains(share));
         }
-        assert_eq!(sum, self.total, "free + held = total");
-        assert_eq!(light, self.light_running, "light leases are counted");
-        for (name, amounts) in &devices {
-            assert_eq!(*amounts, whole_devices(self.total.get(name)), "devices of {name}");
-        }
+        assert_eq!(self.by_group.values().map(Vec::len).sum::<usize>(), self.bundles.len());
+        assert!(self.suspended.iter().all(|group| self.by_group.contains_key(group)));
+        let light = held.iter().filter(|holding| holding.light && !holding.blocked).count();
+        assert_eq!(light as u32, self.light_running, "light leases are counted");
+        assert_eq!(self.shown, self.show(), "what is shown is what there is");
     }
 
-    fn change_devices(&mut self, name: &str, chosen: &[(u32, Quantity)], sign: i64) {
-        let devices = self.devices.get_mut(name).expect("chosen devices exist");
-        for (index, amount) in chosen {
-            let free = &mut devices[*index as usize];
-            free.0 += sign * amount.0;
-            assert!((0..=Quantity::ONE.0).contains(&free.0), "device {name} {index} is {free:?} free");
-        }
+    /// Change a stock, and what is shown of it.
+    fn change<T>(&mut self, share: Option<Share>, change: impl FnOnce(&mut Stock) -> T) -> T {
+        self.show_free(share, Resources::subtract);
+        let stock = match share {
+            None => &mut self.node,
+            Some(share) => &mut self.bundle_mut(share).stock,
+        };
+        let result = change(stock);
+        self.show_free(share, Resources::add);
+        result
     }
 
-    fn assert_within_total(&self) {
-        assert!(self.total.covers(&self.free), "more free than there is: {:?}", self.free);
+    fn bundle_mut(&mut self, share: Share) -> &mut Bundle {
+        self.bundles.get_mut(&share).expect("a bundle is there while something is in it")
     }
 }
 
-fn is_device(name: &str) -> bool {
-    DEVICE_RESOURCES.contains(&name)
-}
-
-/// One entry a device; the last one may be a part of a device.
-fn whole_devices(total: Quantity) -> Vec<Quantity> {
-    let whole = (total.0 / Quantity::ONE.0).clamp(0, DEVICES_MAX);
-    let mut devices = vec![Quantity::ONE; whole as usize];
-    let part = total.0 - whole * Quantity::ONE.0;
-    if (1..Quantity::ONE.0).contains(&part) {
-        devices.push(Quantity(part));
+/// Whether such work alone would let any number of processes run at once.
+pub(super) fn is_light(demand: &Demand) -> bool {
+    match demand.group {
+        None => is_light_amount(&demand.resources),
+        Some(group) => {
+            group::needed(&demand.resources, group).is_some_and(|(amounts, _)| is_light_amount(&amounts))
+        }
     }
-    devices
 }
 
-/// Whether `resources` alone would let any number of processes run at once.
-pub(super) fn is_light(resources: &Resources) -> bool {
+fn is_light_amount(resources: &Resources) -> bool {
     let devices = resources.0.iter().any(|(name, amount)| is_device(name) && amount.0 > 0);
     !devices && resources.get(Resources::CPU) < LIGHT_CPU
 }
@@ -234,22 +263,6 @@ pub(super) fn is_light(resources: &Resources) -> bool {
 /// How many light leases may run at once on a node with that many CPUs.
 pub(super) fn light_running_max(cpus: u32) -> u32 {
     cpus.saturating_mul(4).max(8)
-}
-
-/// The devices for `amount`: shares go to the fullest device that has room, whole ones to the first.
-fn choose_devices(free: &[Quantity], amount: Quantity) -> Option<Vec<(u32, Quantity)>> {
-    let numbered = || free.iter().enumerate().map(|(index, free)| (index as u32, *free));
-    if amount < Quantity::ONE {
-        let (_, index) =
-            numbered().filter(|(_, free)| *free >= amount).map(|(index, free)| (free, index)).min()?;
-        return Some(vec![(index, amount)]);
-    }
-    if amount.0 % Quantity::ONE.0 != 0 {
-        return None;
-    }
-    let wanted = (amount.0 / Quantity::ONE.0) as usize;
-    let whole = numbered().filter(|(_, free)| *free == Quantity::ONE).take(wanted).collect::<Vec<_>>();
-    (whole.len() == wanted).then_some(whole)
 }
 
 /// Whether a demand can ever be met.
@@ -263,34 +276,59 @@ pub(super) enum Feasibility {
     Never(String),
 }
 
-/// Whether a node that has `total` in all can ever meet `demand`.
-pub(super) fn feasibility(demand: &Demand, node: NodeId, total: &Resources) -> Feasibility {
-    for (name, amount) in &demand.resources.0 {
-        if amount.0 < 0 {
-            return Feasibility::Never(format!("{} of {name} is negative", amount.as_f64()));
+impl Ledger {
+    /// Whether this node, which is `node`, can ever meet `demand`.
+    pub(super) fn feasibility(&self, demand: &Demand, node: NodeId) -> Feasibility {
+        let needed = demand.group.map(|group| (group, group::needed(&demand.resources, group)));
+        let amounts = match &needed {
+            None => &demand.resources,
+            Some((_, Some((amounts, _)))) => amounts,
+            Some((group, None)) => {
+                let amounts = listed(&demand.resources);
+                return Feasibility::Never(format!("{amounts} is not of one bundle of {group:?}"));
+            }
+        };
+        if let Some(nonsense) = nonsense(amounts) {
+            return Feasibility::Never(nonsense);
         }
-        if is_device(name) && *amount > Quantity::ONE && amount.0 % Quantity::ONE.0 != 0 {
-            let wanted = amount.as_f64();
-            return Feasibility::Never(format!("{wanted} of {name}: above 1, only whole devices"));
+        if let Strategy::Node { node: wanted, soft: false } = demand.strategy
+            && wanted != node
+        {
+            return Feasibility::Elsewhere(format!("node {} is not in the cluster", wanted.0));
+        }
+        match needed {
+            None => self.shortage(amounts, node),
+            Some((group, Some((amounts, bundle)))) if self.has_bundle_for(group, bundle, &amounts) => {
+                Feasibility::Here
+            }
+            Some((group, _)) => Feasibility::Elsewhere(format!("{group:?} has no such bundle here")),
         }
     }
-    if let Strategy::Node { node: wanted, soft: false } = demand.strategy
-        && wanted != node
-    {
-        return Feasibility::Elsewhere(format!("node {} is not in the cluster", wanted.0));
-    }
-    let missing = demand.resources.0.iter().find(|(name, amount)| total.get(name) < **amount);
-    match missing {
-        None => Feasibility::Here,
-        Some((name, amount)) => Feasibility::Elsewhere(format!(
+
+    fn shortage(&self, amounts: &Resources, node: NodeId) -> Feasibility {
+        let total = self.node.total();
+        let missing = amounts.0.iter().find(|(name, amount)| total.get(name) < **amount);
+        let Some((name, amount)) = missing else { return Feasibility::Here };
+        Feasibility::Elsewhere(format!(
             "it needs {} of {name}, and no node has more than {}; it needs {} in all, node {} has {}",
             amount.as_f64(),
             total.get(name).as_f64(),
-            listed(&demand.resources),
+            listed(amounts),
             node.0,
             listed(total),
-        )),
+        ))
     }
+}
+
+/// What of these amounts no node can ever have.
+fn nonsense(amounts: &Resources) -> Option<String> {
+    amounts.0.iter().find_map(|(name, amount)| {
+        if amount.0 < 0 {
+            return Some(format!("{} of {name} is negative", amount.as_f64()));
+        }
+        let parts = is_device(name) && *amount > Quantity::ONE && amount.0 % Quantity::ONE.0 != 0;
+        parts.then(|| format!("{} of {name}: above 1, only whole devices", amount.as_f64()))
+    })
 }
 
 fn listed(resources: &Resources) -> String {
@@ -313,42 +351,20 @@ mod tests {
         resources
     }
 
+    fn demand(amounts: &[(&str, f64)]) -> Demand {
+        Demand { resources: resources(amounts), ..Demand::default() }
+    }
+
     fn indices(holding: &Holding) -> Vec<u32> {
         holding.devices().0.iter().flat_map(|(_, chosen)| chosen.iter().map(|(index, _)| *index)).collect()
     }
 
     #[test]
-    fn devices_are_chosen_whole_or_packed() {
-        let free = |amounts: &[i64]| amounts.iter().map(|a| Quantity(*a)).collect::<Vec<_>>();
-        // Free amounts, the amount wanted, the devices chosen.
-        type Case<'a> = (&'a [i64], i64, Option<&'a [u32]>);
-        let cases: [Case; 9] = [
-            (&[10_000, 10_000], 10_000, Some(&[0])),
-            (&[5_000, 10_000], 10_000, Some(&[1])),
-            (&[10_000, 5_000, 10_000], 20_000, Some(&[0, 2])),
-            (&[10_000, 5_000], 20_000, None),
-            (&[10_000, 5_000], 5_000, Some(&[1])),
-            (&[10_000, 2_000, 5_000], 2_500, Some(&[2])),
-            (&[10_000, 2_000], 2_500, Some(&[0])),
-            (&[2_000, 2_000], 2_500, None),
-            (&[10_000, 10_000], 15_000, None),
-        ];
-        for (free_amounts, amount, expected) in cases {
-            let chosen = choose_devices(&free(free_amounts), Quantity(amount));
-            let chosen = chosen.map(|list| list.into_iter().map(|(index, _)| index).collect::<Vec<_>>());
-            assert_eq!(chosen.as_deref(), expected, "{amount} of {free_amounts:?}");
-        }
-    }
-
-    #[test]
     fn feasibility_names_what_is_missing() {
         let total = resources(&[("CPU", 8.0), ("GPU", 2.0)]);
-        let demand = |amounts: &[(&str, f64)], strategy| Demand {
-            resources: resources(amounts),
-            strategy,
-            ..Demand::default()
-        };
-        let judge = |demand: &Demand| feasibility(demand, NodeId(1), &total);
+        let demand = |amounts: &[(&str, f64)], strategy| Demand { strategy, ..demand(amounts) };
+        let ledger = Ledger::new(total);
+        let judge = |demand: &Demand| ledger.feasibility(demand, NodeId(1));
         let hybrid = Strategy::Hybrid;
         assert_eq!(judge(&demand(&[("CPU", 8.0)], hybrid.clone())), Feasibility::Here);
         let elsewhere = judge(&demand(&[("CPU", 9.0)], hybrid.clone()));
@@ -368,11 +384,11 @@ mod tests {
     #[test]
     fn a_blocked_holder_lends_its_cpu_only_and_takes_it_back() {
         let mut ledger = Ledger::new(resources(&[("CPU", 1.0), ("GPU", 1.0)]));
-        let mut first = ledger.take(&resources(&[("CPU", 1.0), ("GPU", 1.0)]), true).unwrap();
-        assert!(ledger.take(&resources(&[("CPU", 1.0)]), true).is_none());
+        let mut first = ledger.take(&demand(&[("CPU", 1.0), ("GPU", 1.0)]), true).unwrap();
+        assert!(ledger.take(&demand(&[("CPU", 1.0)]), true).is_none());
         assert!(ledger.block(&mut first) && !ledger.block(&mut first));
-        assert!(ledger.take(&resources(&[("GPU", 1.0)]), true).is_none());
-        let second = ledger.take(&resources(&[("CPU", 1.0)]), true).unwrap();
+        assert!(ledger.take(&demand(&[("GPU", 1.0)]), true).is_none());
+        let second = ledger.take(&demand(&[("CPU", 1.0)]), true).unwrap();
         assert!(ledger.unblock(&mut first) && !ledger.unblock(&mut first));
         assert_eq!(ledger.free().get("CPU"), Quantity(-10_000));
         ledger.check([&first, &second].into_iter());
@@ -384,7 +400,7 @@ mod tests {
     #[test]
     fn shrinking_keeps_the_devices_that_go_on_being_held() {
         let mut ledger = Ledger::new(resources(&[("CPU", 2.0), ("GPU", 2.0), ("TPU", 1.0)]));
-        let all = resources(&[("CPU", 1.0), ("GPU", 1.0), ("TPU", 1.0)]);
+        let all = demand(&[("CPU", 1.0), ("GPU", 1.0), ("TPU", 1.0)]);
         let mut holding = ledger.take(&all, false).unwrap();
         ledger.shrink(&mut holding, &resources(&[("GPU", 1.0), ("CPU", 5.0), ("other", 1.0)]));
         assert_eq!(holding.resources, resources(&[("CPU", 1.0), ("GPU", 1.0)]));
@@ -396,9 +412,9 @@ mod tests {
     #[test]
     fn lacking_names_resources_and_fragmented_devices() {
         let mut ledger = Ledger::new(resources(&[("CPU", 1.0), ("GPU", 2.0)]));
-        let _half = ledger.take(&resources(&[("GPU", 0.5)]), false).unwrap();
-        let _other = ledger.take(&resources(&[("GPU", 0.6)]), false).unwrap();
-        let lacking = ledger.lacking(&resources(&[("CPU", 2.0), ("GPU", 0.7)]));
+        let _half = ledger.take(&demand(&[("GPU", 0.5)]), false).unwrap();
+        let _other = ledger.take(&demand(&[("GPU", 0.6)]), false).unwrap();
+        let lacking = ledger.lacking(&demand(&[("CPU", 2.0), ("GPU", 0.7)]));
         assert_eq!(lacking, [Arc::from("CPU"), Arc::from("GPU")]);
     }
 
@@ -413,7 +429,7 @@ mod tests {
                 match (kind, pick) {
                     (0, _) => {
                         let share = if gpus == 2 { 2.0 } else { f64::from(gpus) * 0.4 };
-                        let wanted = resources(&[("CPU", f64::from(amount) / 1e4), ("GPU", share)]);
+                        let wanted = demand(&[("CPU", f64::from(amount) / 1e4), ("GPU", share)]);
                         held.extend(ledger.take(&wanted, true));
                     }
                     (1, Some(pick)) => { ledger.block(&mut held[pick]); }

@@ -6,6 +6,7 @@
 
 mod actors;
 mod aside;
+mod bundles;
 mod drivers;
 mod exits;
 #[cfg(test)]
@@ -445,6 +446,14 @@ impl Node {
                 self.job_started(job, driver, namespace, launch, out);
             }
             Message::JobEnded { job } => self.job_ended(job, out),
+            Message::ReserveBundles { group, attempt, bundles } => {
+                self.reserve_bundles(group, attempt, &bundles, out);
+            }
+            Message::CommitBundles { group, attempt } => self.commit_bundles(group, attempt, out),
+            Message::SuspendBundles { group } => self.suspend_bundles(group, out),
+            Message::ReturnBundles { group, attempt, removed } => {
+                self.return_bundles(group, attempt, removed, out);
+            }
             Message::View { nodes } => {
                 self.view.update(nodes);
                 self.changed = true;

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::ledger::Holding;
-use super::queue::{Claim, Claimant};
+use super::queue::Claim;
 use crate::ids::{JobId, ProcessId};
 use crate::machine::{Span, Time};
 use crate::resources::Environment;
@@ -209,14 +209,14 @@ impl Pools {
     /// Take out the waiting claims that `unwanted` picks.
     pub(super) fn remove_waiting(
         &mut self,
-        mut unwanted: impl FnMut(&Claimant) -> bool,
+        mut unwanted: impl FnMut(&Claim, &Holding) -> bool,
     ) -> Vec<(Claim, Holding)> {
         let mut removed = Vec::new();
         for id in &self.needy {
             let waiting = &mut self.pools.get_mut(id).expect("needy pools exist").waiting;
             let mut index = 0;
             while index < waiting.len() {
-                if unwanted(&waiting[index].0.claimant) {
+                if unwanted(&waiting[index].0, &waiting[index].1) {
                     removed.extend(waiting.remove(index));
                 } else {
                     index += 1;

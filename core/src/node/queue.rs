@@ -161,12 +161,12 @@ impl Queue {
         self.turns.iter().flat_map(|party| self.parties[party].iter().map(|group| (*party, &group.demand)))
     }
 
-    /// All claimants of a demand that `picks`, taken out.
-    pub(super) fn drain(&mut self, mut picks: impl FnMut(PoolId) -> bool) -> Vec<Claim> {
+    /// All claims of pools and demands that `picks`, taken out.
+    pub(super) fn drain(&mut self, mut picks: impl FnMut(PoolId, &Demand) -> bool) -> Vec<Claim> {
         let mut drained = Vec::new();
         self.parties.retain(|_, groups| {
             groups.retain_mut(|group| {
-                let keep = !picks(group.pool);
+                let keep = !picks(group.pool, &group.demand);
                 if !keep {
                     drained.extend(group.claims.drain(..).map(|claimant| Claim {
                         claimant,

@@ -20,6 +20,11 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
+    /// The head is mistaken: tell it again, even what it was told.
+    pub(super) fn repeat(&mut self) {
+        self.told = None;
+    }
+
     /// The time for the next report has come.
     pub(super) fn due(&mut self) {
         self.not_before = Time(0);

@@ -1,7 +1,7 @@
 //! Which node serves a request for a lease: this one if it can, another one by what is known of it.
 
 use super::Node;
-use super::ledger::{Feasibility, feasibility, is_light};
+use super::ledger::{Feasibility, is_light};
 use super::outbox::Outbox;
 use super::queue::{Claim, Claimant};
 use crate::ids::{NodeId, ProcessId};
@@ -105,7 +105,7 @@ impl Node {
         }
         // What only the cap on light work holds up here is not sent away: resources tell nothing of
         // how many run elsewhere.
-        if now || here && self.ledger.lacking(&demand.resources).is_empty() {
+        if now || here && self.ledger.lacking(demand).is_empty() {
             return Decision::Here;
         }
         match self.view.best_free(demand) {
@@ -147,7 +147,7 @@ impl Node {
         let claims = self.queue.take_all(|claimant, demand| {
             let bound = matches!(demand.strategy, Strategy::Node { .. });
             let lessee = matches!(claimant, Claimant::Lessee { .. });
-            if bound || !lessee || ledger.lacking(&demand.resources).is_empty() {
+            if bound || !lessee || ledger.lacking(demand).is_empty() {
                 return false;
             }
             let Some(node) = view.best_free(demand) else { return false };
@@ -170,7 +170,7 @@ impl Node {
     }
 
     pub(super) fn feasibility(&self, demand: &Demand) -> Feasibility {
-        feasibility(demand, self.config.node, self.ledger.total())
+        self.ledger.feasibility(demand, self.config.node)
     }
 
     /// Whether this node can ever meet a demand.
@@ -181,8 +181,8 @@ impl Node {
 
     /// Whether a lessee's claim would get what it needs now.
     fn can_run_now(&self, demand: &Demand) -> bool {
-        let capped = is_light(&demand.resources) && self.ledger.light_running() >= self.light_cap();
-        !capped && self.ledger.lacking(&demand.resources).is_empty()
+        let capped = is_light(demand) && self.ledger.light_running() >= self.light_cap();
+        !capped && self.ledger.lacking(demand).is_empty()
     }
 }
 

@@ -46,7 +46,7 @@ impl Waiting {
     /// Whether a lease of that demand holds some of what is lacking.
     fn is_helped_by(&self, held: &Demand) -> bool {
         let lacking = self.lacking.iter().any(|name| held.resources.get(name).0 > 0);
-        lacking || self.capped && is_light(&held.resources)
+        lacking || self.capped && is_light(held)
     }
 }
 
@@ -85,10 +85,10 @@ impl Node {
             let has = |party| self.leases.count(party);
             let claim = self.queue.take(has, |claimant, demand| {
                 let counted = claimant.is_counted();
-                if counted && is_light(&demand.resources) && ledger.light_running() >= cap {
+                if counted && is_light(demand) && ledger.light_running() >= cap {
                     return false;
                 }
-                holding = ledger.take(&demand.resources, counted);
+                holding = ledger.take(demand, counted);
                 holding.is_some()
             });
             let (Some(claim), Some(holding)) = (claim, holding) else { return };
@@ -140,8 +140,8 @@ impl Node {
     }
 
     fn waiting(&self, party: ProcessId, demand: &Arc<Demand>) -> Waiting {
-        let lacking = self.ledger.lacking(&demand.resources);
-        let capped = lacking.is_empty() && is_light(&demand.resources);
+        let lacking = self.ledger.lacking(demand);
+        let capped = lacking.is_empty() && is_light(demand);
         let demand = demand.clone();
         let mut waiting = Waiting { party, demand, lacking, capped, of_demand: 0, in_all: 0 };
         waiting.of_demand = self.count_helping(party, Some(&waiting.demand), &waiting);
@@ -158,9 +158,10 @@ impl Node {
 
     /// Raise the cap in time if light claims wait for nothing but it.
     fn watch_cap(&mut self, now: Time) {
-        let capped = self.queue.demands().any(|(_, demand)| {
-            is_light(&demand.resources) && self.ledger.lacking(&demand.resources).is_empty()
-        });
+        let capped = self
+            .queue
+            .demands()
+            .any(|(_, demand)| is_light(demand) && self.ledger.lacking(demand).is_empty());
         if !capped {
             self.deadlines.disarm(Wakeup::RaiseCap);
             if self.queue.is_empty() {
@@ -283,7 +284,7 @@ mod tests {
             (demand(&[("slot", 1.0)]), true),
         ];
         for (demand, expected) in light {
-            assert_eq!(is_light(&demand.resources), expected, "{demand:?}");
+            assert_eq!(is_light(&demand), expected, "{demand:?}");
         }
     }
 

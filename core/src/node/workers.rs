@@ -222,7 +222,7 @@ impl Node {
             self.ledger.give_back(holding);
             self.refuse_start(claim, &reason, out);
         }
-        for claim in self.queue.drain(|pool| pool == id) {
+        for claim in self.queue.drain(|pool, _| pool == id) {
             self.refuse_start(claim, &reason, out);
         }
     }
