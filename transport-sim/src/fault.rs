@@ -9,8 +9,11 @@ use crate::Random;
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
-    /// The process of that number dies after so many effects; what it had not sent is lost.
+    /// The process of that number on a machine dies after so many effects; what it had not sent is lost.
     Crash {
+        /// The machine.
+        #[serde(default)]
+        host: usize,
         /// Its number on the node.
         process: u32,
         /// How many effects take place.
@@ -23,7 +26,7 @@ pub enum Fault {
         /// Picks the worker.
         choice: u64,
     },
-    /// Some process stops for a while; 0 micros of `choice` is the daemon.
+    /// Some process or daemon stops for a while.
     Pause {
         /// Microseconds since the start.
         at_micros: u64,
@@ -34,16 +37,25 @@ pub enum Fault {
     },
     /// The n-th worker is not started.
     ForkFails {
+        /// The machine.
+        #[serde(default)]
+        host: usize,
         /// Counted from 0.
         nth: u32,
     },
     /// The n-th worker dies before it is up.
     StartCrash {
+        /// The machine.
+        #[serde(default)]
+        host: usize,
         /// Counted from 0.
         nth: u32,
     },
     /// Nothing can be written to the disk for a while.
     DiskFull {
+        /// Picks the node.
+        #[serde(default)]
+        choice: u64,
         /// Microseconds since the start.
         at_micros: u64,
         /// For how long.
@@ -51,21 +63,33 @@ pub enum Fault {
     },
     /// The n-th spill is torn: one object cannot be read back.
     TornSpill {
+        /// The machine.
+        #[serde(default)]
+        host: usize,
         /// Counted from 0.
         nth: u32,
     },
     /// The n-th restore fails.
     RestoreFails {
+        /// The machine.
+        #[serde(default)]
+        host: usize,
         /// Counted from 0.
         nth: u32,
     },
     /// The n-th reservation of memory for the store fails.
     ReserveFails {
+        /// The machine.
+        #[serde(default)]
+        host: usize,
         /// Counted from 0.
         nth: u32,
     },
     /// The node is short of memory.
     MemoryPressure {
+        /// Picks the node.
+        #[serde(default)]
+        choice: u64,
         /// Microseconds since the start.
         at_micros: u64,
     },
@@ -76,6 +100,25 @@ pub enum Fault {
         /// Picks the driver.
         choice: u64,
     },
+}
+
+impl Fault {
+    /// When it takes place, if that is a time and not an occasion.
+    pub fn at_micros(&self) -> Option<u64> {
+        match self {
+            Fault::Kill { at_micros, .. }
+            | Fault::Pause { at_micros, .. }
+            | Fault::DiskFull { at_micros, .. }
+            | Fault::MemoryPressure { at_micros, .. }
+            | Fault::DriverDies { at_micros, .. } => Some(*at_micros),
+            Fault::Crash { .. }
+            | Fault::ForkFails { .. }
+            | Fault::StartCrash { .. }
+            | Fault::TornSpill { .. }
+            | Fault::RestoreFails { .. }
+            | Fault::ReserveFails { .. } => None,
+        }
+    }
 }
 
 /// A kind of fault that a seed may leave out.
@@ -113,29 +156,31 @@ impl FaultKind {
         FaultKind::Driver,
     ];
 
-    /// A fault of this kind somewhere in the first `horizon_micros`.
-    pub fn draw(self, random: &mut Random, horizon_micros: u64) -> Fault {
+    /// A fault of this kind somewhere in the first `horizon_micros`, on some of so many machines.
+    pub fn draw(self, random: &mut Random, hosts: usize, horizon_micros: u64) -> Fault {
         let at_micros = random.below(horizon_micros.max(1));
         let choice = random.draw() >> 32;
         let nth = random.skewed(24) as u32;
+        let host = random.below(hosts.max(1) as u64) as usize;
         match self {
             FaultKind::Crash => {
-                Fault::Crash { process: random.between(1, 14) as u32, effects: random.skewed(400) as u32 }
+                let process = random.between(1, 14) as u32;
+                Fault::Crash { host, process, effects: random.skewed(400) as u32 }
             }
             FaultKind::Kill => Fault::Kill { at_micros, choice },
             FaultKind::Pause => {
                 let micros = random.skewed(3_000_000);
                 Fault::Pause { at_micros, choice, micros }
             }
-            FaultKind::Start if random.chance(500) => Fault::ForkFails { nth },
-            FaultKind::Start => Fault::StartCrash { nth },
+            FaultKind::Start if random.chance(500) => Fault::ForkFails { host, nth },
+            FaultKind::Start => Fault::StartCrash { host, nth },
             FaultKind::Disk => match random.below(3) {
-                0 => Fault::DiskFull { at_micros, micros: random.below(2_000_000) },
-                1 => Fault::TornSpill { nth },
-                _ => Fault::RestoreFails { nth },
+                0 => Fault::DiskFull { choice, at_micros, micros: random.below(2_000_000) },
+                1 => Fault::TornSpill { host, nth },
+                _ => Fault::RestoreFails { host, nth },
             },
-            FaultKind::Reserve => Fault::ReserveFails { nth },
-            FaultKind::Memory => Fault::MemoryPressure { at_micros },
+            FaultKind::Reserve => Fault::ReserveFails { host, nth },
+            FaultKind::Memory => Fault::MemoryPressure { choice, at_micros },
             FaultKind::Driver => Fault::DriverDies { at_micros, choice },
         }
     }

@@ -1,71 +1,78 @@
 //! The shared store's memory: what was written where.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use shoal_core::ids::ObjectId;
 
-/// What stands for an object's bytes: which object, made by which attempt.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Content {
-    /// The object.
-    pub object: ObjectId,
-    /// The attempt that made it.
-    pub attempt: u32,
+/// What stands for an object's bytes. A copy of it is a copy of them.
+pub trait Content: Clone + Debug {
+    /// The object whose bytes these are.
+    fn object(&self) -> ObjectId;
 }
 
 /// One node's segment.
-#[derive(Debug, Default)]
-pub struct Segment {
-    written: BTreeMap<u64, (u64, Content)>,
+#[derive(Debug)]
+pub struct Segment<C> {
+    written: BTreeMap<u64, (u64, C)>,
 }
 
-impl Segment {
+impl<C> Default for Segment<C> {
+    fn default() -> Self {
+        Segment { written: BTreeMap::new() }
+    }
+}
+
+impl<C: Content> Segment<C> {
     /// Write an object; whatever it overlaps is gone.
-    pub fn write(&mut self, offset: u64, size: u64, content: Content) {
-        let end = offset + size.max(1);
-        let overlaps = |(&start, &(length, _)): (&u64, &(u64, Content))| {
-            (start < end && start + length.max(1) > offset).then_some(start)
-        };
-        let gone: Vec<u64> = self.written.iter().filter_map(overlaps).collect();
-        for start in gone {
-            self.written.remove(&start);
-        }
+    pub fn write(&mut self, offset: u64, size: u64, content: C) {
+        self.clear(offset, offset + size.max(1));
         self.written.insert(offset, (size, content));
     }
 
     /// The object that lies exactly there, if nothing was written over it.
-    pub fn read(&self, offset: u64, size: u64) -> Option<Content> {
+    pub fn read(&self, offset: u64, size: u64) -> Option<&C> {
         let (length, content) = self.written.get(&offset)?;
-        (*length == size).then_some(*content)
+        (*length == size).then_some(content)
     }
 
     /// The pages of a range were given back: whatever was there is gone.
     pub fn release(&mut self, offset: u64, size: u64) {
-        let end = offset + size;
-        self.written.retain(|start, (length, _)| *start >= end || *start + (*length).max(1) <= offset);
+        self.clear(offset, offset + size);
+    }
+
+    fn clear(&mut self, start: u64, end: u64) {
+        // What is written does not overlap, so only the last one before the range can reach into it.
+        let reaches = |(at, (length, _)): (&u64, &(u64, C))| (at + (*length).max(1) > start).then_some(*at);
+        let before = self.written.range(..start).next_back().and_then(reaches);
+        let inside: Vec<u64> = self.written.range(start..end).map(|(at, _)| *at).collect();
+        for at in before.into_iter().chain(inside) {
+            self.written.remove(&at);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use shoal_core::ids::{ProcessId, TaskId};
 
-    fn content(number: u64) -> Content {
-        let owner = ProcessId(1);
-        Content { object: TaskId { owner, number }.object(0), attempt: 0 }
+    impl Content for u64 {
+        fn object(&self) -> ObjectId {
+            TaskId { owner: ProcessId(1), number: *self }.object(0)
+        }
     }
 
     #[test]
     fn overlapping_writes_destroy() {
         let mut segment = Segment::default();
-        segment.write(0, 100, content(1));
-        segment.write(100, 100, content(2));
-        assert_eq!(segment.read(0, 100), Some(content(1)));
-        segment.write(64, 64, content(3));
+        segment.write(0, 100, 1);
+        segment.write(100, 100, 2);
+        assert_eq!(segment.read(0, 100), Some(&1));
+        segment.write(64, 64, 3);
         assert_eq!(segment.read(0, 100), None);
         assert_eq!(segment.read(100, 100), None);
-        assert_eq!(segment.read(64, 64), Some(content(3)));
+        assert_eq!(segment.read(64, 64), Some(&3));
         segment.release(100, 1);
         assert_eq!(segment.read(64, 64), None);
     }

@@ -1,0 +1,135 @@
+//! Machines: what starts on them and how it ends.
+
+use shoal_core::ids::{NodeId, ProcessId};
+use shoal_core::value::Death;
+
+use super::clock::Clock;
+use super::{Cluster, Event, HostSettings};
+use crate::Content;
+
+/// A machine.
+#[derive(Debug)]
+pub struct Host {
+    /// What it has.
+    pub settings: HostSettings,
+    /// How far its daemon is.
+    pub state: HostState,
+    /// A daemon runs here, when all is well.
+    pub(super) has_daemon: bool,
+    pub(super) clock: Clock,
+    /// Counts the daemons that ran here.
+    pub(super) life: u32,
+}
+
+/// How far a machine's daemon is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HostState {
+    /// There is none.
+    Down,
+    /// It wants to be let into the cluster.
+    Joining,
+    /// It is a member, or was when it heard of the head last.
+    Member(NodeId),
+}
+
+impl Host {
+    pub(super) fn new(settings: &HostSettings) -> Host {
+        Host {
+            settings: settings.clone(),
+            state: HostState::Down,
+            has_daemon: true,
+            clock: Clock::new(settings),
+            life: 0,
+        }
+    }
+}
+
+impl<C: Content> Cluster<C> {
+    pub(super) fn boot_in(&mut self, host: usize, most_micros: u64) {
+        if self.hosts[host].has_daemon {
+            let life = self.hosts[host].life;
+            self.schedule_in(most_micros, Event::Boot { host, life });
+        }
+    }
+
+    pub(super) fn daemon_boots(&mut self, host: usize, life: u32) {
+        let machine = &mut self.hosts[host];
+        if machine.life != life || machine.state != HostState::Down {
+            return;
+        }
+        machine.life += 1;
+        machine.state = HostState::Joining;
+        let life = machine.life;
+        self.greet(host, life);
+    }
+
+    /// The member that a machine is.
+    pub fn node_of(&self, host: usize) -> Option<NodeId> {
+        match self.hosts.get(host)?.state {
+            HostState::Member(node) => Some(node),
+            HostState::Down | HostState::Joining => None,
+        }
+    }
+
+    /// The processes of a node.
+    pub fn processes_of(&self, node: NodeId) -> Vec<ProcessId> {
+        let range = ProcessId::new(node, 1)..=ProcessId::new(node, u32::MAX);
+        self.processes.range(range).map(|(id, _)| *id).collect()
+    }
+
+    /// A daemon ends itself: it was declared dead, or its cluster is gone. It ends its processes first.
+    pub(super) fn node_stops(&mut self, node: NodeId) {
+        self.crash_node(node);
+    }
+
+    /// A machine loses power: everything on it is gone at once, and nobody is told.
+    pub fn crash_host(&mut self, host: usize) {
+        let heads: Vec<ProcessId> =
+            self.heads.iter().filter(|(_, head)| head.host == host).map(|(address, _)| *address).collect();
+        for head in heads {
+            self.crash_head(head);
+        }
+        match self.hosts[host].state {
+            HostState::Member(node) => self.crash_node(node),
+            HostState::Joining => self.daemon_is_down(host),
+            HostState::Down => {}
+        }
+    }
+
+    /// A head is gone; another one starts in its place later.
+    pub fn crash_head(&mut self, head: ProcessId) {
+        let Some(host) = self.heads.get(&head).map(|head| head.host) else { return };
+        self.head_ends(head);
+        if !self.settings.durable {
+            // Without a log, the next head is that of another cluster.
+            self.log = super::Log::new(self.random.draw());
+        }
+        self.schedule_in(self.settings.restart_micros, Event::HeadBoot { host });
+    }
+
+    /// A daemon and all processes of its node are gone at once.
+    fn crash_node(&mut self, node: NodeId) {
+        let Some(daemon) = self.daemon_ends(node) else { return };
+        for process in self.processes_of(node) {
+            self.vanish(process, Death::NodeDied { node });
+        }
+        self.drop_ends(ProcessId::daemon(node));
+        self.daemon_is_down(daemon.host);
+    }
+
+    /// A daemon crashes; its processes find their links closed, and end.
+    pub fn crash_daemon(&mut self, node: NodeId) {
+        let Some(daemon) = self.daemon_ends(node) else { return };
+        for process in self.processes_of(node) {
+            self.schedule_in(self.settings.reap_micros, Event::Ends { process, code: 1 });
+        }
+        self.drop_ends(ProcessId::daemon(node));
+        self.daemon_is_down(daemon.host);
+    }
+
+    fn daemon_is_down(&mut self, host: usize) {
+        self.hosts[host].state = HostState::Down;
+        self.hosts[host].life += 1;
+        self.boot_in(host, self.settings.restart_micros);
+    }
+}

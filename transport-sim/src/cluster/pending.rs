@@ -1,0 +1,42 @@
+//! Who still waits, and for what.
+
+use super::{Cluster, HostState};
+use crate::Content;
+
+impl<C: Content> Cluster<C> {
+    /// One line for everything that machines wait for: tasks, actors, leases, work.
+    pub fn pending(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (number, host) in self.hosts.iter().enumerate() {
+            match host.state {
+                HostState::Down if host.has_daemon => lines.push(format!("host {number} is down")),
+                HostState::Joining => lines.push(format!("host {number} is not a member")),
+                _ => {}
+            }
+        }
+        for (id, daemon) in &self.nodes {
+            if !daemon.head.connected {
+                lines.push(format!("{id:?} has no connection to a head"));
+            }
+        }
+        for (id, process) in &self.processes {
+            let inspection = process.owner.inspect();
+            for task in inspection.tasks.iter().filter(|task| !task.done) {
+                lines.push(format!("{id:?} task {:?} attempt {} {}", task.id, task.attempt, task.stage));
+            }
+            for actor in inspection.actors.iter().filter(|actor| actor.queued + actor.in_flight > 0) {
+                lines.push(format!(
+                    "{id:?} {:?} is {} ({} calls wait, {} are in flight)",
+                    actor.id, actor.state, actor.queued, actor.in_flight
+                ));
+            }
+            if inspection.lease_requests > 0 {
+                lines.push(format!("{id:?} waits for {} leases", inspection.lease_requests));
+            }
+        }
+        for (id, daemon) in &self.nodes {
+            lines.extend(daemon.operations().map(|work| format!("{id:?} work {work:?}")));
+        }
+        lines
+    }
+}
