@@ -2,13 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-pub mod machines;
 pub mod observation;
 pub mod program;
 pub mod properties;
 pub mod run;
 pub mod scenario;
 pub mod shrink;
-pub mod trace;
 pub mod workloads;
 pub mod world;

@@ -1,31 +1,29 @@
 //! What a run's checks and stories are made of: the facts that only the world sees.
 
 use shoal_core::ids::{ActorId, ObjectId, ProcessId, TaskId};
-use shoal_core::value::{Death, Failure};
+use shoal_core::value::Failure;
+use shoal_transport_sim::cluster::Fact;
 
-/// One fact.
+/// What stands for an object's bytes: which object, made by which attempt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Content {
+    /// The object.
+    pub object: ObjectId,
+    /// The attempt that made it.
+    pub attempt: u32,
+}
+
+impl shoal_transport_sim::Content for Content {
+    fn object(&self) -> ObjectId {
+        self.object
+    }
+}
+
+/// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Observation {
-    /// A process began to run an attempt.
-    Started {
-        /// Where.
-        process: ProcessId,
-        /// What.
-        task: TaskId,
-        /// Which attempt.
-        attempt: u32,
-        /// Of an actor's method: which start of the actor, and the concurrency group.
-        call: Option<(ActorId, u32, u32)>,
-    },
-    /// A process began to construct an actor.
-    Constructing {
-        /// Where.
-        process: ProcessId,
-        /// The actor.
-        actor: ActorId,
-        /// Which start.
-        incarnation: u32,
-    },
+    /// In the cluster.
+    Fact(Fact),
     /// A program asked for an object's value and got this.
     Got {
         /// Where.
@@ -34,13 +32,6 @@ pub enum Observation {
         object: ObjectId,
         /// What.
         result: Got,
-    },
-    /// A process is gone.
-    Died {
-        /// Which.
-        process: ProcessId,
-        /// How.
-        death: Death,
     },
     /// A program asked for this task to be cancelled.
     Cancelled {
@@ -55,11 +46,6 @@ pub enum Observation {
     Killed {
         /// The actor.
         actor: ActorId,
-    },
-    /// The bytes of an object that was in memory or on disk became unreadable, or may have.
-    Lost {
-        /// Why.
-        detail: String,
     },
 }
 

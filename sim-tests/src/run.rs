@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shoal_core::{Span, Time};
+use shoal_transport_sim::Trace;
 
 use crate::properties::{self, Property};
 use crate::scenario::Scenario;
-use crate::trace::Trace;
 use crate::world::World;
 
 /// After the time of faults everything must come to its end within this much virtual time.
@@ -43,7 +43,7 @@ pub struct Report {
 /// Run a scenario. With `text`, the trace can be read afterwards.
 pub fn run(scenario: &Scenario, text: bool) -> Report {
     let trace = if text { Trace::with_text() } else { Trace::default() };
-    let mut world = World::new(scenario.clone(), trace);
+    let mut world = World::new(scenario, trace);
     let outcome = catch_unwind(AssertUnwindSafe(|| Run::new(&mut world).finish()));
     let violation = match outcome {
         Ok(Ok(())) => None,
@@ -56,9 +56,9 @@ pub fn run(scenario: &Scenario, text: bool) -> Report {
     };
     Report {
         violation,
-        virtual_time: world.now(),
-        counters: std::mem::take(&mut world.counters),
-        trace: std::mem::take(&mut world.trace),
+        virtual_time: world.cluster.now(),
+        counters: std::mem::take(&mut world.cluster.counters),
+        trace: std::mem::take(&mut world.cluster.trace),
     }
 }
 
@@ -74,9 +74,9 @@ impl Run<'_> {
     }
 
     fn finish(mut self) -> Result<(), Violation> {
-        let deadline = Time(self.world.cluster().heal_at_micros * 1_000) + LIVENESS;
+        let deadline = Time(self.world.cluster.settings.heal_at_micros * 1_000) + LIVENESS;
         while !self.world.drivers_finished() {
-            if self.world.now() > deadline || !self.step()? {
+            if self.world.cluster.now() > deadline || !self.step()? {
                 return Err(self.stuck());
             }
         }
@@ -89,11 +89,11 @@ impl Run<'_> {
 
     /// Go on until nothing has been under way for a while.
     fn rest(&mut self) -> Result<(), Violation> {
-        let mut until = self.world.now() + REST;
-        while self.world.next_at().is_some_and(|at| at <= until) {
+        let mut until = self.world.cluster.now() + REST;
+        while self.world.cluster.next_at().is_some_and(|at| at <= until) {
             self.step()?;
-            if self.world.is_busy() {
-                until = until.max(self.world.now() + REST);
+            if self.world.cluster.is_busy() {
+                until = until.max(self.world.cluster.now() + REST);
             }
         }
         self.each(|property, world| property.look_closely(world))
@@ -108,7 +108,7 @@ impl Run<'_> {
             let detail = format!("no end after {EVENTS_MAX} events\n{}", self.world.pending().join("\n"));
             return Err(Violation { property: String::from("liveness"), detail });
         }
-        for observation in std::mem::take(&mut self.world.observations) {
+        for observation in self.world.observations() {
             self.each(|property, world| property.observe(world, &observation))?;
         }
         self.each(|property, world| property.after_event(world))?;

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_core::Span;
+use shoal_transport_sim::cluster::{HostSettings, Settings};
 use shoal_transport_sim::{Delays, Fault, FaultKind, Random};
 
 use crate::workloads;
@@ -14,7 +15,7 @@ pub struct Scenario {
     #[serde(with = "text")]
     pub seed: u64,
     /// The cluster.
-    pub cluster: Cluster,
+    pub cluster: Settings,
     /// What goes wrong.
     #[serde(default)]
     pub faults: Vec<Fault>,
@@ -28,6 +29,9 @@ pub struct Scenario {
 pub struct Driver {
     /// When it comes, in microseconds.
     pub starts_at_micros: u64,
+    /// The machine that it comes to.
+    #[serde(default)]
+    pub host: usize,
     /// It leaves without dropping its references first.
     pub leaves_abruptly: bool,
     /// What it does, one thread each.
@@ -45,37 +49,12 @@ pub struct Item {
     pub seed: u64,
 }
 
-/// The cluster and its timing.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Cluster {
-    /// CPUs of the node.
-    pub cpus: u32,
-    /// Bytes of the store.
-    pub store_bytes: u64,
-    /// Bytes of the disk.
-    pub disk_bytes: u64,
-    /// The network.
-    pub delays: Delays,
-    /// So many of 1000 messages between linked processes go through the daemon all the same.
-    pub detour_per_mille: u64,
-    /// A program takes up to this long from one step to the next.
-    pub step_micros: u64,
-    /// Forking a worker takes up to this long.
-    pub fork_micros: u64,
-    /// A disk operation takes up to this long.
-    pub disk_micros: u64,
-    /// A death is noticed after up to this long.
-    pub reap_micros: u64,
-    /// Faults happen before this; then everything is healed.
-    pub heal_at_micros: u64,
-}
-
 impl Scenario {
     /// The scenario of a seed. Swarm testing: each seed leaves out kinds of faults and workloads.
     pub fn from_seed(seed: u64) -> Scenario {
         let mut random = Random::new(seed);
-        let cluster = Cluster::draw(&mut random);
-        let faults = draw_faults(&mut random, cluster.heal_at_micros);
+        let cluster = draw_cluster(&mut random);
+        let faults = draw_faults(&mut random, cluster.hosts.len(), cluster.heal_at_micros);
         let drivers = draw_drivers(&mut random);
         Scenario { seed, cluster, faults, drivers }
     }
@@ -91,10 +70,10 @@ impl Scenario {
             })
             .collect();
         format!(
-            "cpus={} store={} disk={} clog={}‰ detour={}‰ faults={} drivers=[{}]",
-            self.cluster.cpus,
-            self.cluster.store_bytes,
-            self.cluster.disk_bytes,
+            "hosts={} cpus={:?} store={} clog={}‰ detour={}‰ faults={} drivers=[{}]",
+            self.cluster.hosts.len(),
+            self.cluster.hosts.iter().map(|host| host.cpus).collect::<Vec<_>>(),
+            self.cluster.hosts.first().map_or(0, |host| host.store_bytes),
             self.cluster.delays.clog_per_mille,
             self.cluster.detour_per_mille,
             self.faults.len(),
@@ -103,31 +82,34 @@ impl Scenario {
     }
 }
 
-impl Cluster {
-    fn draw(random: &mut Random) -> Cluster {
-        let most = *random.pick(&[50, 200, 2_000, 20_000]);
-        let clogged = random.chance(300);
-        Cluster {
-            cpus: random.between(1, 4) as u32,
-            store_bytes: *random.pick(&[4 << 20, 16 << 20, 256 << 20]),
-            disk_bytes: *random.pick(&[4 << 20, 64 << 20, 1 << 30]),
-            delays: Delays {
-                least: Span::from_micros(random.between(0, 20)),
-                most: Span::from_micros(most),
-                clog_per_mille: if clogged { random.between(1, 50) } else { 0 },
-                clog_most: Span::from_millis(*random.pick(&[10, 200, 2_000])),
-            },
-            detour_per_mille: if random.chance(400) { random.between(10, 500) } else { 0 },
-            step_micros: *random.pick(&[1, 20, 500]),
-            fork_micros: *random.pick(&[1_000, 10_000, 300_000]),
-            disk_micros: *random.pick(&[200, 5_000, 100_000]),
-            reap_micros: *random.pick(&[100, 5_000, 500_000]),
-            heal_at_micros: *random.pick(&[50_000, 1_000_000, 10_000_000]),
-        }
+fn draw_cluster(random: &mut Random) -> Settings {
+    let most = *random.pick(&[50, 200, 2_000, 20_000]);
+    let clogged = random.chance(300);
+    let host = HostSettings {
+        cpus: random.between(1, 4) as u32,
+        store_bytes: *random.pick(&[4 << 20, 16 << 20, 256 << 20]),
+        disk_bytes: *random.pick(&[4 << 20, 64 << 20, 1 << 30]),
+        ..HostSettings::default()
+    };
+    Settings {
+        delays: Delays {
+            least: Span::from_micros(random.between(0, 20)),
+            most: Span::from_micros(most),
+            clog_per_mille: if clogged { random.between(1, 50) } else { 0 },
+            clog_most: Span::from_millis(*random.pick(&[10, 200, 2_000])),
+        },
+        detour_per_mille: if random.chance(400) { random.between(10, 500) } else { 0 },
+        step_micros: *random.pick(&[1, 20, 500]),
+        fork_micros: *random.pick(&[1_000, 10_000, 300_000]),
+        disk_micros: *random.pick(&[200, 5_000, 100_000]),
+        reap_micros: *random.pick(&[100, 5_000, 500_000]),
+        heal_at_micros: *random.pick(&[50_000, 1_000_000, 10_000_000]),
+        hosts: vec![host],
+        ..Settings::default()
     }
 }
 
-fn draw_faults(random: &mut Random, heal_at_micros: u64) -> Vec<Fault> {
+fn draw_faults(random: &mut Random, hosts: usize, heal_at_micros: u64) -> Vec<Fault> {
     if random.chance(150) {
         return Vec::new();
     }
@@ -141,7 +123,7 @@ fn draw_faults(random: &mut Random, heal_at_micros: u64) -> Vec<Fault> {
             let kind = *random.pick(&kinds);
             // Most of the work is done early, so most timed faults are early too.
             let horizon = 1 + random.skewed(heal_at_micros);
-            kind.draw(random, horizon)
+            kind.draw(random, hosts, horizon)
         })
         .collect()
 }
@@ -153,6 +135,7 @@ fn draw_drivers(random: &mut Random) -> Vec<Driver> {
     (0..drivers)
         .map(|_| Driver {
             starts_at_micros: random.skewed(100_000),
+            host: 0,
             leaves_abruptly: random.chance(150),
             items: (0..random.between(1, 4))
                 .map(|_| Item { workload: random.pick(&usable).to_string(), seed: random.draw() })

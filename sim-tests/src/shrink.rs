@@ -62,6 +62,8 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
     add(&|s| s.cluster.delays.clog_per_mille = 0);
     add(&|s| s.cluster.detour_per_mille = 0);
     add(&|s| s.cluster.delays.most = s.cluster.delays.least.max(Span::from_micros(50)));
-    add(&|s| s.cluster.cpus = 1);
+    for host in 0..scenario.cluster.hosts.len() {
+        add(&|s| s.cluster.hosts[host].cpus = 1);
+    }
     list
 }

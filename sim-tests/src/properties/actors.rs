@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use shoal_core::ids::{ActorId, ProcessId};
 
+use shoal_transport_sim::cluster::Fact;
+
 use super::{Check, Property};
 use crate::observation::Observation;
 use crate::world::World;
@@ -23,9 +25,9 @@ impl Property for Actors {
 
     fn observe(&mut self, world: &World, observation: &Observation) -> Check {
         match observation {
-            Observation::Constructing { process, actor, incarnation } => {
+            Observation::Fact(Fact::Constructing { process, actor, incarnation }) => {
                 match self.processes.insert(*actor, (*process, *incarnation)) {
-                    Some((other, _)) if world.processes.contains_key(&other) => {
+                    Some((other, _)) if world.cluster.processes.contains_key(&other) => {
                         Err(format!("{actor:?} is constructed in {process:?} and still lives in {other:?}"))
                     }
                     Some((_, earlier)) if earlier >= *incarnation => {
@@ -34,7 +36,12 @@ impl Property for Actors {
                     _ => Ok(()),
                 }
             }
-            Observation::Started { process, task, attempt, call: Some((actor, incarnation, group)) } => {
+            Observation::Fact(Fact::Started {
+                process,
+                task,
+                attempt,
+                call: Some((actor, incarnation, group)),
+            }) => {
                 let home = self.processes.get(actor);
                 if home != Some(&(*process, *incarnation)) {
                     return Err(format!("{task:?} runs on {process:?}, and {actor:?} is at {home:?}"));

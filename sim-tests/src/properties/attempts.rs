@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use shoal_core::ids::TaskId;
 
+use shoal_transport_sim::cluster::Fact;
+
 use super::{Check, Property};
 use crate::observation::Observation;
 use crate::world::World;
@@ -27,7 +29,7 @@ impl Property for Attempts {
                 self.last.entry(*task).or_insert(*attempt);
                 Ok(())
             }
-            Observation::Started { process, task, attempt, .. } => {
+            Observation::Fact(Fact::Started { process, task, attempt, .. }) => {
                 if let Some(last) = self.last.get(task).filter(|last| attempt > last) {
                     return Err(format!(
                         "{task:?} was cancelled in attempt {last}, and {process:?} starts {attempt}"

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_core::ids::{ActorId, ProcessId, TaskId};
 use shoal_core::value::{ActorDeath, Death, Failure};
 
+use shoal_transport_sim::cluster::Fact;
+
 use super::{Check, Property};
 use crate::observation::{Got, Observation};
 use crate::world::World;
@@ -34,13 +36,13 @@ impl Property for Errors {
             Observation::Killed { actor } => {
                 self.killed.insert(*actor);
             }
-            Observation::Constructing { process, actor, .. } => {
+            Observation::Fact(Fact::Constructing { process, actor, .. }) => {
                 self.homes.entry(*actor).or_default().push(*process);
             }
-            Observation::Started { process, task, .. } => {
+            Observation::Fact(Fact::Started { process, task, .. }) => {
                 self.started.insert((*task, *process));
             }
-            Observation::Lost { .. } => self.lost = true,
+            Observation::Fact(Fact::Lost { .. }) => self.lost = true,
             Observation::Got { process, object, result: Got::Failure(failure) } => {
                 return self
                     .explain(world, object.task, failure)
@@ -54,7 +56,7 @@ impl Property for Errors {
 
 impl Errors {
     fn explain(&self, world: &World, task: TaskId, failure: &Failure) -> Check {
-        let died = |process: &ProcessId, death: &Death| match world.deaths.get(process) {
+        let died = |process: &ProcessId, death: &Death| match world.cluster.deaths.get(process) {
             Some(_) if is_nodes_word(death) => Ok(()),
             Some(real) if real == death => Ok(()),
             Some(real) => Err(format!("it died differently: {real:?}")),
@@ -63,7 +65,8 @@ impl Errors {
         match failure {
             // The failure may be that of an argument, if there are arguments.
             Failure::WorkerCrashed { worker, .. }
-                if world.submitted.get(&task) == Some(&false) && !self.started.contains(&(task, *worker)) =>
+                if world.users.submitted.get(&task) == Some(&false)
+                    && !self.started.contains(&(task, *worker)) =>
             {
                 Err(String::from("it was never started there"))
             }
@@ -71,14 +74,14 @@ impl Errors {
             Failure::OwnerDied { object, death } => died(&object.owner(), death),
             Failure::ActorDied { actor, cause } => self.explain_actor(world, *actor, cause),
             Failure::ActorUnavailable { actor, .. } => match self.homes.get(actor) {
-                Some(homes) if homes.iter().any(|home| world.deaths.contains_key(home)) => Ok(()),
+                Some(homes) if homes.iter().any(|home| world.cluster.deaths.contains_key(home)) => Ok(()),
                 _ => Err(String::from("no process of the actor has died")),
             },
             Failure::Cancelled if self.cancelled.is_empty() => Err(String::from("nothing was cancelled")),
             Failure::ObjectLost { .. } if !self.lost && !self.may_evaporate(world) => {
                 Err(String::from("nothing was lost"))
             }
-            Failure::Freed { object } if !world.deaths.contains_key(&object.owner()) => {
+            Failure::Freed { object } if !world.cluster.deaths.contains_key(&object.owner()) => {
                 Err(String::from("somebody still referred to it"))
             }
             Failure::EndOfStream => Err(String::from("no program asks beyond the end")),
@@ -88,22 +91,22 @@ impl Errors {
 
     /// A process that dies between writing an object and telling its node loses the object.
     fn may_evaporate(&self, world: &World) -> bool {
-        world.deaths.values().any(|death| *death != Death::Exited { code: 0 })
+        world.cluster.deaths.values().any(|death| *death != Death::Exited { code: 0 })
     }
 
     fn explain_actor(&self, world: &World, actor: ActorId, cause: &ActorDeath) -> Check {
         match cause {
             ActorDeath::Process(Death::NotStarted { .. }) => Ok(()),
             ActorDeath::Process(_) => match self.homes.get(&actor) {
-                Some(homes) if homes.iter().any(|home| !world.deaths.contains_key(home)) => {
+                Some(homes) if homes.iter().any(|home| !world.cluster.deaths.contains_key(home)) => {
                     Err(String::from("its process lives"))
                 }
                 // Without a home, a process died before it became the actor.
-                _ if world.deaths.is_empty() => Err(String::from("nobody has died")),
+                _ if world.cluster.deaths.is_empty() => Err(String::from("nobody has died")),
                 _ => Ok(()),
             },
             ActorDeath::Killed if !self.killed.contains(&actor) => Err(String::from("nobody killed it")),
-            ActorDeath::CreatorDied if !world.deaths.contains_key(&actor.creator()) => {
+            ActorDeath::CreatorDied if !world.cluster.deaths.contains_key(&actor.creator()) => {
                 Err(String::from("its creator lives"))
             }
             ActorDeath::Unknown => Err(String::from("it was made before it was called")),

@@ -14,8 +14,8 @@ impl Property for Leftovers {
 
     fn at_rest(&mut self, world: &World) -> Check {
         let mut left = Vec::new();
-        let actors = world.processes.values().any(|process| process.actor().is_some());
-        for (id, process) in &world.processes {
+        let actors = world.cluster.processes.values().any(|process| process.actor.is_some());
+        for (id, process) in &world.cluster.processes {
             let inspection = process.owner.inspect();
             for task in inspection.tasks {
                 left.push(format!("{id:?}: task {:?} {}", task.id, task.stage));
@@ -34,14 +34,17 @@ impl Property for Leftovers {
     }
 
     fn at_end(&mut self, world: &World) -> Check {
-        let detached = world.processes.values().any(|process| process.actor().is_some());
+        let detached = world.cluster.processes.values().any(|process| process.actor.is_some());
         if detached {
             return Ok(());
         }
-        let mut left: Vec<String> = world.processes.keys().map(|id| format!("process {id:?}")).collect();
-        left.extend(world.daemon.operations().map(|work| format!("work {work:?}")));
-        if world.daemon.disk.used() > 0 {
-            left.push(format!("{} bytes on disk", world.daemon.disk.used()));
+        let mut left: Vec<String> =
+            world.cluster.processes.keys().map(|id| format!("process {id:?}")).collect();
+        for (id, daemon) in &world.cluster.nodes {
+            left.extend(daemon.operations().map(|work| format!("{id:?}: work {work:?}")));
+            if daemon.disk.used() > 0 {
+                left.push(format!("{id:?}: {} bytes on disk", daemon.disk.used()));
+            }
         }
         none(left)
     }

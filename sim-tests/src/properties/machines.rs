@@ -17,9 +17,13 @@ impl Property for Machines {
     fn after_event(&mut self, world: &World) -> Check {
         self.events += 1;
         if self.events.is_multiple_of(8) {
-            world.daemon.node.check();
-            world.daemon.head.check();
+            for daemon in world.cluster.nodes.values() {
+                daemon.node.check();
+            }
+            for head in world.cluster.heads.values() {
+                head.head.check();
+            }
         }
-        world.broken.clone().map_or(Ok(()), Err)
+        world.cluster.broken.clone().map_or(Ok(()), Err)
     }
 }

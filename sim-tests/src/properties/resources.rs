@@ -1,7 +1,10 @@
 //! Invariants 1 and 7, seen from outside: leases name live processes, what is free adds up at rest,
 //! and the store stays within its limit.
 
-use shoal_core::ids::ProcessId;
+use std::collections::BTreeSet;
+
+use shoal_core::ids::{NodeId, ProcessId};
+use shoal_core::node::Inspection;
 
 use super::{Check, Property};
 use crate::world::World;
@@ -16,20 +19,25 @@ impl Property for Resources {
     }
 
     fn look_closely(&mut self, world: &World) -> Check {
-        let node = world.daemon.node.inspect();
-        if node.store.used > node.store.capacity {
-            return Err(format!("the store holds {} of {} bytes", node.store.used, node.store.capacity));
-        }
-        for (index, (lease, _, worker)) in node.leases.iter().enumerate() {
-            if node.leases[..index].iter().any(|(_, _, other)| other == worker) {
-                return Err(format!("{lease:?} is not the only lease of {worker:?}"));
+        let mut known = BTreeSet::new();
+        for (id, daemon) in &world.cluster.nodes {
+            let node = daemon.node.inspect();
+            if node.store.used > node.store.capacity {
+                let store = &node.store;
+                return Err(format!("{id:?}: the store holds {} of {} bytes", store.used, store.capacity));
+            }
+            let mut workers = BTreeSet::new();
+            for (lease, _, worker) in node.leases {
+                if !workers.insert(worker) {
+                    return Err(format!("{lease:?} is not the only lease of {worker:?}"));
+                }
+                known.insert(lease);
             }
         }
-        for process in world.processes.values() {
+        for process in world.cluster.processes.values() {
             for lease in process.owner.inspect().leases {
-                let known = node.leases.iter().any(|(id, _, _)| *id == lease.id);
                 // A lease may be on its way back, or its end on its way here.
-                if !known && !world.is_busy() {
+                if !known.contains(&lease.id) && !world.cluster.is_busy() {
                     return Err(format!("{:?} is held, and its node does not know it", lease.id));
                 }
             }
@@ -38,30 +46,40 @@ impl Property for Resources {
     }
 
     fn at_rest(&mut self, world: &World) -> Check {
-        let node = world.daemon.node.inspect();
-        if !node.leases.is_empty() {
-            return Err(format!("leases are left: {:?}", node.leases));
-        }
-        let at_work = |(_, state): &&(ProcessId, &str)| !matches!(*state, "idle" | "actor" | "blocked");
-        if let Some((worker, state)) = node.workers.iter().find(at_work) {
-            return Err(format!("{worker:?} is still {state}"));
-        }
-        let actors = node.workers.iter().any(|(_, state)| *state != "idle");
-        if !actors && node.free != node.total {
-            return Err(format!("{:?} of {:?} is free, and nobody holds anything", node.free, node.total));
-        }
-        if node.store.pinned > 0 {
-            return Err(format!("{} bytes are pinned, and nobody reads", node.store.pinned));
-        }
-        Ok(())
+        each_node(world, |node, _| {
+            if !node.leases.is_empty() {
+                return Err(format!("leases are left: {:?}", node.leases));
+            }
+            let at_work = |(_, state): &&(ProcessId, &str)| !matches!(*state, "idle" | "actor" | "blocked");
+            if let Some((worker, state)) = node.workers.iter().find(at_work) {
+                return Err(format!("{worker:?} is still {state}"));
+            }
+            let actors = node.workers.iter().any(|(_, state)| *state != "idle");
+            if !actors && node.free != node.total {
+                let Inspection { free, total, .. } = node;
+                return Err(format!("{free:?} of {total:?} is free, and nobody holds anything"));
+            }
+            if node.store.pinned > 0 {
+                return Err(format!("{} bytes are pinned, and nobody reads", node.store.pinned));
+            }
+            Ok(())
+        })
     }
 
     fn at_end(&mut self, world: &World) -> Check {
-        let node = world.daemon.node.inspect();
-        let actors = world.processes.values().any(|process| process.actor().is_some());
-        if !actors && (node.store.objects > 0 || node.store.spilled > 0) {
-            return Err(format!("objects are left in the store: {:?}", node.store));
-        }
-        Ok(())
+        let actors = world.cluster.processes.values().any(|process| process.actor.is_some());
+        each_node(world, |node, _| {
+            if !actors && (node.store.objects > 0 || node.store.spilled > 0) {
+                return Err(format!("objects are left in the store: {:?}", node.store));
+            }
+            Ok(())
+        })
     }
+}
+
+fn each_node(world: &World, check: impl Fn(&Inspection, NodeId) -> Check) -> Check {
+    for (id, daemon) in &world.cluster.nodes {
+        check(&daemon.node.inspect(), *id).map_err(|wrong| format!("{id:?}: {wrong}"))?;
+    }
+    Ok(())
 }

@@ -19,7 +19,7 @@ impl Property for Values {
             return Ok(());
         };
         let made = |object, attempt: u32, raised| {
-            world.ended.get(&object).is_some_and(|ends| ends.contains(&(attempt, raised)))
+            world.users.ended.get(&object).is_some_and(|ends| ends.contains(&(attempt, raised)))
         };
         match result {
             Got::Marker | Got::Failure(_) => Ok(()),

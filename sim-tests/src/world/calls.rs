@@ -8,12 +8,11 @@ use shoal_core::ids::{ActorId, FunctionId, ObjectId, ProcessId, TaskId};
 use shoal_core::owner::{self, RunResult};
 use shoal_core::task::{Assignment, Callee, RetryExceptions, Returns, Submission, Target};
 use shoal_core::value::{ActorDeath, Outcome, Value};
-use shoal_transport_sim::Content;
 
-use super::process::ActorPart;
+use super::program::ActorPart;
 use super::values::encode;
-use super::{Holding, Role, Thread, World};
-use crate::observation::Observation;
+use super::{Holding, Role, Scene, Thread};
+use crate::observation::{Content, Observation};
 use crate::program::{Class, Function, Slot};
 
 /// What a call passes on.
@@ -22,7 +21,7 @@ pub(super) struct Passed<'a> {
     pub(super) borrows: &'a [Slot],
 }
 
-impl World {
+impl Scene<'_> {
     pub(super) fn submit(
         &mut self,
         id: ProcessId,
@@ -31,7 +30,7 @@ impl World {
         passed: Passed<'_>,
         into: Slot,
     ) {
-        self.functions.entry(function.definition.function).or_insert_with(|| function.clone());
+        self.users.functions.entry(function.definition.function).or_insert_with(|| function.clone());
         let target = Target::Function(function.definition.clone());
         self.submit_target(id, thread, target, function.definition.returns, passed, into);
     }
@@ -48,7 +47,8 @@ impl World {
         let Holding::Actor { actor, .. } = *thread.slot(slot) else {
             return;
         };
-        let Some((method, _)) = self.classes.get(&actor).and_then(|class| class.methods.get(method)) else {
+        let Some((method, _)) = self.users.classes.get(&actor).and_then(|class| class.methods.get(method))
+        else {
             return;
         };
         let target = Target::Method { actor, method: method.clone() };
@@ -67,11 +67,11 @@ impl World {
     ) {
         let dependencies = thread.objects(passed.dependencies);
         let borrows = thread.objects(passed.borrows);
-        let Some(process) = self.processes.get_mut(&id) else {
+        let Some(process) = self.cluster.processes.get_mut(&id) else {
             return;
         };
         let task = process.owner.next_task_id();
-        self.submitted.insert(task, !dependencies.is_empty());
+        self.users.submitted.insert(task, !dependencies.is_empty());
         let submission = Submission {
             id: task,
             target,
@@ -80,7 +80,7 @@ impl World {
             borrows,
             parent: thread.task(),
         };
-        self.tell(id, owner::Input::Submit(Box::new(submission)));
+        self.cluster.tell(id, owner::Input::Submit(Box::new(submission)));
         match returns {
             Returns::Stream { .. } => self.set(id, thread, into, Holding::Stream(task)),
             Returns::Count(count) => {
@@ -109,7 +109,7 @@ impl World {
     ) -> Option<(ActorId, Option<shoal_core::ids::RequestId>)> {
         let dependencies = thread.objects(passed.dependencies);
         let borrows = thread.objects(passed.borrows);
-        let process = self.processes.get_mut(&id)?;
+        let process = self.cluster.processes.get_mut(&id)?;
         let actor = ActorId(process.owner.next_task_id());
         let request = (!name.is_empty()).then(|| process.request());
         let spec = ActorSpec {
@@ -132,39 +132,37 @@ impl World {
             out_of_order: class.out_of_order,
             handle: Bytes::new(),
         };
-        self.classes.insert(actor, class.clone());
+        self.users.classes.insert(actor, class.clone());
         let spec = Box::new(spec);
-        self.tell(id, owner::Input::CreateActor { spec, dependencies, request });
+        self.cluster.tell(id, owner::Input::CreateActor { spec, dependencies, request });
         Some((actor, request))
     }
 
     /// An owner says that an assigned task runs now.
-    pub(super) fn run_task(&mut self, id: ProcessId, assignment: Assignment, group: u32) {
+    pub(super) fn run_task(&mut self, id: ProcessId, assignment: Assignment) {
         let Assignment { task, attempt, callee, dependencies, borrows, returns, retry_exceptions, .. } =
             assignment;
-        let now = self.now();
-        let Some(process) = self.processes.get_mut(&id) else {
+        let now = self.cluster.now();
+        let Some(program) = self.users.programs.get_mut(&id) else {
             return;
         };
-        let (script, function, call) = match callee {
+        let (script, function) = match callee {
             Callee::Function { function, code, calls_max, .. } => {
                 if code.is_some() {
-                    process.code.insert(function);
-                } else if !process.code.contains(&function) {
-                    self.broken = Some(format!("{task:?} runs on {id:?}, which never got its code"));
+                    program.code.insert(function);
+                } else if !program.code.contains(&function) {
+                    self.cluster.broken = Some(format!("{task:?} runs on {id:?}, which never got its code"));
                 }
-                let script = self.functions.get(&function).map(|function| function.script.clone());
-                (script, Some((function, calls_max)), None)
+                let script = self.users.functions.get(&function).map(|function| function.script.clone());
+                (script, Some((function, calls_max)))
             }
-            Callee::Method { actor, incarnation, name, .. } => {
-                let class = self.classes.get(&actor);
+            Callee::Method { actor, name, .. } => {
+                let class = self.users.classes.get(&actor);
                 let method = class.and_then(|class| class.methods.get(name.parse::<usize>().ok()?));
                 let script = method.map(|(_, script)| script.clone());
-                (script, None, Some((actor, incarnation, group)))
+                (script, None)
             }
         };
-        process.last_started = Some(task);
-        self.observations.push(Observation::Started { process: id, task, attempt, call });
         let role = Role::Task {
             task,
             attempt,
@@ -180,21 +178,20 @@ impl World {
         };
         match script {
             Some(script) => self.start_thread(id, Thread::new(script, role)),
-            None => self.broken = Some(format!("{task:?} calls something that nobody defined")),
+            None => self.cluster.broken = Some(format!("{task:?} calls something that nobody defined")),
         }
     }
 
     /// The owner of a process says that it is an actor now.
-    pub(super) fn construct(&mut self, id: ProcessId, spec: ActorSpec, incarnation: u32) {
+    pub(super) fn construct(&mut self, id: ProcessId, spec: ActorSpec) {
         let actor = spec.id;
-        let Some(class) = self.classes.get(&actor).cloned() else {
-            self.broken = Some(format!("{actor:?} is constructed, and nobody made it"));
+        let Some(class) = self.users.classes.get(&actor).cloned() else {
+            self.cluster.broken = Some(format!("{actor:?} is constructed, and nobody made it"));
             return;
         };
-        self.observations.push(Observation::Constructing { process: id, actor, incarnation });
         let script = class.constructor.clone();
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.actor = Some(ActorPart { id: actor, incarnation, state: Vec::new() });
+        if let Some(program) = self.users.programs.get_mut(&id) {
+            program.actor = Some(ActorPart { state: Vec::new() });
         }
         let role = Role::Constructor { arguments: spec.dependencies, borrows: spec.borrows, loaded: 0 };
         self.start_thread(id, Thread::new(script, role));
@@ -216,7 +213,7 @@ impl World {
                     match self.make(id, thread, product, Content { object, attempt }) {
                         Ok(outcome) => {
                             if matches!(outcome, Outcome::Value(_)) {
-                                self.ended.entry(object).or_default().push((attempt, false));
+                                self.users.ended.entry(object).or_default().push((attempt, false));
                             }
                             thread.made.push(outcome);
                         }
@@ -238,18 +235,18 @@ impl World {
         match thread.role {
             Role::Driver => self.thread_ends(id, thread, Vec::new(), false),
             Role::Constructor { .. } => {
-                let actor = self.processes.get(&id).and_then(|p| p.actor());
+                let actor = self.cluster.processes.get(&id).and_then(|p| p.actor);
                 let (object, attempt) = match actor {
                     Some((actor, incarnation)) => (actor.handle_object(), incarnation),
                     None => return,
                 };
-                self.ended.entry(object).or_default().push((attempt, true));
+                self.users.ended.entry(object).or_default().push((attempt, true));
                 let value = Value::inline(encode(Content { object, attempt }));
                 self.constructor_ends(id, thread, Some(ActorDeath::Constructor(value)));
             }
             Role::Task { task, attempt, .. } => {
                 let object = task.object(0);
-                self.ended.entry(object).or_default().push((attempt, true));
+                self.users.ended.entry(object).or_default().push((attempt, true));
                 let value = Value::inline(encode(Content { object, attempt }));
                 self.thread_ends(id, thread, vec![Outcome::Exception(value)], true);
             }
@@ -258,7 +255,7 @@ impl World {
 
     fn constructor_ends(&mut self, id: ProcessId, thread: &mut Thread, failed: Option<ActorDeath>) {
         self.release_slots(id, thread, &[]);
-        self.tell(id, owner::Input::Constructed { failed });
+        self.cluster.tell(id, owner::Input::Constructed { failed });
     }
 
     pub(super) fn thread_ends(
@@ -274,12 +271,12 @@ impl World {
         };
         if thread.blocked {
             thread.blocked = false;
-            self.tell(id, owner::Input::Unblocked);
+            self.cluster.tell(id, owner::Input::Unblocked);
         }
         let returned: Vec<ObjectId> = outcomes.iter().flat_map(contained).copied().collect();
         self.release_slots(id, thread, &returned);
         let exiting = self.counts_as_last(id, function);
-        let micros = ((self.now() - started).0 / 1_000) as u32;
+        let micros = ((self.cluster.now() - started).0 / 1_000) as u32;
         let retryable = retryable && raised;
         let result = RunResult {
             outcomes,
@@ -290,16 +287,17 @@ impl World {
             exiting,
             silent: false,
         };
-        self.tell(id, owner::Input::Ran { task, result: Box::new(result) });
+        self.cluster.tell(id, owner::Input::Ran { task, result: Box::new(result) });
         self.release_slots(id, thread, &[]);
     }
 
     /// A worker ends after so many calls of some functions.
     fn counts_as_last(&mut self, id: ProcessId, function: Option<(FunctionId, u32)>) -> bool {
-        let (Some((function, calls_max)), Some(process)) = (function, self.processes.get_mut(&id)) else {
+        let (Some((function, calls_max)), Some(program)) = (function, self.users.programs.get_mut(&id))
+        else {
             return false;
         };
-        let calls = process.calls.entry(function).or_default();
+        let calls = program.calls.entry(function).or_default();
         *calls += 1;
         calls_max > 0 && *calls >= calls_max
     }
@@ -315,12 +313,12 @@ impl World {
     }
 
     pub(super) fn cancelled(&mut self, id: ProcessId, task: TaskId, recursive: bool) {
-        let process = self.processes.get(&id).filter(|_| task.owner == id);
+        let process = self.cluster.processes.get(&id).filter(|_| task.owner == id);
         let view = process.and_then(|process| {
             process.owner.inspect().tasks.into_iter().find(|view| view.id == task && !view.done)
         });
         let attempt = view.map(|view| view.attempt);
-        self.observations.push(Observation::Cancelled { task, recursive, attempt });
+        self.observe(Observation::Cancelled { task, recursive, attempt });
     }
 }
 

@@ -3,31 +3,18 @@
 use super::{DriverState, World};
 
 impl World {
-    /// One line for everything that waits: threads, tasks, actors, messages.
+    /// One line for everything that waits: drivers, threads, and what their machines wait for.
     pub fn pending(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for (number, state) in self.drivers.iter().enumerate() {
+        for (number, state) in self.users.drivers.iter().enumerate() {
             if *state == DriverState::Coming {
                 lines.push(format!("driver {number} was not let in"));
             }
         }
-        for (id, process) in &self.processes {
-            lines.extend(process.waiting(*id));
-            let inspection = process.owner.inspect();
-            for task in inspection.tasks.iter().filter(|task| !task.done) {
-                lines.push(format!("{id:?} task {:?} attempt {} {}", task.id, task.attempt, task.stage));
-            }
-            for actor in inspection.actors.iter().filter(|actor| actor.queued + actor.in_flight > 0) {
-                lines.push(format!(
-                    "{id:?} {:?} is {} ({} calls wait, {} are in flight)",
-                    actor.id, actor.state, actor.queued, actor.in_flight
-                ));
-            }
-            if inspection.lease_requests > 0 {
-                lines.push(format!("{id:?} waits for {} leases", inspection.lease_requests));
-            }
+        for (id, program) in &self.users.programs {
+            lines.extend(program.waiting(*id));
         }
-        lines.extend(self.daemon.operations().map(|work| format!("work {work:?}")));
+        lines.extend(self.cluster.pending());
         lines
     }
 }

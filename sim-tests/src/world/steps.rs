@@ -1,16 +1,16 @@
 //! Programs going on, one step at a time.
 
-use shoal_core::Effects;
+use shoal_core::Span;
 use shoal_core::ids::{ObjectId, ProcessId};
 use shoal_core::message::{Answer, Query};
 use shoal_core::owner::{self, NextItem};
 use shoal_core::task::{Dependency, Returns};
-use shoal_core::value::{Death, Outcome, Payload};
-use shoal_transport_sim::Content;
+use shoal_core::value::{Outcome, Payload};
 
 use super::calls::Passed;
 use super::values::Found;
-use super::{Event, Holding, Role, Thread, Waits, World};
+use super::{Holding, Role, Scene, Thread, Waits};
+use crate::observation::{Content, Observation};
 use crate::program::{Product, Slot, Step};
 
 /// An actor remembers this many references.
@@ -30,34 +30,28 @@ enum Next {
     Over,
 }
 
-impl World {
-    pub(super) fn thread_step(&mut self, id: ProcessId, number: u32, wake: u64) {
-        let now = self.now();
-        let Some(process) = self.processes.get_mut(&id) else {
+impl Scene<'_> {
+    pub(super) fn thread_step(&mut self, id: ProcessId, number: u32, wake: u32) {
+        let Some(program) = self.users.programs.get_mut(&id) else {
             return;
         };
-        if process.ending {
-            return;
-        }
-        if process.paused_until > now {
-            let at = process.paused_until;
-            self.schedule(at, Event::Step { process: id, thread: number, wake });
-            return;
-        }
-        let Some(mut thread) = process.threads.remove(&number) else {
+        let Some(mut thread) = program.threads.remove(&number) else {
             return;
         };
         if thread.wake != wake {
-            process.threads.insert(number, thread);
+            program.threads.insert(number, thread);
             return;
         }
         let ended = self.go_on(id, number, &mut thread);
-        let Some(process) = self.processes.get_mut(&id) else {
+        if !self.cluster.processes.contains_key(&id) {
+            return;
+        }
+        let Some(program) = self.users.programs.get_mut(&id) else {
             return;
         };
         if !ended {
-            process.threads.insert(number, thread);
-        } else if process.driver.is_some() {
+            program.threads.insert(number, thread);
+        } else if program.driver.is_some() {
             self.finish_driver(id);
         }
     }
@@ -68,39 +62,38 @@ impl World {
             return ended;
         }
         loop {
-            if !self.processes.contains_key(&id) {
+            if !self.cluster.processes.contains_key(&id) {
                 return true;
             }
-            if std::mem::take(&mut thread.interrupted) && self.random.chance(800) {
-                self.count("a running task was interrupted");
+            if std::mem::take(&mut thread.interrupted) && self.cluster.random.chance(800) {
+                self.cluster.count("a running task was interrupted");
                 self.stop_waiting(id, thread);
                 self.raise(id, thread);
                 return true;
             }
             let Some(step) = thread.script.steps.get(thread.at).cloned() else {
                 thread.waits = Waits::Nothing;
-                return self.thread_returns(id, thread) || !self.processes.contains_key(&id);
+                return self.thread_returns(id, thread) || !self.cluster.processes.contains_key(&id);
             };
             match self.one_step(id, thread, step) {
                 Next::Go => {
                     self.stop_waiting(id, thread);
                     thread.at += 1;
-                    if self.random.chance(500) {
-                        self.continue_later(id, number, thread, self.scenario.cluster.step_micros);
+                    if self.cluster.random.chance(500) {
+                        self.continue_later(id, number, thread);
                         return false;
                     }
                 }
                 Next::After(micros) => {
-                    let now = self.now();
                     thread.wake += 1;
-                    let event = Event::Step { process: id, thread: number, wake: thread.wake };
-                    self.schedule(now + super::micros(micros), event);
+                    let token = super::token(number, thread.wake);
+                    self.cluster.wake_after(id, Span::from_micros(micros), token);
                     return false;
                 }
                 Next::Wait(waits) => {
                     thread.waits = waits;
                     self.start_waiting(id, thread);
-                    return !self.processes.contains_key(&id);
+                    return !self.cluster.processes.contains_key(&id);
                 }
                 Next::Raise => {
                     self.stop_waiting(id, thread);
@@ -112,22 +105,23 @@ impl World {
         }
     }
 
-    fn continue_later(&mut self, id: ProcessId, number: u32, thread: &mut Thread, most: u64) {
+    fn continue_later(&mut self, id: ProcessId, number: u32, thread: &mut Thread) {
         thread.wake += 1;
-        self.schedule_in(most, Event::Step { process: id, thread: number, wake: thread.wake });
+        let most = self.cluster.settings.step_micros;
+        self.cluster.wake_in(id, most, super::token(number, thread.wake));
     }
 
     fn start_waiting(&mut self, id: ProcessId, thread: &mut Thread) {
         if matches!(thread.waits, Waits::Objects(_)) && !thread.blocked && thread.task().is_some() {
             thread.blocked = true;
-            self.tell(id, owner::Input::Blocked);
+            self.cluster.tell(id, owner::Input::Blocked);
         }
     }
 
     fn stop_waiting(&mut self, id: ProcessId, thread: &mut Thread) {
         thread.waits = Waits::Nothing;
         if std::mem::take(&mut thread.blocked) {
-            self.tell(id, owner::Input::Unblocked);
+            self.cluster.tell(id, owner::Input::Unblocked);
         }
     }
 
@@ -147,7 +141,8 @@ impl World {
                     let holding = self.load(id, given);
                     if holding.is_none() {
                         let object = given.object;
-                        self.broken = Some(format!("{task:?} runs and its argument {object:?} is not here"));
+                        self.cluster.broken =
+                            Some(format!("{task:?} runs and its argument {object:?} is not here"));
                     }
                     thread.slots.push(holding.unwrap_or_default());
                 }
@@ -198,7 +193,7 @@ impl World {
             Payload::Stored { .. } => match self.find(id, object) {
                 Found::Value(Holding::Value { contains: found, mapped, .. }) => {
                     for inner in found {
-                        self.tell(id, owner::Input::RemoveReference { object: inner });
+                        self.cluster.tell(id, owner::Input::RemoveReference { object: inner });
                     }
                     mapped
                 }
@@ -252,8 +247,8 @@ impl World {
             Step::CreateActor { .. } | Step::FindActor { .. } => self.actor_step(id, thread, step),
             Step::Kill { actor, no_restart } => {
                 if let Holding::Actor { actor, .. } = *thread.slot(actor) {
-                    self.observations.push(crate::observation::Observation::Killed { actor });
-                    self.tell(id, owner::Input::KillActor { actor, no_restart });
+                    self.observe(Observation::Killed { actor });
+                    self.cluster.tell(id, owner::Input::KillActor { actor, no_restart });
                 }
                 Next::Go
             }
@@ -264,7 +259,7 @@ impl World {
                 };
                 if let Some(object) = object {
                     self.cancelled(id, object.task, recursive);
-                    self.tell(id, owner::Input::Cancel { object, force, recursive });
+                    self.cluster.tell(id, owner::Input::Cancel { object, force, recursive });
                 }
                 Next::Go
             }
@@ -277,8 +272,8 @@ impl World {
             },
             Step::CrashUntil { attempts } => match attempt(thread) {
                 made if made < attempts => {
-                    self.count("a program crashed its process");
-                    self.die(id, Death::Signalled { signal: 11 }, true);
+                    self.cluster.count("a program crashed its process");
+                    self.cluster.crash(id, 11);
                     Next::Over
                 }
                 _ => Next::Go,
@@ -287,14 +282,14 @@ impl World {
     }
 
     fn put_step(&mut self, id: ProcessId, thread: &mut Thread, product: &Product, into: Slot) -> Next {
-        let Some(process) = self.processes.get_mut(&id) else {
+        let Some(process) = self.cluster.processes.get_mut(&id) else {
             return Next::Over;
         };
         let object = process.owner.next_task_id().object(0);
         match self.make(id, thread, product, Content { object, attempt: 0 }) {
             Ok(Outcome::Value(value)) => {
-                self.ended.entry(object).or_default().push((0, false));
-                self.tell(id, owner::Input::Put { object, value });
+                self.users.ended.entry(object).or_default().push((0, false));
+                self.cluster.tell(id, owner::Input::Put { object, value });
                 self.set(id, thread, into, Holding::Reference(object));
                 Next::Go
             }
@@ -325,7 +320,7 @@ impl World {
         let objects = thread.objects(slots);
         let mut missing = Vec::new();
         for object in &objects {
-            let Some(process) = self.processes.get(&id) else {
+            let Some(process) = self.cluster.processes.get(&id) else {
                 return Next::Over;
             };
             if !process.owner.has_outcome(*object) {
@@ -336,7 +331,7 @@ impl World {
             return Next::Go;
         }
         for object in &missing {
-            self.tell(id, owner::Input::Need { object: *object });
+            self.cluster.tell(id, owner::Input::Need { object: *object });
         }
         Next::Wait(Waits::Objects(missing))
     }
@@ -345,14 +340,9 @@ impl World {
         let Holding::Stream(task) = *thread.slot(slot) else {
             return Next::Go;
         };
-        let now = self.now();
-        let Some(process) = self.processes.get_mut(&id) else {
+        let Some(next) = self.cluster.next_item(id, task) else {
             return Next::Over;
         };
-        let mut effects = Effects::new();
-        let next = process.owner.next_item(task, &mut effects);
-        self.trace.record(now, id, '<', &("next item", task));
-        self.perform(id, effects);
         match next {
             NextItem::Item(object) => {
                 self.set(id, thread, into, Holding::Reference(object));
@@ -375,7 +365,7 @@ impl World {
                     if answer == Answer::ActorCreated {
                         self.set(id, thread, into, handle);
                     } else {
-                        self.count("an actor's name was taken");
+                        self.cluster.count("an actor's name was taken");
                         self.release(id, handle);
                     }
                     return Next::Go;
@@ -400,18 +390,18 @@ impl World {
                 match answered {
                     None => {}
                     Some(Answer::Actor { actor, .. }) => {
-                        self.tell(id, owner::Input::WatchActor { actor });
+                        self.cluster.tell(id, owner::Input::WatchActor { actor });
                         self.set(id, thread, into, Holding::Actor { actor, weak: true });
                         return Next::Go;
                     }
                     Some(_) => return Next::Go,
                 }
-                let Some(process) = self.processes.get_mut(&id) else {
+                let Some(process) = self.cluster.processes.get_mut(&id) else {
                     return Next::Over;
                 };
                 let request = process.request();
                 let query = Query::ActorByName { name, namespace: String::from("everybody") };
-                self.tell(id, owner::Input::Ask { request, to: ProcessId::HEAD, query });
+                self.cluster.tell(id, owner::Input::Ask { request, to: ProcessId::HEAD, query });
                 Next::Wait(Waits::Answer(request))
             }
             _ => Next::Go,
@@ -426,16 +416,16 @@ impl World {
             return Next::Go;
         };
         if backpressure > 0 && yielded.saturating_sub(consumed) >= backpressure {
-            self.count("a generator waited for its consumer");
+            self.cluster.count("a generator waited for its consumer");
             return Next::Wait(Waits::Consumer);
         }
         let object = task.object(yielded + 1);
         match self.make(id, thread, product, Content { object, attempt }) {
             Ok(outcome) => {
                 if matches!(outcome, Outcome::Value(_)) {
-                    self.ended.entry(object).or_default().push((attempt, false));
+                    self.users.ended.entry(object).or_default().push((attempt, false));
                 }
-                self.tell(id, owner::Input::Yielded { task, index: yielded, outcome });
+                self.cluster.tell(id, owner::Input::Yielded { task, index: yielded, outcome });
                 if let Role::Task { yielded, .. } = &mut thread.role {
                     *yielded += 1;
                 }
@@ -446,7 +436,7 @@ impl World {
     }
 
     fn state_step(&mut self, id: ProcessId, thread: &mut Thread, step: Step) -> Next {
-        let Some(actor) = self.processes.get_mut(&id).and_then(|process| process.actor.as_mut()) else {
+        let Some(actor) = self.users.programs.get_mut(&id).and_then(|program| program.actor.as_mut()) else {
             return Next::Go;
         };
         match step {
@@ -465,7 +455,7 @@ impl World {
                     self.set(id, thread, into, holding);
                 }
             }
-            _ => self.tell(id, owner::Input::ExitActor),
+            _ => self.cluster.tell(id, owner::Input::ExitActor),
         }
         Next::Go
     }

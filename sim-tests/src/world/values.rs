@@ -4,10 +4,10 @@ use bytes::Bytes;
 use shoal_core::ids::{ActorId, ObjectId, ProcessId, RequestId, TaskId};
 use shoal_core::owner::{self, Lookup};
 use shoal_core::value::{INLINE_BYTES_MAX, Outcome, Payload, Value};
-use shoal_transport_sim::Content;
+use shoal_transport_sim::cluster::Process;
 
-use super::{Holding, NODE, Thread, Waits, World};
-use crate::observation::{Got, Observation};
+use super::{Holding, Scene, Thread, Waits};
+use crate::observation::{Content, Got, Observation};
 use crate::program::Product;
 
 /// What a program found when it asked for a value.
@@ -41,11 +41,11 @@ fn decode(bytes: &[u8]) -> Option<Content> {
     (bytes.len() == 24).then_some(content)
 }
 
-impl World {
+impl Scene<'_> {
     /// Look for an object's value, as `get` does.
     pub(super) fn find(&mut self, id: ProcessId, object: ObjectId) -> Found {
         for asked in [false, true] {
-            let Some(process) = self.processes.get_mut(&id) else {
+            let Some(process) = self.cluster.processes.get_mut(&id) else {
                 return Found::Gone;
             };
             let got = match process.owner.lookup(object) {
@@ -59,12 +59,12 @@ impl World {
                 Lookup::Stored { exception } => Some(self.stored(id, object, exception)),
             };
             let Some(got) = got else {
-                self.tell(id, owner::Input::Need { object });
+                self.cluster.tell(id, owner::Input::Need { object });
                 continue;
             };
             let mapped = self.is_mapped(id, object, &got);
             let value = matches!(got, Got::Value { .. } | Got::Marker);
-            self.observations.push(Observation::Got { process: id, object, result: got });
+            self.observe(Observation::Got { process: id, object, result: got });
             if !value {
                 return Found::Error;
             }
@@ -78,16 +78,16 @@ impl World {
     }
 
     fn is_mapped(&self, id: ProcessId, object: ObjectId, got: &Got) -> bool {
-        let stored = |process: &super::Process| matches!(process.owner.lookup(object), Lookup::Stored { .. });
-        matches!(got, Got::Value { .. }) && self.processes.get(&id).is_some_and(stored)
+        let stored = |process: &Process| matches!(process.owner.lookup(object), Lookup::Stored { .. });
+        matches!(got, Got::Value { .. }) && self.cluster.processes.get(&id).is_some_and(stored)
     }
 
     fn stored(&mut self, id: ProcessId, object: ObjectId, exception: bool) -> Got {
-        let place = self.processes.get_mut(&id).and_then(|process| process.owner.open(object));
+        let place = self.cluster.processes.get_mut(&id).and_then(|process| process.owner.open(object));
         let Some((offset, size)) = place else {
             return Got::Garbage(format!("{object:?} is said to be pinned and cannot be opened"));
         };
-        match self.daemon.segment.read(offset, size) {
+        match self.cluster.read(id, offset, size).copied() {
             Some(Content { object, attempt }) if exception => Got::Exception { object, attempt },
             Some(Content { object, attempt }) => Got::Value { object, attempt },
             None => Got::Garbage(format!("{object:?} is not at {offset}, {size} bytes")),
@@ -96,20 +96,20 @@ impl World {
 
     /// The references inside a value that was looked up.
     fn contained_in(&self, id: ProcessId, object: ObjectId) -> Vec<ObjectId> {
-        let process = self.processes.get(&id);
+        let process = self.cluster.processes.get(&id);
         process.map(|process| process.owner.contained(object).to_vec()).unwrap_or_default()
     }
 
     /// The program of a process makes one more reference.
     pub(super) fn reference(&mut self, id: ProcessId, object: ObjectId) {
-        self.tell(id, owner::Input::AddReference { object });
+        self.cluster.tell(id, owner::Input::AddReference { object });
         if self.is_actor(object) {
-            self.tell(id, owner::Input::WatchActor { actor: ActorId(object.task) });
+            self.cluster.tell(id, owner::Input::WatchActor { actor: ActorId(object.task) });
         }
     }
 
     pub(super) fn is_actor(&self, object: ObjectId) -> bool {
-        object.index == 0 && self.classes.contains_key(&ActorId(object.task))
+        object.index == 0 && self.users.classes.contains_key(&ActorId(object.task))
     }
 
     /// A holding for a reference that is counted already.
@@ -125,21 +125,21 @@ impl World {
     pub(super) fn release(&mut self, id: ProcessId, holding: Holding) {
         match holding {
             Holding::Nothing | Holding::Actor { weak: true, .. } => {}
-            Holding::Reference(object) => self.tell(id, owner::Input::RemoveReference { object }),
+            Holding::Reference(object) => self.cluster.tell(id, owner::Input::RemoveReference { object }),
             Holding::Actor { actor, .. } => {
                 let object = actor.handle_object();
-                self.tell(id, owner::Input::RemoveReference { object });
+                self.cluster.tell(id, owner::Input::RemoveReference { object });
             }
             Holding::Stream(task) => {
-                self.tell(id, owner::Input::CloseStream { task });
-                self.tell(id, owner::Input::RemoveReference { object: task.object(0) });
+                self.cluster.tell(id, owner::Input::CloseStream { task });
+                self.cluster.tell(id, owner::Input::RemoveReference { object: task.object(0) });
             }
             Holding::Value { object, contains, mapped } => {
                 for inner in contains {
-                    self.tell(id, owner::Input::RemoveReference { object: inner });
+                    self.cluster.tell(id, owner::Input::RemoveReference { object: inner });
                 }
                 if mapped {
-                    self.tell(id, owner::Input::RemoveReader { object });
+                    self.cluster.tell(id, owner::Input::RemoveReader { object });
                 }
             }
         }
@@ -159,22 +159,22 @@ impl World {
             return Ok(Outcome::Value(Value { payload, contains }));
         }
         if let Some(failure) = thread.room_refused.take() {
-            self.count("the store had no room");
+            self.cluster.count("the store had no room");
             return Ok(Outcome::Failure(Box::new(failure)));
         }
-        let Some(process) = self.processes.get_mut(&id) else {
+        let Some(process) = self.cluster.processes.get_mut(&id) else {
             return Err(Waits::Nothing);
         };
         let size = product.size;
         let Some(offset) = process.owner.allocate(size) else {
             let request: RequestId = process.request();
-            self.tell(id, owner::Input::RequestRoom { request, size });
+            self.cluster.tell(id, owner::Input::RequestRoom { request, size });
             return Err(Waits::Room(request));
         };
-        self.daemon.segment.write(offset, size, content);
+        self.cluster.write(id, offset, size, content);
         let object = content.object;
-        self.tell(id, owner::Input::Seal { object, offset, size });
-        let payload = Payload::Stored { node: NODE, size };
+        self.cluster.tell(id, owner::Input::Seal { object, offset, size });
+        let payload = Payload::Stored { node: id.node(), size };
         Ok(Outcome::Value(Value { payload, contains }))
     }
 }

@@ -393,8 +393,14 @@ impl<C: Content> Cluster<C> {
         let connection = self.next_greeting;
         self.next_greeting += 1;
         self.greetings.insert(connection, Greeting { host, life, head, node });
-        let most = self.settings.far.most.0 / 1_000;
+        let most = self.handshake_micros(host, head);
         self.schedule_in(most, Event::Greeted(connection));
+    }
+
+    /// How long one half of a handshake takes at most.
+    pub(super) fn handshake_micros(&self, host: usize, head: ProcessId) -> u64 {
+        let far = self.heads.get(&head).is_some_and(|head| head.host != host);
+        if far { self.settings.far.most.0 / 1_000 } else { 1 }
     }
 
     pub(super) fn greeted(&mut self, connection: u64) {
@@ -443,9 +449,10 @@ impl<C: Content> Cluster<C> {
             }
             return;
         };
-        let blocked = self.heads.get(&head).is_none_or(|head| {
-            self.is_blocked(host, head.host) || self.is_blocked(head.host, host)
-        });
+        let blocked = self
+            .heads
+            .get(&head)
+            .is_none_or(|head| self.is_blocked(host, head.host) || self.is_blocked(head.host, host));
         if blocked || !here {
             // The connection was gone before the answer came.
             if here {

@@ -11,7 +11,7 @@ mod daemon;
 mod drivers;
 mod facts;
 mod faults;
-mod head;
+mod heads;
 mod hosts;
 mod links;
 mod pending;
@@ -33,15 +33,15 @@ use shoal_core::{head, node, owner};
 use crate::{Content, Fault, Heap, Network, Random, Trace, Way};
 
 pub use self::daemon::Daemon;
+use self::drivers::Driver;
 pub use self::facts::Fact;
-pub use self::head::{HeadProcess, Log};
+pub use self::heads::{HeadProcess, Log};
 pub use self::hosts::{Host, HostState};
+use self::links::{Connection, End, Greeting};
 pub use self::process::Process;
+pub(crate) use self::programs::micros;
 pub use self::programs::{Call, Programs};
 pub use self::settings::{HostSettings, Loss, Settings};
-use self::drivers::Driver;
-use self::links::{Connection, End, Greeting};
-pub(crate) use self::programs::micros;
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -232,11 +232,6 @@ impl<C: Content> Cluster<C> {
     /// The present, by no clock of the cluster.
     pub fn now(&self) -> Time {
         self.heap.now()
-    }
-
-    /// What the clock of a machine shows.
-    fn local_now(&self, host: usize) -> Time {
-        self.hosts[host].clock.shows(self.now())
     }
 
     /// Whether programs may still go on without anything happening to them from outside.

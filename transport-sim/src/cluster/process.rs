@@ -189,6 +189,7 @@ impl<C: Content> Cluster<C> {
             owner::Effect::Interrupt { task } => Call::Interrupt { task },
             owner::Effect::Consumed { task, consumed } => Call::Consumed { task, consumed },
             owner::Effect::Answered { request, answer } => Call::Answered { request, answer },
+            owner::Effect::GroupChanged { group, state } => Call::GroupChanged { group, state },
             owner::Effect::Room { request, refused } => Call::Room { request, refused },
         };
         self.calls.push_back((id, call));

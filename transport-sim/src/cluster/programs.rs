@@ -2,7 +2,8 @@
 
 use shoal_core::Span;
 use shoal_core::actor::ActorSpec;
-use shoal_core::ids::{JobId, ObjectId, ProcessId, RequestId, TaskId};
+use shoal_core::group::GroupState;
+use shoal_core::ids::{GroupId, JobId, ObjectId, ProcessId, RequestId, TaskId};
 use shoal_core::message::Answer;
 use shoal_core::resources::Devices;
 use shoal_core::task::Assignment;
@@ -79,6 +80,13 @@ pub enum Call {
         request: RequestId,
         /// Why not.
         refused: Option<Failure>,
+    },
+    /// The state of a placement group changed.
+    GroupChanged {
+        /// The group.
+        group: GroupId,
+        /// Its state.
+        state: GroupState,
     },
     /// Time has passed: what [`Cluster::wake_in`] was given.
     Wake {

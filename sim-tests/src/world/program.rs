@@ -1,36 +1,23 @@
-//! A simulated process: its `Owner`, and the threads of its program.
+//! What runs in a simulated process: the threads of its program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use shoal_core::Time;
-use shoal_core::ids::{ActorId, FunctionId, JobId, ObjectId, ProcessId, RequestId, TaskId};
+use shoal_core::ids::{ActorId, FunctionId, ObjectId, ProcessId, RequestId, TaskId};
 use shoal_core::message::Answer;
-use shoal_core::owner::Owner;
 use shoal_core::task::Returns;
 use shoal_core::value::Failure;
 
 use crate::program::Script;
 
-/// A process that is alive.
-pub struct Process {
-    /// Its machine.
-    pub owner: Owner,
-    /// Its job.
-    pub job: JobId,
+/// What runs in a process that is alive.
+#[derive(Default)]
+pub(super) struct Program {
     /// The driver's number, if it is a driver.
-    pub driver: Option<usize>,
+    pub(super) driver: Option<usize>,
     pub(super) threads: BTreeMap<u32, Thread>,
     pub(super) next_thread: u32,
-    pub(super) next_request: u64,
-    pub(super) timer: Option<Time>,
-    pub(super) paused_until: Time,
-    /// Effects that took place, and after how many it crashes.
-    pub(super) effects: u32,
-    pub(super) doom: Option<u32>,
-    /// It was told to end, and does.
-    pub(super) ending: bool,
-    pub(super) last_started: Option<TaskId>,
     pub(super) code: BTreeSet<FunctionId>,
     pub(super) calls: BTreeMap<FunctionId, u32>,
     pub(super) actor: Option<ActorPart>,
@@ -38,8 +25,6 @@ pub struct Process {
 
 /// What makes a process an actor.
 pub(super) struct ActorPart {
-    pub(super) id: ActorId,
-    pub(super) incarnation: u32,
     pub(super) state: Vec<Holding>,
 }
 
@@ -54,7 +39,7 @@ pub(super) struct Thread {
     pub(super) blocked: bool,
     pub(super) interrupted: bool,
     /// Only the latest wake-up counts.
-    pub(super) wake: u64,
+    pub(super) wake: u32,
     pub(super) computed: bool,
     /// Results that are made, once the last step is done.
     pub(super) made: Vec<shoal_core::value::Outcome>,
@@ -170,39 +155,9 @@ impl Holding {
     }
 }
 
-impl Process {
-    pub(super) fn new(owner: Owner, job: JobId) -> Process {
-        Process {
-            owner,
-            job,
-            driver: None,
-            threads: BTreeMap::new(),
-            next_thread: 0,
-            next_request: 1,
-            timer: None,
-            paused_until: Time(0),
-            effects: 0,
-            doom: None,
-            ending: false,
-            last_started: None,
-            code: BTreeSet::new(),
-            calls: BTreeMap::new(),
-            actor: None,
-        }
-    }
-
-    pub(super) fn request(&mut self) -> RequestId {
-        self.next_request += 1;
-        RequestId(self.next_request)
-    }
-
-    /// The actor that lives here.
-    pub fn actor(&self) -> Option<(ActorId, u32)> {
-        self.actor.as_ref().map(|actor| (actor.id, actor.incarnation))
-    }
-
+impl Program {
     /// What each of its threads waits for.
-    pub fn waiting(&self, process: ProcessId) -> Vec<String> {
+    pub(super) fn waiting(&self, process: ProcessId) -> Vec<String> {
         let waiting = |(number, thread): (&u32, &Thread)| {
             let what = match &thread.waits {
                 Waits::Nothing => return None,

@@ -225,7 +225,7 @@ impl<C: Content> Cluster<C> {
             self.add_end(way, Acknowledging::WhenHandled);
         }
         let welcome = Welcome { greeting, admitted: Some((node, epoch)) };
-        let most = self.settings.far.most.0 / 1_000;
+        let most = self.handshake_micros(greeting.host, head);
         self.schedule_in(most, Event::Welcome(Box::new(welcome)));
     }
 
