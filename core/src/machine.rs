@@ -73,6 +73,8 @@ pub enum Wakeup {
     Redirect,
     /// A change of what is free is reported.
     Report,
+    /// The head has not heard of this node for a while.
+    Heartbeat,
     /// Holders of store room were asked for it; objects are spilled instead.
     MakeRoom,
     /// Store memory has been free for long enough to go back to the operating system.

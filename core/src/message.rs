@@ -168,7 +168,8 @@ pub enum Message {
         outcome: Outcome,
     },
 
-    /// Node to owner: this node has a copy of your object, too.
+    /// Node to owner: this node has a copy of your object, too. To the steward that inherits it when
+    /// its owner has died: this node has a copy; whoever owns nothing of the kind frees it.
     CopyAdded {
         /// The object.
         object: ObjectId,
@@ -460,8 +461,14 @@ pub enum Message {
         /// How.
         death: Death,
     },
-    /// Head to nodes: stop what is left of this job.
+    /// Head to nodes: its driver is gone, stop what is left of this job. Detached actors go on.
     JobEnded {
+        /// The job.
+        job: JobId,
+    },
+    /// Head to nodes: its driver is gone and so is its last detached actor. Nothing of it will be
+    /// started again: forget how.
+    JobForgotten {
         /// The job.
         job: JobId,
     },
@@ -619,6 +626,11 @@ pub struct NodeState {
     pub bundles: Vec<(GroupId, u32, Vec<u32>, bool)>,
     /// Its drivers, and their jobs if they have one already.
     pub drivers: Vec<(ProcessId, Option<JobId>)>,
+    /// The jobs that it knows, and whether it knows that they have ended. Those that are over are told
+    /// of again: the news may have been lost with the former head.
+    pub jobs: Vec<(JobId, bool)>,
+    /// The other nodes that it counts as alive; likewise.
+    pub nodes: Vec<NodeId>,
 }
 
 /// What a node reports of an actor's process.

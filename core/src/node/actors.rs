@@ -11,7 +11,7 @@ use super::processes::State;
 use super::queue::{Claim, Claimant};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, JobId, ProcessId};
-use crate::message::{ActorEvent, Message};
+use crate::message::{ActorEvent, ActorPresence, Message};
 use crate::resources::Resources;
 use crate::value::{ActorDeath, Death};
 
@@ -160,6 +160,15 @@ impl Node {
             }
             Some(process) => self.kill_process(process, Death::Killed { reason }, out),
         }
+    }
+
+    /// What a new head must know of an actor, unless it is on its way out and that was reported.
+    pub(super) fn presence(&self, id: ActorId, actor: &Actor) -> Option<ActorPresence> {
+        let process = match actor.phase {
+            Phase::Alive(process) => Some((process, self.processes.get(process).map_or(0, |p| p.pid))),
+            Phase::Waiting(_) | Phase::Constructing(_) => None,
+        };
+        (!actor.reported).then_some(ActorPresence { actor: id, incarnation: actor.incarnation, process })
     }
 
     /// Forget an actor, and tell the head how it ended unless it knows.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::leases::Lease;
 use super::outbox::Outbox;
 use super::pools::PoolId;
-use super::processes::Role;
+use super::processes::{Application, Role};
 use super::{Effect, Node};
 use crate::ids::{JobId, ProcessId};
 use crate::message::Message;
@@ -22,6 +22,8 @@ const PRESTART_MAX: u32 = 1_024;
 pub(super) struct Job {
     /// Its driver is gone; only detached actors, and what they started, go on.
     pub(super) ended: bool,
+    /// And so are they.
+    over: bool,
     /// It may have processes or a template here.
     pub(super) present: bool,
     /// How its workers are started is known.
@@ -39,7 +41,8 @@ impl Node {
         launch: Bytes,
         out: &mut Outbox,
     ) {
-        let role = Role::Driver { connection: Some(connection), prestart: prestart.min(PRESTART_MAX) };
+        let application = Application { connection, namespace: namespace.clone(), launch: launch.clone() };
+        let role = Role::Driver { application: Some(application), prestart: prestart.min(PRESTART_MAX) };
         let driver = self.processes.add(pid, None, role);
         out.send(ProcessId::HEAD, Message::RegisterJob { driver, namespace, launch });
     }
@@ -52,11 +55,12 @@ impl Node {
         out: &mut Outbox,
     ) {
         let Some(process) = self.processes.get_mut(driver) else { return };
-        let Role::Driver { connection, prestart } = &mut process.role else { return };
-        let Some(connection) = connection.take() else { return };
+        let Role::Driver { application, prestart } = &mut process.role else { return };
+        let Some(Application { connection, .. }) = application.take() else { return };
         let prestart = *prestart;
         process.job = Some(job);
-        self.jobs.insert(job, Job { ended: false, present: true, known: true });
+        let known = Job { present: true, known: true, ..Job::default() };
+        self.jobs.insert(job, known);
         self.changed = true;
         out.push(Effect::AcceptDriver { connection, process: driver, job, namespace });
         if prestart > 0 {
@@ -91,9 +95,30 @@ impl Node {
     pub(super) fn job_ended(&mut self, job: JobId, out: &mut Outbox) {
         let Some(known) = self.jobs.get_mut(&job) else { return };
         known.ended = true;
-        let live = |process: ProcessId| self.processes.get(process).is_some();
-        self.store.owners_lost(job, &live, out);
+        self.free_orphans(job, out);
         self.closing.insert(job);
+    }
+
+    /// Free what dead processes of an ended job owned.
+    fn free_orphans(&mut self, job: JobId, out: &mut Outbox) {
+        let dead = |owner: ProcessId| self.processes.is_dead(owner);
+        self.store.orphaned(dead, &|of| of == job, out);
+    }
+
+    /// Nothing of the job will be started again.
+    pub(super) fn job_forgotten(&mut self, job: JobId, out: &mut Outbox) {
+        let Some(known) = self.jobs.get_mut(&job) else { return };
+        (known.ended, known.over) = (true, true);
+        if known.present {
+            self.closing.insert(job);
+        } else {
+            self.forget_job(job, out);
+        }
+    }
+
+    fn forget_job(&mut self, job: JobId, out: &mut Outbox) {
+        self.jobs.remove(&job);
+        out.push(Effect::ForgetJob { job });
     }
 
     /// Stop what is left of an ended job, unless something here keeps it going.
@@ -107,13 +132,16 @@ impl Node {
         for worker in &left {
             self.retire(*worker, "its job is over", out);
         }
-        if left.is_empty() {
-            self.store.job_gone(job, out);
-            self.pools.forget(job);
-            if let Some(known) = self.jobs.get_mut(&job) {
-                known.present = false;
-            }
-            out.push(Effect::StopTemplate { job });
+        if !left.is_empty() {
+            return;
+        }
+        self.free_orphans(job, out);
+        self.pools.forget(job);
+        out.push(Effect::StopTemplate { job });
+        let Some(known) = self.jobs.get_mut(&job) else { return };
+        known.present = false;
+        if known.over {
+            self.forget_job(job, out);
         }
     }
 
@@ -155,7 +183,7 @@ impl Node {
 mod tests {
     use super::*;
     use crate::machine::Span;
-    use crate::message::ActorEvent;
+    use crate::message::{ActorEvent, Route};
     use crate::node::harness::*;
     use crate::value::Death;
 
@@ -210,6 +238,47 @@ mod tests {
         assert_eq!(effects.last(), Some(&Effect::StopTemplate { job: JOB }));
         node.pass(Span::from_secs(1));
         assert_eq!(node.reports.last(), Some(&resources(&[("CPU", 2.0)])));
+    }
+
+    #[test]
+    fn a_job_that_is_over_leaves_nothing_that_grows() {
+        let forgotten = |node: &mut Harness| {
+            let effects = node.receive(ProcessId::HEAD, Message::JobForgotten { job: JOB });
+            effects.contains(&Effect::ForgetJob { job: JOB })
+        };
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        let (_, worker) = node.lease(driver(), &demand(&[("CPU", 1.0)]));
+        node.exited(driver(), Death::Exited { code: 0 });
+        job_ended(&mut node);
+        assert!(!forgotten(&mut node), "a worker of it is still here");
+        let effects = node.exited(worker, KILLED);
+        assert_eq!(
+            effects[effects.len() - 2..],
+            [Effect::StopTemplate { job: JOB }, Effect::ForgetJob { job: JOB }]
+        );
+        assert!(node.node.jobs.is_empty());
+        assert!(!forgotten(&mut node), "told twice");
+        // A job of another node of which nothing was ever here.
+        node.job_started(afar(2, 1));
+        job_ended(&mut node);
+        assert!(forgotten(&mut node) && node.node.jobs.is_empty());
+    }
+
+    #[test]
+    fn an_ended_job_goes_on_here_for_a_detached_actor_elsewhere() {
+        let mut node = Harness::new(config(&[("CPU", 1.0)]));
+        node.job_started(afar(2, 1));
+        job_ended(&mut node);
+        let lessee = afar(2, 7);
+        let cpu = demand(&[("CPU", 1.0)]);
+        node.request_by(lessee, &cpu, Route::IfFree, None);
+        let (worker, effects) = node.fork_next();
+        let (lease, _) = granted(&effects)[0];
+        job_ended(&mut node);
+        let effects = node.give_back(lessee, lease);
+        assert_eq!(asked_to_exit(&effects), [worker], "nobody needs it any more");
+        let effects = node.exited(worker, KILLED);
+        assert_eq!(effects.last(), Some(&Effect::StopTemplate { job: JOB }));
     }
 
     #[test]

@@ -24,8 +24,8 @@ impl Node {
             self.worker_gone(id, worker, &death, last_started, unforced, out);
         }
         self.lessee_gone(id, out);
-        let ended = job.and_then(|job| self.jobs.get(&job)).is_some_and(|job| job.ended);
-        self.store.process_gone(id, ended, out);
+        self.store.process_gone(id, out);
+        self.owners_died(|owner| owner == id, self.config.node, out);
         out.send(ProcessId::HEAD, Message::ProcessEnded { process: id, death });
         self.closing.extend(job);
     }

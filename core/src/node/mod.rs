@@ -11,6 +11,7 @@ mod drivers;
 mod exits;
 #[cfg(test)]
 mod harness;
+mod head_change;
 mod inspect;
 mod leases;
 mod ledger;
@@ -260,6 +261,11 @@ pub enum Effect {
         /// The job.
         job: JobId,
     },
+    /// Nothing of this job will be started here again: forget how its workers are started.
+    ForgetJob {
+        /// The job.
+        job: JobId,
+    },
 }
 
 /// Work that a node starts.
@@ -374,6 +380,8 @@ pub struct Node {
     /// Forks under way.
     forks: BTreeMap<OperationId, ProcessId>,
     reporter: Reporter,
+    /// The epoch of the newest head that this node has heard of.
+    head: u64,
     deadlines: Deadlines,
     next_operation: u64,
 }
@@ -400,6 +408,7 @@ impl Node {
             stopped: false,
             forks: BTreeMap::new(),
             reporter: Reporter::default(),
+            head: 0,
             deadlines,
             next_operation: 1,
             config,
@@ -454,6 +463,7 @@ impl Node {
             Message::ReturnBundles { group, attempt, removed } => {
                 self.return_bundles(group, attempt, removed, out);
             }
+            Message::JobForgotten { job } => self.job_forgotten(job, out),
             Message::View { nodes } => {
                 self.view.update(nodes);
                 self.changed = true;
@@ -509,6 +519,7 @@ impl Node {
             Message::Seal { object, attempt, offset, size } => {
                 let job = self.processes.get(from).and_then(|process| process.job).unwrap_or_default();
                 store.seal(from, Sealed { object, attempt, job, size }, offset, out);
+                self.watch_owner(object.owner(), out);
             }
             Message::Pin { object, .. } => {
                 let owner_dead = self.processes.is_dead(object.owner());
@@ -582,8 +593,7 @@ impl Machine for Node {
                 self.process_exited(process, death, last_started, &mut out);
             }
             Input::Finished { operation, result } => self.finished(operation, result, &mut out),
-            // There is one head, in the same daemon, until the node learns of others.
-            Input::HeadChanged { .. } => {}
+            Input::HeadChanged { epoch } => self.head_changed(epoch, &mut out),
             Input::MemoryPressure { detail, workers } => {
                 self.memory_pressure(&detail, &workers, &mut out);
             }

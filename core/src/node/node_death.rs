@@ -19,14 +19,15 @@ impl Node {
             return;
         }
         out.push(Effect::Forget { node });
-        for process in self.told_of_nodes() {
+        for process in self.told_of_changes() {
             out.send(process, Message::NodeDied { node, heir });
         }
         // Those that lease workers here, or want to, are among the watched.
         let death = Death::NodeDied { node };
         for process in self.processes.watched_of(node) {
-            self.remote_process_died(process, &death, out);
+            self.watched_died(process, &death, out);
         }
+        self.owners_died(|owner| owner.node() == node, heir, out);
         self.processes.forget_watchers(node);
         self.changed = true;
     }
@@ -38,10 +39,10 @@ impl Node {
         out.push(Effect::Stop { reason });
     }
 
-    /// Who must hear of nodes: the steward, and all processes that are up.
-    fn told_of_nodes(&self) -> Vec<ProcessId> {
+    /// Who must hear of nodes and heads: the steward, and all processes that are up.
+    pub(super) fn told_of_changes(&self) -> Vec<ProcessId> {
         let up = self.processes.iter().filter(|(_, process)| match &process.role {
-            Role::Driver { connection, .. } => connection.is_none(),
+            Role::Driver { application, .. } => application.is_none(),
             Role::Worker(worker) => !matches!(worker.state, State::Starting { .. }),
         });
         let steward = ProcessId::steward(self.config.node);

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
+use bytes::Bytes;
 
 use super::ledger::Holding;
 use super::outbox::Outbox;
@@ -30,12 +31,22 @@ pub(super) struct Process {
 #[derive(Clone, Debug)]
 pub(super) enum Role {
     Driver {
-        /// The driver's connection, until it is let in.
-        connection: Option<u64>,
+        /// What it has asked for, until it is let in.
+        application: Option<Application>,
         /// Workers to start for it.
         prestart: u32,
     },
     Worker(Worker),
+}
+
+/// What a driver that is not let in yet has asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Application {
+    /// The driver's connection.
+    pub(super) connection: u64,
+    pub(super) namespace: String,
+    /// See [`Message::RegisterJob`].
+    pub(super) launch: Bytes,
 }
 
 /// A worker process.

@@ -11,12 +11,15 @@ use crate::resources::Resources;
 
 /// At most one report in this time.
 const REPORT_EVERY: Span = Span::from_millis(50);
+/// The head hears of a node at least so often, unless both are in one daemon that has no others.
+const HEARD_EVERY: Span = Span::from_secs(1);
 
 /// What the head was told last, and when.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reporter {
     told: Option<Resources>,
     not_before: Time,
+    heard: Time,
 }
 
 impl Reporter {
@@ -36,17 +39,36 @@ impl Node {
     pub(super) fn report(&mut self, out: &mut Outbox) {
         let free = self.ledger.free();
         if self.reporter.told.as_ref() == Some(free) {
-            return;
+            return self.heartbeat(out);
         }
         if out.now < self.reporter.not_before {
             self.deadlines.arm(Wakeup::Report, self.reporter.not_before);
             return;
         }
-        self.deadlines.disarm(Wakeup::Report);
-        self.reporter.told = Some(free.clone());
-        self.reporter.not_before = out.now + REPORT_EVERY;
+        self.reported(out.now);
         let report = Box::new(self.summary());
         out.send(ProcessId::HEAD, Message::NodeReport { report });
+        self.heartbeat(out);
+    }
+
+    /// The head is being told what is free.
+    pub(super) fn reported(&mut self, now: Time) {
+        self.deadlines.disarm(Wakeup::Report);
+        self.reporter.told = Some(self.ledger.free().clone());
+        self.reporter.not_before = now + REPORT_EVERY;
+        self.reporter.heard = now;
+    }
+
+    /// Silence is how the head learns that a node hangs.
+    fn heartbeat(&mut self, out: &mut Outbox) {
+        if self.config.address.is_empty() {
+            return;
+        }
+        if self.reporter.heard + HEARD_EVERY <= out.now {
+            self.reporter.heard = out.now;
+            out.send(ProcessId::HEAD, Message::Heartbeat);
+        }
+        self.deadlines.arm(Wakeup::Heartbeat, self.reporter.heard + HEARD_EVERY);
     }
 
     /// What the node says of itself.
@@ -72,4 +94,26 @@ fn shown(free: &Resources) -> Resources {
             .map(|(name, amount)| (name.clone(), *amount))
             .collect(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Config;
+    use crate::node::harness::*;
+    use alloc::string::String;
+
+    #[test]
+    fn a_node_of_a_cluster_is_heard_at_least_once_a_second() {
+        let address = String::from("10.0.0.1:7");
+        let mut node = Harness::with_driver_and(Config { address, ..config(&[("CPU", 1.0)]) });
+        let heartbeat = send(ProcessId::HEAD, Message::Heartbeat);
+        assert_eq!(node.pass(Span::from_millis(999)), []);
+        assert_eq!(node.pass(Span::from_millis(1)), core::slice::from_ref(&heartbeat));
+        node.pass(Span::from_millis(500));
+        node.lease(driver(), &demand(&[("CPU", 1.0)]));
+        assert_eq!(node.reports.len(), 2);
+        assert_eq!(node.pass(Span::from_millis(999)), [], "it has just reported");
+        assert_eq!(node.pass(Span::from_secs(2)), [heartbeat.clone(), heartbeat]);
+    }
 }

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use super::Node;
 use super::outbox::Outbox;
 use super::processes::Processes;
-use crate::ids::{NodeId, ProcessId};
+use crate::ids::{JobId, NodeId, ProcessId};
 use crate::message::Message;
 use crate::value::Death;
 
@@ -23,6 +23,8 @@ impl Node {
                 Some(death) => out.send(watcher, Message::ProcessDied { process: watched, death }),
                 None => self.processes.watch_local(watcher, watched),
             }
+        } else if self.view.is_dead(node) && watcher == ProcessId::daemon(self.config.node) {
+            self.remote_process_died(watched, &Death::NodeDied { node }, out);
         } else if self.view.is_dead(node) {
             // A process that came after its death may not know who the heir is.
             if let Some(heir) = self.view.heir(node) {
@@ -36,6 +38,12 @@ impl Node {
 
     /// Another node says that a process of it has died.
     pub(super) fn remote_process_died(&mut self, process: ProcessId, death: &Death, out: &mut Outbox) {
+        self.watched_died(process, death, out);
+        self.owners_died(|owner| owner == process, process.node(), out);
+    }
+
+    /// A process of another node is dead: tell those who want to know, and take back what it leases.
+    pub(super) fn watched_died(&mut self, process: ProcessId, death: &Death, out: &mut Outbox) {
         for watcher in self.processes.remote.remove(&process).unwrap_or_default() {
             if let Some(watcher) = self.processes.get_mut(watcher) {
                 watcher.watches.remove(&process);
@@ -45,6 +53,24 @@ impl Node {
             }
         }
         self.lessee_gone(process, out);
+    }
+
+    /// Processes are dead that may own objects here. Their heir learns of these: if it does not own
+    /// them, nobody does, and it frees them.
+    pub(super) fn owners_died(&mut self, dead: impl Fn(ProcessId) -> bool, heir: NodeId, out: &mut Outbox) {
+        let node = self.config.node;
+        let jobs = &self.jobs;
+        let ended = |job: JobId| jobs.get(&job).is_none_or(|job| job.ended);
+        for object in self.store.orphaned(dead, &ended, out) {
+            out.send(ProcessId::steward(heir), Message::CopyAdded { object, node });
+        }
+    }
+
+    /// See that this node learns of the death of who owns something here.
+    pub(super) fn watch_owner(&mut self, owner: ProcessId, out: &mut Outbox) {
+        if !self.is_local(owner) {
+            self.watch(ProcessId::daemon(self.config.node), owner, out);
+        }
     }
 
     /// Whether a process may be alive, as far as this node knows: it is so until somebody who must

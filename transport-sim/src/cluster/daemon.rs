@@ -200,7 +200,7 @@ impl<C: Content> Cluster<C> {
                 self.node_stops(id);
             }
             node::Effect::StopTemplate { .. } => self.count("a template was stopped"),
-            node::Effect::RememberJob { .. } => {}
+            node::Effect::RememberJob { .. } | node::Effect::ForgetJob { .. } => {}
         }
     }
 

@@ -10,8 +10,8 @@ use crate::ids::{JobId, ObjectId, ProcessId};
 
 impl Store {
     /// A process is gone: with its pins, its claims, and the room that it had not sealed. Objects
-    /// that it sealed stay, and so do those that it owned, unless their job has ended.
-    pub(in crate::node) fn process_gone(&mut self, id: ProcessId, job_ended: bool, out: &mut Outbox) {
+    /// that it sealed stay, and so do those that it owned.
+    pub(in crate::node) fn process_gone(&mut self, id: ProcessId, out: &mut Outbox) {
         self.waiting.retain(|room| !room.is_of(id));
         self.hopeful = true;
         for operation in self.operations.values_mut() {
@@ -37,11 +37,23 @@ impl Store {
         for object in owned {
             self.refuse_unsealed(object, "its owner died before it was sealed", out);
         }
-        if job_ended {
-            let orphans: Vec<ObjectId> =
-                self.objects.keys().filter(|object| object.owner() == id).copied().collect();
-            self.free_all(&orphans, out);
+    }
+
+    /// Free what these dead processes owned of ended jobs; say what else they owned. Whether that can
+    /// still be reached is not known here.
+    pub(in crate::node) fn orphaned(
+        &mut self,
+        dead: impl Fn(ProcessId) -> bool,
+        ended: &dyn Fn(JobId) -> bool,
+        out: &mut Outbox,
+    ) -> Vec<ObjectId> {
+        let owned = self.objects.iter().filter(|(id, object)| !object.freed && dead(id.owner()));
+        let (freed, left): (Vec<_>, Vec<_>) =
+            owned.map(|(id, object)| (*id, object.job)).partition(|(_, job)| ended(*job));
+        for (object, _) in freed {
+            self.free_known(object, out);
         }
+        left.into_iter().map(|(object, _)| object).collect()
     }
 
     fn reader_gone(&mut self, id: ProcessId, out: &mut Outbox) {
@@ -58,29 +70,6 @@ impl Store {
                 entry.place = Place::Disk;
                 self.waiting.retain(|room| !room.is_for(*object));
             }
-        }
-    }
-
-    /// The job has ended: nobody but its owner's process can reach an object of it.
-    pub(in crate::node) fn owners_lost(
-        &mut self,
-        job: JobId,
-        live: &dyn Fn(ProcessId) -> bool,
-        out: &mut Outbox,
-    ) {
-        let of_job = self.objects.iter().filter(|(_, object)| object.job == job);
-        let orphans: Vec<ObjectId> = of_job.map(|(id, _)| *id).filter(|id| !live(id.owner())).collect();
-        self.free_all(&orphans, out);
-    }
-
-    /// No process of the job is left here.
-    pub(in crate::node) fn job_gone(&mut self, job: JobId, out: &mut Outbox) {
-        self.owners_lost(job, &|_| false, out);
-    }
-
-    fn free_all(&mut self, objects: &[ObjectId], out: &mut Outbox) {
-        for object in objects {
-            self.free_known(*object, out);
         }
     }
 }

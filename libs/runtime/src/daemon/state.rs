@@ -304,6 +304,7 @@ impl Daemon {
             node::Effect::StopTemplate { job } => self.stop_template(job),
             // There is no other node.
             node::Effect::RememberJob { .. }
+            | node::Effect::ForgetJob { .. }
             | node::Effect::Offer { .. }
             | node::Effect::Withdraw { .. }
             | node::Effect::Cancel { .. }
