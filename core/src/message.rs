@@ -175,6 +175,8 @@ pub enum Message {
         object: ObjectId,
         /// The node.
         node: NodeId,
+        /// Which attempt of its task made it.
+        attempt: u32,
     },
 
     // --- Store: node to node -----------------------------------------------------------------

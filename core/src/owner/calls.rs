@@ -284,7 +284,7 @@ impl Owner {
             // Without a link, news of its death is what settles the calls.
             self.watch(process, out);
         }
-        if let Some(assignment) = self.assignment(number, callee) {
+        if let Some(assignment) = self.assignment(number, process.node(), callee) {
             self.pushed(number, process, assignment, out);
         }
     }

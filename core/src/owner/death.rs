@@ -71,6 +71,7 @@ impl Owner {
         let gone = |process: ProcessId| process.node() == node;
         self.bury(now, &gone, &Death::NodeDied { node }, out);
         self.peers.retain(|process, _| !gone(*process));
+        self.copies_of_dead_node(now, node, out);
         self.actors_of_dead_node(now, node, out);
         self.workers_of_dead_node(now, node, out);
         self.requests_of_dead_node(node, out);

@@ -131,15 +131,17 @@ impl Owner {
 
     /// An argument in the store: know where it is, and pin it.
     fn hold_argument(&mut self, object: ObjectId, assignment: &Assignment, out: Out<'_>) {
-        if !self.has_outcome(object)
-            && let Some(given) = assignment.dependencies.iter().find(|d| d.object == object)
-            && let Outcome::Value(value) = &given.outcome
-        {
-            // The lender keeps what the value contains; only the bytes matter here.
-            let mut value = value.clone();
-            value.contains.clear();
-            self.record(object);
-            self.resolve(self.now, object, Outcome::Value(value), out);
+        let given = assignment.dependencies.iter().find(|dependency| dependency.object == object);
+        if let Some(Outcome::Value(value)) = given.map(|given| &given.outcome) {
+            if self.has_outcome(object) {
+                self.told_location(object, value);
+            } else {
+                // The lender keeps what the value contains; only the bytes matter here.
+                let mut value = value.clone();
+                value.contains.clear();
+                self.record(object);
+                self.resolve(self.now, object, Outcome::Value(value), out);
+            }
         }
         self.record(object).uses += 1;
         self.pin_argument(self.now, object, out);

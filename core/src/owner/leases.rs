@@ -311,7 +311,7 @@ impl Owner {
             worker.watched = true;
             self.leases.check_by(now + self.config.take_back_after);
         }
-        if let Some(assignment) = self.assignment(number, callee) {
+        if let Some(assignment) = self.assignment(number, to.node(), callee) {
             self.pushed(number, to, assignment, out);
         }
     }

@@ -2,7 +2,7 @@
 //! result of theirs has a record, and run again when its bytes are lost.
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::format;
 
 use super::objects::State;
 use super::tasks::Stage;
@@ -72,27 +72,27 @@ impl Owner {
         let rebuildable = self.tasks.get(&object.task.number).is_some_and(|task| {
             task.id() == object.task && task.stage == Stage::Done && task.stream.is_none()
         });
-        if !stored || !rebuildable || object.owner() != self.config.process {
+        if !stored || !rebuildable || !self.is_owned(object) {
             return;
         }
         let record = self.record(object);
         if let State::Ready(outcome) = core::mem::replace(&mut record.state, State::Evicted) {
-            self.release_outcome(object, outcome, out);
+            self.release_last(object, outcome, out);
         }
     }
 
-    /// The node does not have the bytes of this object of ours: make them again or say why not.
-    pub(super) fn lost(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
+    /// No node has the bytes of this object of ours: make them again or say why not.
+    pub(super) fn lost(&mut self, now: Time, object: ObjectId, cause: &str, out: Out<'_>) {
         let record = self.record(object);
         if let State::Ready(outcome) = core::mem::replace(&mut record.state, State::Evicted) {
-            self.release_outcome(object, outcome, out);
+            self.release_last(object, outcome, out);
         }
         self.forget_asked(object);
-        self.rebuild(now, object, out);
+        self.rebuild(now, object, cause, out);
     }
 
     /// Run the task of an object without bytes again.
-    pub(super) fn rebuild(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
+    pub(super) fn rebuild(&mut self, now: Time, object: ObjectId, cause: &str, out: Out<'_>) {
         let number = object.task.number;
         let refusal = match self.tasks.get_mut(&number) {
             Some(task) if task.id() != object.task || task.stream.is_some() => {
@@ -111,8 +111,8 @@ impl Owner {
             None => Some("it was put, or its task's description was dropped, so nothing can make it again"),
         };
         match refusal {
-            Some(detail) => {
-                let failure = Failure::ObjectLost { object, detail: String::from(detail) };
+            Some(refusal) => {
+                let failure = Failure::ObjectLost { object, detail: format!("{cause}, and {refusal}") };
                 self.resolve(now, object, Outcome::Failure(Box::new(failure)), out);
             }
             None => {
@@ -153,13 +153,13 @@ impl Owner {
         if !lost {
             let record = self.record(object);
             if let State::Ready(outcome) = core::mem::take(&mut record.state) {
-                self.release_outcome(object, outcome, out);
+                self.release_last(object, outcome, out);
             }
             self.resolve(now, object, Outcome::Failure(Box::new(failure)), out);
-        } else if object.owner() == self.config.process {
-            self.lost(now, object, out);
+        } else if self.is_owned(object) {
+            self.lost(now, object, "no node has a copy of it any more", out);
         } else {
-            let node = self.node();
+            let node = self.looked_at(object);
             let record = self.record(object);
             if let State::Ready(outcome) = core::mem::take(&mut record.state) {
                 self.release_outcome(object, outcome, out);

@@ -7,6 +7,7 @@
 mod borrowing;
 mod calls;
 mod cancel;
+mod copies;
 mod death;
 mod events;
 mod executor;
@@ -354,6 +355,8 @@ pub struct Owner {
     now: Time,
     next_number: u64,
     objects: Map<ObjectId, objects::Object>,
+    /// Only of stored objects of which there are several.
+    copies: OrderedMap<ObjectId, copies::Copies>,
     tasks: Map<u64, tasks::Task>,
     leases: leases::Leases,
     actors: OrderedMap<ActorId, calls::Calls>,
@@ -386,6 +389,7 @@ impl Owner {
             now: Time::default(),
             next_number: 1,
             objects: Map::default(),
+            copies: OrderedMap::default(),
             tasks: Map::default(),
             leases: leases::Leases::default(),
             actors: OrderedMap::default(),
@@ -474,6 +478,7 @@ impl Owner {
             Message::ObjectContent { object, outcome } => {
                 self.content_received(now, from, object, outcome, out)
             }
+            Message::CopyAdded { object, node, attempt } => self.copy_added(object, node, attempt, out),
             Message::Pinned { object, offset, size } => self.pinned(now, object, offset, size, out),
             Message::PinFailed { object, failure } => self.pin_failed(now, object, failure, out),
             Message::ExtentGranted { request, offset, size } => {

@@ -5,7 +5,6 @@
 //! (`held_for`). Lineage keeps the record of an object whose value may go (see [`super::lineage`]).
 
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{Effect, Out, Owner};
@@ -14,6 +13,9 @@ use crate::machine::Time;
 use crate::message::Message;
 use crate::mutants::Mutant;
 use crate::value::{Failure, Outcome, Payload, Value};
+
+/// Why an evicted object has no value.
+const DROPPED: &str = "its value was dropped while nobody needed it";
 
 /// One object.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct Object {
     pub(super) uses: u32,
     /// Tasks of this process that were finished but may have to run again to rebuild something.
     pub(super) lineage: u32,
+    /// Which attempt of its task made the value, if this process owns it.
+    pub(super) attempt: u32,
     /// Tasks of this process that cannot start before it is ready.
     pub(super) waiting: Vec<u64>,
     pub(super) sharing: Option<Box<Sharing>>,
@@ -133,14 +137,9 @@ impl Owner {
         }
     }
 
-    pub(super) fn locations(&self, object: ObjectId) -> Vec<NodeId> {
-        match self.outcome(object) {
-            Some(Outcome::Value(value) | Outcome::Exception(value)) => match value.payload {
-                Payload::Stored { node, .. } => vec![node],
-                Payload::Inline(_) => Vec::new(),
-            },
-            _ => Vec::new(),
-        }
+    /// Whether this process owns the object.
+    pub(super) fn is_owned(&self, object: ObjectId) -> bool {
+        object.owner() == self.config.process
     }
 
     pub(super) fn put(&mut self, object: ObjectId, value: Value) {
@@ -155,7 +154,7 @@ impl Owner {
 
     /// The record of `object`, made if there is none.
     pub(super) fn record(&mut self, object: ObjectId) -> &mut Object {
-        let owned = object.owner() == self.config.process;
+        let owned = self.is_owned(object);
         self.objects.entry(object).or_insert_with(|| {
             // A reference to something of ours that is gone: nobody will ever make it.
             let gone = Outcome::Failure(Box::new(Failure::Freed { object }));
@@ -199,7 +198,7 @@ impl Owner {
             }
             if record.lineage > 0 {
                 self.evict(object, out);
-            } else if object.owner() == self.config.process {
+            } else if self.is_owned(object) {
                 self.forget_owned(now, object, out);
             } else {
                 self.forget_borrowed(object, out);
@@ -212,7 +211,7 @@ impl Owner {
             return;
         };
         if let State::Ready(outcome) = record.state {
-            self.release_outcome(object, outcome, out);
+            self.release_last(object, outcome, out);
         }
         let actor = ActorId(object.task);
         if object.index == 0 && self.actors.get(&actor).is_some_and(|calls| calls.created_here()) {
@@ -229,6 +228,16 @@ impl Owner {
         self.release_attempt(object, attempt, outcome, out);
     }
 
+    /// The same for the outcome that the record of an object had: all copies of it go.
+    pub(super) fn release_last(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
+        if !self.copies.is_empty() {
+            let task = self.tasks.get(&object.task.number).filter(|task| task.id() == object.task);
+            let attempt = task.map_or(u32::MAX, |task| task.attempt);
+            self.free_copies(object, attempt, out);
+        }
+        self.release_outcome(object, outcome, out);
+    }
+
     /// The value that an attempt made of `object` is not needed; what a later one makes may be.
     pub(super) fn release_attempt(&mut self, object: ObjectId, attempt: u32, outcome: Outcome, out: Out<'_>) {
         let (Outcome::Value(value) | Outcome::Exception(value)) = outcome else {
@@ -239,7 +248,7 @@ impl Owner {
         }
         if let Payload::Stored { node, .. } = value.payload {
             self.unmap(object, out);
-            if object.owner() == self.config.process {
+            if self.is_owned(object) {
                 self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
             }
         }
@@ -249,7 +258,7 @@ impl Owner {
     pub(super) fn need(&mut self, now: Time, object: ObjectId, out: Out<'_>) {
         match &self.record(object).state {
             State::Unknown => self.fetch(now, object, None, out),
-            State::Evicted => self.rebuild(now, object, out),
+            State::Evicted => self.rebuild(now, object, DROPPED, out),
             State::Ready(Outcome::Value(value) | Outcome::Exception(value)) => {
                 if matches!(value.payload, Payload::Stored { .. }) {
                     self.pin(now, object, out);
@@ -280,25 +289,23 @@ impl Owner {
         missing_at: Option<NodeId>,
         out: Out<'_>,
     ) {
-        if object.owner() != self.config.process || !self.objects.contains_key(&object) {
+        if !self.is_owned(object) || !self.objects.contains_key(&object) {
             let outcome = Outcome::Failure(Box::new(Failure::Freed { object }));
             self.send(from, Message::ObjectContent { object, outcome }, out);
             return;
         }
-        if let Some(node) = missing_at
-            && self.locations(object).contains(&node)
-        {
-            self.lost(now, object, out);
+        if let Some(node) = missing_at {
+            self.missing_at(now, object, node, out);
+        }
+        if let Some(outcome) = self.outcome_for(object, from.node()) {
+            self.grant_contained(&outcome, from, out);
+            self.send(from, Message::ObjectContent { object, outcome }, out);
+            return;
         }
         match &self.record(object).state {
-            State::Ready(outcome) => {
-                let outcome = outcome.clone();
-                self.grant_contained(&outcome, from, out);
-                self.send(from, Message::ObjectContent { object, outcome }, out);
-            }
             State::Evicted => {
                 self.record(object).sharing().fetchers.push(from);
-                self.rebuild(now, object, out);
+                self.rebuild(now, object, DROPPED, out);
             }
             _ => self.record(object).sharing().fetchers.push(from),
         }
@@ -325,24 +332,56 @@ impl Owner {
     /// The outcome of an object is known: tell everyone who waits. What the outcome contains is
     /// already counted as used.
     pub(super) fn resolve(&mut self, now: Time, object: ObjectId, outcome: Outcome, out: Out<'_>) {
+        self.resolve_made(now, object, 0, outcome, out);
+    }
+
+    /// The same for what this attempt of a task of ours has made.
+    pub(super) fn resolve_made(
+        &mut self,
+        now: Time,
+        object: ObjectId,
+        attempt: u32,
+        outcome: Outcome,
+        out: Out<'_>,
+    ) {
         let Some(record) = self.objects.get_mut(&object) else {
             self.release_outcome(object, outcome, out);
             return;
         };
         let waiting = core::mem::take(&mut record.waiting);
         let fetchers = record.sharing.as_mut().map(|s| core::mem::take(&mut s.fetchers)).unwrap_or_default();
-        for from in fetchers {
-            self.grant_contained(&outcome, from, out);
-            let outcome = outcome.clone();
-            self.send(from, Message::ObjectContent { object, outcome }, out);
+        let earlier = core::mem::replace(&mut record.attempt, attempt);
+        if let State::Ready(before) = core::mem::replace(&mut record.state, State::Ready(outcome)) {
+            self.replaced(object, earlier, before, out);
         }
-        if let Some(record) = self.objects.get_mut(&object) {
-            record.state = State::Ready(outcome);
+        for from in fetchers {
+            if let Some(outcome) = self.outcome_for(object, from.node()) {
+                self.grant_contained(&outcome, from, out);
+                self.send(from, Message::ObjectContent { object, outcome }, out);
+            }
         }
         out.push(Effect::Changed { object });
         self.argument_resolved(object, out);
         for task in waiting {
             self.dependency_ready(now, task, out);
         }
+    }
+
+    /// The object's task ran again for the sake of another result, and made this one anew. What an
+    /// earlier attempt made goes, unless the task did worse this time.
+    fn replaced(&mut self, object: ObjectId, mut attempt: u32, mut before: Outcome, out: Out<'_>) {
+        let Some(record) = self.objects.get_mut(&object) else {
+            return;
+        };
+        let State::Ready(outcome) = &mut record.state else {
+            return;
+        };
+        if matches!((&before, &*outcome), (Outcome::Value(_), Outcome::Exception(_) | Outcome::Failure(_))) {
+            core::mem::swap(outcome, &mut before);
+            core::mem::swap(&mut record.attempt, &mut attempt);
+        } else {
+            self.free_copies(object, attempt, out);
+        }
+        self.release_attempt(object, attempt, before, out);
     }
 }

@@ -126,7 +126,7 @@ impl Owner {
             return;
         };
         stream.received += 1;
-        self.add_item(object, outcome, out);
+        self.add_item(object, attempt, outcome, out);
     }
 
     /// Let go of what a second copy of an outcome contains, without touching the first one's bytes.
@@ -136,9 +136,9 @@ impl Owner {
         }
     }
 
-    fn add_item(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
+    fn add_item(&mut self, object: ObjectId, attempt: u32, outcome: Outcome, out: Out<'_>) {
         let state = State::Ready(outcome);
-        self.objects.insert(object, Object { state, uses: 1, ..Object::default() });
+        self.objects.insert(object, Object { state, uses: 1, attempt, ..Object::default() });
         out.push(Effect::Changed { object });
     }
 
@@ -154,7 +154,7 @@ impl Owner {
         let Some(task) = self.tasks.get_mut(&number) else {
             return;
         };
-        let id = task.id();
+        let (id, attempt) = (task.id(), task.attempt);
         let Some(stream) = task.stream.as_mut() else {
             return;
         };
@@ -170,7 +170,7 @@ impl Owner {
         self.use_all(super::borrowing::contained(&whole));
         match broke {
             Some(outcome) if closed => self.release_outcome(id.object(next + 1), outcome, out),
-            Some(outcome) => self.add_item(id.object(next + 1), outcome, out),
+            Some(outcome) => self.add_item(id.object(next + 1), attempt, outcome, out),
             None => {}
         }
         self.resolve(now, id.object(0), whole, out);

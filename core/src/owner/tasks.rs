@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::objects::{Object, State};
 use super::streams::StreamState;
 use super::{Effect, Out, Owner};
-use crate::ids::{ActorId, ObjectId, ProcessId, TaskId};
+use crate::ids::{ActorId, NodeId, ObjectId, ProcessId, TaskId};
 use crate::machine::Time;
 use crate::message::Message;
 use crate::mutants::Mutant;
@@ -187,17 +187,23 @@ impl Owner {
             })
     }
 
-    /// What the process that runs the task is told.
-    pub(super) fn assignment(&self, number: u64, callee: Callee) -> Option<Box<Assignment>> {
+    /// What the process on that node that runs the task is told.
+    pub(super) fn assignment(
+        &mut self,
+        number: u64,
+        reader: NodeId,
+        callee: Callee,
+    ) -> Option<Box<Assignment>> {
+        let objects = self.tasks.get(&number)?.submission.dependencies.clone();
+        let mut dependencies = Vec::with_capacity(objects.len());
+        for object in objects {
+            dependencies.push(Dependency { object, outcome: self.outcome_for(object, reader)? });
+        }
         let task = self.tasks.get(&number)?;
         let (label, returns, retry_exceptions) = match &task.submission.target {
             Target::Function(d) => (&d.name, d.returns, &d.retry_exceptions),
             Target::Method { method, .. } => (&method.label, method.returns, &method.retry_exceptions),
         };
-        let mut dependencies = Vec::with_capacity(task.submission.dependencies.len());
-        for object in &task.submission.dependencies {
-            dependencies.push(Dependency { object: *object, outcome: self.outcome(*object)?.clone() });
-        }
         Some(Box::new(Assignment {
             task: task.id(),
             attempt: task.attempt,
@@ -270,12 +276,12 @@ impl Owner {
         let Some(task) = self.tasks.get_mut(&number) else {
             return;
         };
-        let id = task.id();
+        let (id, attempt) = (task.id(), task.attempt);
         if task.stream.is_some() {
             self.stream_finished(now, number, outcomes.into_iter().next(), items, out);
         } else {
             let results = task.results().collect();
-            self.hand_out(now, id, results, outcomes, out);
+            self.hand_out(now, id, attempt, results, outcomes, out);
         }
         self.end_task(number);
     }
@@ -284,6 +290,7 @@ impl Owner {
         &mut self,
         now: Time,
         id: TaskId,
+        attempt: u32,
         results: Vec<ObjectId>,
         outcomes: Vec<Outcome>,
         out: Out<'_>,
@@ -301,7 +308,7 @@ impl Owner {
                 }
                 None => outcomes.next().unwrap_or_else(|| missing_result(id)),
             };
-            self.resolve(now, object, outcome, out);
+            self.resolve_made(now, object, attempt, outcome, out);
         }
         if let Some(outcome) = alike {
             self.release_outcome(id.object(0), outcome, out);

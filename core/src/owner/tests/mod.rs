@@ -2,6 +2,7 @@
 
 mod borrowing;
 mod calls;
+mod copies;
 mod leases;
 mod nodes;
 mod streams;

@@ -1,0 +1,184 @@
+//! Where the bytes of stored objects are.
+//!
+//! The outcome of a stored object names one node. Nodes that copy the object for their own readers tell
+//! the owner, who keeps the list. Readers are given the locations in turn, so that those who come after the
+//! first copies read from these: a broadcast becomes a tree. Nodes die with their copies; an object whose
+//! last copy went is made again, or is lost and says why.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::objects::State;
+use super::{Out, Owner};
+use crate::ids::{NodeId, ObjectId, ProcessId};
+use crate::machine::Time;
+use crate::message::Message;
+use crate::value::{Outcome, Payload, Value};
+
+/// The copies of a stored object beside the one that its outcome names.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Copies {
+    nodes: Vec<NodeId>,
+    /// Counts the readers that were given a location.
+    turn: usize,
+}
+
+/// The value of an outcome that has one.
+fn value_of(outcome: &Outcome) -> Option<&Value> {
+    match outcome {
+        Outcome::Value(value) | Outcome::Exception(value) => Some(value),
+        Outcome::Failure(_) => None,
+    }
+}
+
+/// The node that a stored outcome names.
+pub(super) fn named_location(outcome: &Outcome) -> Option<NodeId> {
+    match value_of(outcome)?.payload {
+        Payload::Stored { node, .. } => Some(node),
+        Payload::Inline(_) => None,
+    }
+}
+
+fn name_location(outcome: &mut Outcome, at: NodeId) {
+    if let Outcome::Value(value) | Outcome::Exception(value) = outcome
+        && let Payload::Stored { node, .. } = &mut value.payload
+    {
+        *node = at;
+    }
+}
+
+impl Owner {
+    /// Where the object's bytes are, as far as this process knows; a reader here asks in this order.
+    pub(super) fn locations(&self, object: ObjectId) -> Vec<NodeId> {
+        let Some(named) = self.outcome(object).and_then(named_location) else {
+            return Vec::new();
+        };
+        let mut locations = vec![named];
+        if let Some(copies) = self.copies.get(&object) {
+            locations.extend(&copies.nodes);
+            let here = self.node();
+            locations.sort_by_key(|node| *node != here);
+        }
+        locations
+    }
+
+    /// The outcome of an object as a reader on `reader` is told it: the bytes are there, or at the node
+    /// whose turn it is.
+    pub(super) fn outcome_for(&mut self, object: ObjectId, reader: NodeId) -> Option<Outcome> {
+        let mut outcome = self.outcome(object)?.clone();
+        let Some(copies) = self.copies.get_mut(&object) else {
+            return Some(outcome);
+        };
+        let named = named_location(&outcome)?;
+        let at = if named == reader || copies.nodes.contains(&reader) {
+            reader
+        } else {
+            copies.turn += 1;
+            let place = copies.turn % (copies.nodes.len() + 1);
+            copies.nodes.get(place).copied().unwrap_or(named)
+        };
+        name_location(&mut outcome, at);
+        Some(outcome)
+    }
+
+    /// Somebody who knows better says where a borrowed object's bytes are.
+    pub(super) fn told_location(&mut self, object: ObjectId, value: &Value) {
+        let owned = self.is_owned(object);
+        if let Payload::Stored { node, .. } = value.payload
+            && let Some(State::Ready(outcome)) = self.objects.get_mut(&object).map(|record| &mut record.state)
+            && !owned
+        {
+            name_location(outcome, node);
+        }
+    }
+
+    /// A node has copied the object for its readers, or tells an heir what it has.
+    pub(super) fn copy_added(&mut self, object: ObjectId, node: NodeId, attempt: u32, out: Out<'_>) {
+        if self.heirs.contains_key(&node) {
+            return;
+        }
+        // A copy of what an earlier attempt made is not a copy of what is there now.
+        let current = self.present_attempt(object) == attempt;
+        let named = self.outcome(object).filter(|_| current).and_then(named_location);
+        match named {
+            Some(named) if self.is_owned(object) => {
+                let copies = self.copies.entry(object).or_default();
+                if named != node && !copies.nodes.contains(&node) {
+                    copies.nodes.push(node);
+                }
+            }
+            _ => self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out),
+        }
+    }
+
+    /// The attempt whose value the object has.
+    fn present_attempt(&self, object: ObjectId) -> u32 {
+        self.objects.get(&object).map_or(0, |record| record.attempt)
+    }
+
+    /// The object's bytes are not needed any more: free the copies that the outcome does not name.
+    pub(super) fn free_copies(&mut self, object: ObjectId, attempt: u32, out: Out<'_>) {
+        for node in self.copies.swap_remove(&object).map(|copies| copies.nodes).unwrap_or_default() {
+            self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
+        }
+    }
+
+    /// A reader could not get the bytes there.
+    pub(super) fn missing_at(&mut self, now: Time, object: ObjectId, node: NodeId, out: Out<'_>) {
+        let attempt = self.present_attempt(object);
+        if self.forget_location(object, node) {
+            self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
+        } else if self.outcome(object).and_then(named_location) == Some(node) {
+            let cause = format!("node {} does not have it any more", node.0);
+            self.lost(now, object, &cause, out);
+        }
+    }
+
+    /// Forget one of several locations. Says whether there was another one left.
+    fn forget_location(&mut self, object: ObjectId, node: NodeId) -> bool {
+        let Some(copies) = self.copies.get_mut(&object) else {
+            return false;
+        };
+        if let Some(at) = copies.nodes.iter().position(|copy| *copy == node) {
+            copies.nodes.remove(at);
+            return true;
+        }
+        let Some(State::Ready(outcome)) = self.objects.get_mut(&object).map(|record| &mut record.state)
+        else {
+            return false;
+        };
+        if named_location(outcome) != Some(node) || copies.nodes.is_empty() {
+            return false;
+        }
+        name_location(outcome, copies.nodes.remove(0));
+        true
+    }
+
+    /// A node died with its copies: who has none left is made again, or lost.
+    pub(super) fn copies_of_dead_node(&mut self, now: Time, node: NodeId, out: Out<'_>) {
+        for copies in self.copies.values_mut() {
+            copies.nodes.retain(|copy| *copy != node);
+        }
+        let named = |state: &State| match state {
+            State::Ready(outcome) => named_location(outcome) == Some(node),
+            _ => false,
+        };
+        let objects = self.objects.iter().filter(|(_, record)| named(&record.state));
+        let mut objects: Vec<ObjectId> = objects.map(|(object, _)| *object).collect();
+        objects.retain(|object| self.is_owned(*object));
+        objects.sort_unstable();
+        for object in objects {
+            let again = self.outcome(object).and_then(named_location) == Some(node);
+            if again && !self.forget_location(object, node) {
+                let cause = format!("its only copy was on node {}, which died", node.0);
+                self.lost(now, object, &cause, out);
+            }
+        }
+    }
+
+    /// A borrowed object's bytes could not be had: where this process looked for them.
+    pub(super) fn looked_at(&self, object: ObjectId) -> NodeId {
+        self.outcome(object).and_then(named_location).unwrap_or_else(|| self.node())
+    }
+}

@@ -1,0 +1,152 @@
+//! Where stored objects are: several copies, none, and what follows.
+
+use super::*;
+use crate::task::Completion;
+use crate::value::Payload;
+
+const NODES: [NodeId; 3] = [NODE, NodeId(2), NodeId(3)];
+
+fn stored(node: NodeId) -> Value {
+    Value { payload: Payload::Stored { node, size: 1 << 20 }, contains: vec![] }
+}
+
+fn put(owner: &mut Harness, node: NodeId) -> ObjectId {
+    let object = owner.owner.next_task_id().object(0);
+    owner.tell(Input::Put { object, value: stored(node) });
+    object
+}
+
+fn copied(owner: &mut Harness, object: ObjectId, node: NodeId, attempt: u32) -> Vec<Effect> {
+    owner.receive(ProcessId::daemon(node), Message::CopyAdded { object, node, attempt })
+}
+
+fn node_died(owner: &mut Harness, node: NodeId) -> Vec<Effect> {
+    owner.receive(DAEMON, Message::NodeDied { node, heir: NODE })
+}
+
+/// Where a process of that node is told that the object is.
+fn told(owner: &mut Harness, object: ObjectId, node: NodeId, missing_at: Option<NodeId>) -> Option<Outcome> {
+    let reader = ProcessId::new(node, 8);
+    let effects = owner.receive(reader, Message::FetchObject { object, missing_at });
+    match &sent(&effects, reader)[..] {
+        [Message::ObjectContent { outcome, .. }] => Some(outcome.clone()),
+        [] => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn at(node: NodeId) -> Option<Outcome> {
+    Some(Outcome::Value(stored(node)))
+}
+
+/// Run a task with one stored result per node given.
+fn run(owner: &mut Harness, results: &[NodeId]) -> (TaskId, u32) {
+    let (task, effects) = owner.submit(function(1, Returns::Count(results.len() as u32)), vec![], vec![]);
+    if let [request, ..] = requested(&effects)[..] {
+        owner.grant(request, 1, 2);
+    }
+    finish(owner, task, 0, results);
+    (task, 0)
+}
+
+fn finish(owner: &mut Harness, task: TaskId, attempt: u32, results: &[NodeId]) -> Vec<Effect> {
+    let completion = Completion {
+        task,
+        attempt,
+        outcomes: results.iter().map(|node| Outcome::Value(stored(*node))).collect(),
+        items: 0,
+        retryable: false,
+        kept: vec![],
+        started: 0,
+        micros: 10,
+        exiting: false,
+    };
+    owner.receive(process(2), Message::TaskFinished(Box::new(completion)))
+}
+
+#[test]
+fn readers_are_given_the_copies_in_turn_and_their_own_nodes_first() {
+    let mut owner = Harness::new(1);
+    let object = put(&mut owner, NODE);
+    assert_eq!(told(&mut owner, object, NodeId(9), None), at(NODE));
+    copied(&mut owner, object, NodeId(2), 0);
+    copied(&mut owner, object, NodeId(3), 0);
+    copied(&mut owner, object, NodeId(3), 0);
+    let mut given: Vec<_> = (0..3).map(|_| told(&mut owner, object, NodeId(9), None)).collect();
+    given.sort_by_key(|outcome| alloc::format!("{outcome:?}"));
+    assert_eq!(given, NODES.map(at));
+    for node in NODES {
+        assert_eq!(told(&mut owner, object, node, None), at(node));
+    }
+    let effects = owner.tell(Input::RemoveReference { object });
+    for node in NODES {
+        let freed = Message::FreeObject { object, attempt: u32::MAX };
+        assert_eq!(sent(&effects, ProcessId::daemon(node)), [freed]);
+    }
+    // A copy that comes when the object is gone is freed as well.
+    let effects = copied(&mut owner, object, NodeId(4), 0);
+    let freed = Message::FreeObject { object, attempt: 0 };
+    assert_eq!(sent(&effects, ProcessId::daemon(NodeId(4))), [freed]);
+}
+
+#[test]
+fn a_location_where_the_object_is_missing_is_not_given_again() {
+    let mut owner = Harness::new(1);
+    let object = put(&mut owner, NODE);
+    copied(&mut owner, object, NodeId(2), 0);
+    assert_eq!(told(&mut owner, object, NodeId(9), Some(NODE)), at(NodeId(2)));
+    // The reader's own node may have it in the end; this one says it does not.
+    let lost = told(&mut owner, object, NodeId(9), Some(NodeId(2)));
+    let Some(Outcome::Failure(failure)) = lost else { panic!("{lost:?}") };
+    assert!(matches!(*failure, Failure::ObjectLost { .. }), "it was put and cannot be made again");
+}
+
+/// Invariant 2: a reachable object has a copy, or a task that makes it again, or a typed loss.
+#[test]
+fn a_dead_nodes_copies_are_replaced_by_others_or_made_again() {
+    let mut owner = Harness::new(1);
+    let (task, _) = run(&mut owner, &[NodeId(2)]);
+    let object = task.object(0);
+    copied(&mut owner, object, NodeId(3), 0);
+    node_died(&mut owner, NodeId(2));
+    assert_eq!(told(&mut owner, object, NodeId(9), None), at(NodeId(3)));
+    let effects = node_died(&mut owner, NodeId(3));
+    assert_eq!(pushed(&effects, process(2)), [(task, 1)]);
+    assert_eq!(told(&mut owner, object, NodeId(9), None), None, "the reader waits");
+    let effects = finish(&mut owner, task, 1, &[NODE]);
+    let content = Message::ObjectContent { object, outcome: Outcome::Value(stored(NODE)) };
+    assert_eq!(sent(&effects, ProcessId::new(NodeId(9), 8)), [content]);
+    // A copy of the first attempt's value is none of the second's.
+    let effects = copied(&mut owner, object, NodeId(4), 0);
+    let freed = Message::FreeObject { object, attempt: 0 };
+    assert_eq!(sent(&effects, ProcessId::daemon(NodeId(4))), [freed]);
+}
+
+#[test]
+fn what_a_task_made_anew_for_another_results_sake_replaces_the_old() {
+    let mut owner = Harness::new(1);
+    let (task, _) = run(&mut owner, &[NodeId(2), NodeId(3)]);
+    node_died(&mut owner, NodeId(3));
+    assert_eq!(told(&mut owner, task.object(0), NodeId(9), None), at(NodeId(2)), "it is still there");
+    let effects = finish(&mut owner, task, 1, &[NODE, NODE]);
+    let freed = Message::FreeObject { object: task.object(0), attempt: 0 };
+    assert_eq!(sent(&effects, ProcessId::daemon(NodeId(2))), [freed]);
+    assert_eq!(told(&mut owner, task.object(0), NodeId(9), None), at(NODE));
+}
+
+#[test]
+fn a_borrower_names_the_node_that_failed_it() {
+    let mut borrower = Harness::new(1);
+    let owner = ProcessId::new(NodeId(2), 1);
+    let object = TaskId { owner, number: 1 }.object(0);
+    borrower.tell(Input::AddReference { object });
+    borrower.tell(Input::Need { object });
+    let content = Message::ObjectContent { object, outcome: Outcome::Value(stored(NodeId(3))) };
+    borrower.receive(owner, content);
+    let effects = borrower.tell(Input::Need { object });
+    assert_eq!(sent(&effects, DAEMON), [Message::Pin { object, locations: vec![NodeId(3)] }]);
+    let failure = Failure::ObjectLost { object, detail: "".into() };
+    let effects = borrower.receive(DAEMON, Message::PinFailed { object, failure });
+    let asked = Message::FetchObject { object, missing_at: Some(NodeId(3)) };
+    assert_eq!(sent(&effects, owner), [asked]);
+}
