@@ -61,8 +61,8 @@ impl Node {
         let node = self.config.node;
         let jobs = &self.jobs;
         let ended = |job: JobId| jobs.get(&job).is_none_or(|job| job.ended);
-        for object in self.store.orphaned(dead, &ended, out) {
-            out.send(ProcessId::steward(heir), Message::CopyAdded { object, node });
+        for (object, attempt) in self.store.orphaned(dead, &ended, out) {
+            out.send(ProcessId::steward(heir), Message::CopyAdded { object, node, attempt });
         }
     }
 

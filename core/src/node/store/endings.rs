@@ -39,21 +39,21 @@ impl Store {
         }
     }
 
-    /// Free what these dead processes owned of ended jobs; say what else they owned. Whether that can
-    /// still be reached is not known here.
+    /// Free what these dead processes owned of ended jobs; say what else they owned, and which attempt
+    /// made it. Whether that can still be reached is not known here.
     pub(in crate::node) fn orphaned(
         &mut self,
         dead: impl Fn(ProcessId) -> bool,
         ended: &dyn Fn(JobId) -> bool,
         out: &mut Outbox,
-    ) -> Vec<ObjectId> {
+    ) -> Vec<(ObjectId, u32)> {
         let owned = self.objects.iter().filter(|(id, object)| !object.freed && dead(id.owner()));
         let (freed, left): (Vec<_>, Vec<_>) =
-            owned.map(|(id, object)| (*id, object.job)).partition(|(_, job)| ended(*job));
-        for (object, _) in freed {
+            owned.map(|(id, object)| (*id, object.job, object.attempt)).partition(|(_, job, _)| ended(*job));
+        for (object, ..) in freed {
             self.free_known(object, out);
         }
-        left.into_iter().map(|(object, _)| object).collect()
+        left.into_iter().map(|(object, _, attempt)| (object, attempt)).collect()
     }
 
     fn reader_gone(&mut self, id: ProcessId, out: &mut Outbox) {
