@@ -100,6 +100,122 @@ pub enum Fault {
         /// Picks the driver.
         choice: u64,
     },
+    /// A machine loses power, and what was in its memory; it starts again later.
+    HostCrash {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the machine.
+        choice: u64,
+    },
+    /// A daemon crashes; its processes are still there for a moment.
+    DaemonCrash {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the node.
+        choice: u64,
+    },
+    /// A machine with everything on it stops for a while.
+    HostPause {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the machine.
+        choice: u64,
+        /// For how long.
+        micros: u64,
+    },
+    /// Everything on a machine is slow for a while, and goes on.
+    Slow {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the machine.
+        choice: u64,
+        /// For how long.
+        micros: u64,
+        /// So much does whatever happens there take at most.
+        by_micros: u64,
+    },
+    /// A node is told that it will be taken away, and then it is.
+    Preempt {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the node.
+        choice: u64,
+        /// How long after the notice.
+        micros: u64,
+    },
+    /// A daemon ends in an orderly way, with its processes.
+    Shutdown {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the node.
+        choice: u64,
+    },
+    /// The head crashes, and another one starts.
+    HeadCrash {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// What the next one finds of the log.
+        log: LogFate,
+        /// How long a head with an old log is there before the right one is.
+        micros: u64,
+    },
+    /// The head stops for a while.
+    HeadPause {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// For how long.
+        micros: u64,
+    },
+    /// A second head starts while the first one is still there.
+    SecondHead {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks its machine.
+        choice: u64,
+        /// When the first one ends if it has not noticed.
+        micros: u64,
+    },
+    /// Some machines cannot reach the others for a while.
+    Partition {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the machines.
+        choice: u64,
+        /// For how long.
+        micros: u64,
+        /// The others can reach them.
+        one_way: bool,
+    },
+    /// The connections of a machine break.
+    Cut {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the machine.
+        choice: u64,
+    },
+    /// What goes to a machine takes long for a while.
+    Clog {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the machine.
+        choice: u64,
+        /// For how long.
+        micros: u64,
+        /// How long packets take at most.
+        by_micros: u64,
+    },
+}
+
+/// What a head finds of the log of the one before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFate {
+    /// Everything that was acknowledged, and maybe more.
+    Kept,
+    /// A copy from some time ago. Nodes know better, until the right log is back.
+    Old,
+    /// Nothing: it is the head of another cluster.
+    Lost,
 }
 
 impl Fault {
@@ -110,6 +226,18 @@ impl Fault {
             | Fault::Pause { at_micros, .. }
             | Fault::DiskFull { at_micros, .. }
             | Fault::MemoryPressure { at_micros, .. }
+            | Fault::HostCrash { at_micros, .. }
+            | Fault::DaemonCrash { at_micros, .. }
+            | Fault::HostPause { at_micros, .. }
+            | Fault::Slow { at_micros, .. }
+            | Fault::Preempt { at_micros, .. }
+            | Fault::Shutdown { at_micros, .. }
+            | Fault::HeadCrash { at_micros, .. }
+            | Fault::HeadPause { at_micros, .. }
+            | Fault::SecondHead { at_micros, .. }
+            | Fault::Partition { at_micros, .. }
+            | Fault::Cut { at_micros, .. }
+            | Fault::Clog { at_micros, .. }
             | Fault::DriverDies { at_micros, .. } => Some(*at_micros),
             Fault::Crash { .. }
             | Fault::ForkFails { .. }
@@ -141,11 +269,23 @@ pub enum FaultKind {
     Memory,
     /// [`Fault::DriverDies`].
     Driver,
+    /// [`Fault::HostCrash`], [`Fault::DaemonCrash`], [`Fault::Preempt`] and [`Fault::Shutdown`].
+    Host,
+    /// [`Fault::HostPause`] and [`Fault::Slow`].
+    Slow,
+    /// [`Fault::HeadCrash`] and [`Fault::HeadPause`].
+    Head,
+    /// [`Fault::SecondHead`].
+    SecondHead,
+    /// [`Fault::Partition`].
+    Partition,
+    /// [`Fault::Cut`] and [`Fault::Clog`].
+    Link,
 }
 
 impl FaultKind {
-    /// All of them.
-    pub const ALL: [FaultKind; 8] = [
+    /// Those of one machine.
+    pub const LOCAL: [FaultKind; 8] = [
         FaultKind::Crash,
         FaultKind::Kill,
         FaultKind::Pause,
@@ -154,6 +294,16 @@ impl FaultKind {
         FaultKind::Reserve,
         FaultKind::Memory,
         FaultKind::Driver,
+    ];
+
+    /// Those of several machines.
+    pub const CLUSTER: [FaultKind; 6] = [
+        FaultKind::Host,
+        FaultKind::Slow,
+        FaultKind::Head,
+        FaultKind::SecondHead,
+        FaultKind::Partition,
+        FaultKind::Link,
     ];
 
     /// A fault of this kind somewhere in the first `horizon_micros`, on some of so many machines.
@@ -168,10 +318,7 @@ impl FaultKind {
                 Fault::Crash { host, process, effects: random.skewed(400) as u32 }
             }
             FaultKind::Kill => Fault::Kill { at_micros, choice },
-            FaultKind::Pause => {
-                let micros = random.skewed(3_000_000);
-                Fault::Pause { at_micros, choice, micros }
-            }
+            FaultKind::Pause => Fault::Pause { at_micros, choice, micros: random.skewed(3_000_000) },
             FaultKind::Start if random.chance(500) => Fault::ForkFails { host, nth },
             FaultKind::Start => Fault::StartCrash { host, nth },
             FaultKind::Disk => match random.below(3) {
@@ -182,6 +329,35 @@ impl FaultKind {
             FaultKind::Reserve => Fault::ReserveFails { host, nth },
             FaultKind::Memory => Fault::MemoryPressure { choice, at_micros },
             FaultKind::Driver => Fault::DriverDies { at_micros, choice },
+            _ => self.draw_of_cluster(random, at_micros, choice),
+        }
+    }
+
+    fn draw_of_cluster(self, random: &mut Random, at_micros: u64, choice: u64) -> Fault {
+        // Long enough for a node to be declared dead, now and then.
+        let micros = random.skewed(30_000_000);
+        let by_micros = random.skewed(200_000);
+        match self {
+            FaultKind::Host => match random.below(4) {
+                0 => Fault::DaemonCrash { at_micros, choice },
+                1 => Fault::Preempt { at_micros, choice, micros },
+                2 => Fault::Shutdown { at_micros, choice },
+                _ => Fault::HostCrash { at_micros, choice },
+            },
+            FaultKind::Slow if random.chance(500) => Fault::HostPause { at_micros, choice, micros },
+            FaultKind::Slow => Fault::Slow { at_micros, choice, micros, by_micros },
+            FaultKind::Head if random.chance(300) => Fault::HeadPause { at_micros, micros },
+            FaultKind::Head => {
+                let log = *random.pick(&[LogFate::Kept, LogFate::Kept, LogFate::Kept, LogFate::Old]);
+                let log = if random.chance(50) { LogFate::Lost } else { log };
+                Fault::HeadCrash { at_micros, log, micros }
+            }
+            FaultKind::SecondHead => Fault::SecondHead { at_micros, choice, micros },
+            FaultKind::Partition => {
+                Fault::Partition { at_micros, choice, micros, one_way: random.chance(300) }
+            }
+            _ if random.chance(500) => Fault::Cut { at_micros, choice },
+            _ => Fault::Clog { at_micros, choice, micros, by_micros },
         }
     }
 }

@@ -18,7 +18,7 @@ mod segment;
 mod trace;
 
 pub use disk::{Disk, DiskError};
-pub use fault::{Fault, FaultKind};
+pub use fault::{Fault, FaultKind, LogFate};
 pub use heap::Heap;
 pub use network::{Delays, Network, Way};
 pub use random::Random;

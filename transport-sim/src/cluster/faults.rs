@@ -52,6 +52,52 @@ impl<C: Content> Cluster<C> {
                 }
             }
             Fault::MemoryPressure { choice, .. } => self.memory_pressure(choice),
+            Fault::HostCrash { choice, .. } => {
+                let host = self.choose_host(choice);
+                self.count("a machine lost power");
+                self.crash_host(host);
+            }
+            Fault::DaemonCrash { choice, .. } => {
+                if let Some(node) = self.choose_node(choice) {
+                    self.count("a daemon crashed");
+                    self.crash_daemon(node);
+                }
+            }
+            Fault::HostPause { choice, micros: length, .. } => self.pause_host(choice, micros(length)),
+            Fault::Slow { choice, micros: length, by_micros, .. } => {
+                let host = self.choose_host(choice);
+                self.count("a machine was slow");
+                self.hosts[host].slow_until = now + micros(length);
+                self.hosts[host].slow_by = micros(by_micros);
+            }
+            Fault::Preempt { choice, micros: notice, .. } => {
+                if let Some(node) = self.choose_node(choice) {
+                    self.count("a node was preempted");
+                    self.schedule(now + micros(notice), Event::NodeStops(node));
+                }
+            }
+            Fault::Shutdown { choice, .. } => {
+                if let Some(node) = self.choose_node(choice) {
+                    self.count("a node was shut down");
+                    self.shut_down(node);
+                }
+            }
+            Fault::HeadCrash { log, micros, .. } => self.replace_head(log, micros),
+            Fault::HeadPause { micros: length, .. } => {
+                self.count("the head was paused");
+                for head in self.heads.values_mut() {
+                    head.paused_until = head.paused_until.max(now + micros(length));
+                }
+            }
+            Fault::SecondHead { choice, micros, .. } => self.second_head(choice, micros),
+            Fault::Partition { choice, micros, one_way, .. } => self.partition(choice, micros, one_way),
+            Fault::Cut { choice, .. } => self.cut_host(choice),
+            Fault::Clog { choice, micros: length, by_micros, .. } => {
+                let host = self.choose_host(choice);
+                self.count("a machine was hard to reach");
+                self.hosts[host].clogged_until = now + micros(length);
+                self.hosts[host].clogged_by = micros(by_micros);
+            }
             Fault::Crash { .. }
             | Fault::ForkFails { .. }
             | Fault::StartCrash { .. }
@@ -59,6 +105,10 @@ impl<C: Content> Cluster<C> {
             | Fault::RestoreFails { .. }
             | Fault::ReserveFails { .. } => {}
         }
+    }
+
+    fn choose_host(&self, choice: u64) -> usize {
+        (choice % self.hosts.len() as u64) as usize
     }
 
     fn choose_node(&self, choice: u64) -> Option<NodeId> {
@@ -89,6 +139,39 @@ impl<C: Content> Cluster<C> {
         self.count("a process was paused");
     }
 
+    fn pause_host(&mut self, choice: u64, length: Span) {
+        let host = self.choose_host(choice);
+        let until = self.now() + length;
+        for process in self.processes.values_mut().filter(|process| process.host == host) {
+            process.paused_until = process.paused_until.max(until);
+        }
+        for daemon in self.nodes.values_mut().filter(|daemon| daemon.host == host) {
+            daemon.paused_until = daemon.paused_until.max(until);
+        }
+        for head in self.heads.values_mut().filter(|head| head.host == host) {
+            head.paused_until = head.paused_until.max(until);
+        }
+        self.count("a machine was paused");
+    }
+
+    /// Some machines and the others cannot reach each other, or the some cannot reach the others.
+    fn partition(&mut self, choice: u64, micros_long: u64, one_way: bool) {
+        let alone = if choice.is_multiple_of(2) { Some(self.choose_host(choice >> 8)) } else { None };
+        let inside = |host: usize| match alone {
+            Some(alone) => host == alone,
+            None => choice >> (8 + host % 24) & 1 == 1,
+        };
+        self.count(if one_way { "a partition in one direction" } else { "a partition" });
+        for from in (0..self.hosts.len()).filter(|host| inside(*host)) {
+            for to in (0..self.hosts.len()).filter(|host| !inside(*host)) {
+                self.block(from, to, micros_long);
+                if !one_way {
+                    self.block(to, from, micros_long);
+                }
+            }
+        }
+    }
+
     fn memory_pressure(&mut self, choice: u64) {
         let Some(node) = self.choose_node(choice) else { return };
         let mut workers = self.processes_of(node);
@@ -103,6 +186,11 @@ impl<C: Content> Cluster<C> {
     pub(super) fn heal(&mut self) {
         self.healed = true;
         self.network.heal();
+        self.heal_heads();
+        for host in &mut self.hosts {
+            host.slow_until = Time(0);
+            host.clogged_until = Time(0);
+        }
         let blocked: Vec<(usize, usize)> = self.blocked.keys().copied().collect();
         for (from, to) in blocked {
             self.unblock(from, to);

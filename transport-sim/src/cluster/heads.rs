@@ -9,8 +9,8 @@ use shoal_core::session::Acknowledging;
 use shoal_core::{Effects, Machine, Time};
 
 use super::links::{Greeting, Welcome};
-use super::{Cluster, Envelope, Event, Fact};
-use crate::{Content, Way};
+use super::{Cluster, Envelope, Event, Fact, micros};
+use crate::{Content, LogFate, Way};
 
 /// A head that runs.
 pub struct HeadProcess {
@@ -25,12 +25,21 @@ pub struct HeadProcess {
     pub(super) paused_until: Time,
     timer: Option<Time>,
     writes: BTreeMap<OperationId, Write>,
+    /// A log that only this head has.
+    own_log: Option<Log>,
 }
 
 #[derive(Clone, Debug)]
 struct Write {
     epoch: u64,
     rows: Vec<(Key, Option<Row>)>,
+}
+
+impl HeadProcess {
+    /// Whether it started from a copy of the log.
+    pub fn has_old_log(&self) -> bool {
+        self.own_log.is_some()
+    }
 }
 
 /// What heads have written.
@@ -44,11 +53,12 @@ pub struct Log {
     pub rows: BTreeMap<Key, Row>,
     /// The head that wrote last.
     writer: Option<ProcessId>,
+    writes: u64,
 }
 
 impl Log {
     pub(super) fn new(cluster: u64) -> Log {
-        Log { cluster, epoch: 0, rows: BTreeMap::new(), writer: None }
+        Log { cluster, epoch: 0, rows: BTreeMap::new(), writer: None, writes: 0 }
     }
 
     /// All or nothing, unless a newer head has written, or another one of the same epoch.
@@ -59,6 +69,7 @@ impl Log {
         }
         self.epoch = write.epoch;
         self.writer = Some(writer);
+        self.writes += 1;
         for (key, row) in write.rows {
             match row {
                 Some(row) => drop(self.rows.insert(key, row)),
@@ -70,25 +81,124 @@ impl Log {
 }
 
 impl<C: Content> Cluster<C> {
-    /// A head starts from what the log holds.
-    pub(super) fn head_boots(&mut self, host: usize) {
+    /// A head starts from what it finds of the log.
+    pub(super) fn head_boots(&mut self, host: usize, fate: LogFate) {
+        let own_log = match fate {
+            LogFate::Kept => None,
+            LogFate::Lost => {
+                self.log = Log::new(self.random.draw());
+                self.old_log = None;
+                None
+            }
+            LogFate::Old => self.old_log.clone(),
+        };
+        let log = own_log.as_ref().unwrap_or(&self.log);
         let address = ProcessId::new(NodeId(0), self.heads_started);
         self.heads_started += 1;
         let mut config = head::Config::new(self.random.draw());
         config.durable = self.settings.durable;
-        let rows = self.log.rows.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
+        let rows = log.rows.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
         let process = HeadProcess {
             head: Head::new(config, rows),
             host,
-            epoch: self.log.epoch + 1,
-            cluster: self.log.cluster,
+            epoch: log.epoch + 1,
+            cluster: log.cluster,
             paused_until: Time(0),
             timer: None,
             writes: BTreeMap::new(),
+            own_log,
         };
         self.heads.insert(address, process);
-        self.facts.push(Fact::HeadStarted { head: address, forgetful: false });
+        self.trace.record(self.now(), address, '!', &"starts");
+        self.facts.push(Fact::HeadStarted { head: address, forgetful: fate != LogFate::Kept });
         self.arm_head(address);
+    }
+
+    /// A head is gone; another one starts in its place later.
+    pub fn crash_head(&mut self, head: ProcessId) {
+        let log = if self.settings.durable { LogFate::Kept } else { LogFate::Lost };
+        self.crash_head_with(head, log);
+    }
+
+    fn crash_head_with(&mut self, head: ProcessId, log: LogFate) {
+        let Some(host) = self.heads.get(&head).map(|head| head.host) else { return };
+        self.head_ends(head);
+        self.schedule_in(self.settings.restart_micros, Event::HeadBoot { host, log });
+    }
+
+    /// The head crashes. With an old log, the next one is not the right one for so long.
+    pub(super) fn replace_head(&mut self, fate: LogFate, micros_long: u64) {
+        let fate = match fate {
+            _ if !self.settings.durable => LogFate::Lost,
+            LogFate::Old if self.old_log.is_none() => LogFate::Kept,
+            fate => fate,
+        };
+        self.count(match fate {
+            LogFate::Kept => "a head crashed",
+            LogFate::Old => "a head crashed, and one with an old log came",
+            LogFate::Lost => "a head crashed, and its log was lost",
+        });
+        let Some((address, host)) = self.heads.iter().next().map(|(at, head)| (*at, head.host)) else {
+            return;
+        };
+        if fate != LogFate::Old {
+            return self.crash_head_with(address, fate);
+        }
+        self.head_ends(address);
+        let impostor = ProcessId::new(NodeId(0), self.heads_started);
+        self.head_boots(host, LogFate::Old);
+        let at = self.now() + micros(micros_long);
+        self.schedule(at, Event::HeadEnds { head: impostor, next: Some(host) });
+    }
+
+    /// Another head starts, and the one before ends if it has not noticed after so long.
+    pub(super) fn second_head(&mut self, choice: u64, micros_long: u64) {
+        let Some(first) = self.heads.keys().next().copied().filter(|_| self.settings.durable) else { return };
+        if self.heads[&first].own_log.is_some() {
+            return;
+        }
+        self.count("two heads at once");
+        let host = (choice % self.hosts.len() as u64) as usize;
+        self.head_boots(host, LogFate::Kept);
+        let at = self.now() + micros(micros_long);
+        self.schedule(at, Event::HeadEnds { head: first, next: None });
+    }
+
+    pub(super) fn head_is_ended(&mut self, head: ProcessId, next: Option<usize>) {
+        self.head_ends(head);
+        match next {
+            Some(host) => self.next_head_boots(host, LogFate::Kept),
+            None => self.ensure_head(),
+        }
+    }
+
+    fn has_right_head(&self) -> bool {
+        self.heads.values().any(|head| !head.has_old_log())
+    }
+
+    pub(super) fn next_head_boots(&mut self, host: usize, fate: LogFate) {
+        if !self.has_right_head() {
+            self.head_boots(host, fate);
+        }
+    }
+
+    /// Somebody sees to it that there is a head that has the log.
+    fn ensure_head(&mut self) {
+        if !self.has_right_head() {
+            let host = self.settings.head_host;
+            self.schedule_in(self.settings.restart_micros, Event::HeadBoot { host, log: LogFate::Kept });
+        }
+    }
+
+    /// There is one head from now on: the one that started last, if it has the log.
+    pub(super) fn heal_heads(&mut self) {
+        let right = |(address, head): (&ProcessId, &HeadProcess)| (!head.has_old_log()).then_some(*address);
+        let last = self.heads.iter().rev().find_map(right);
+        let others: Vec<ProcessId> = self.heads.keys().copied().filter(|head| Some(*head) != last).collect();
+        for head in others {
+            self.head_ends(head);
+        }
+        self.ensure_head();
     }
 
     pub(super) fn tell_head(&mut self, address: ProcessId, input: head::Input) {
@@ -171,6 +281,7 @@ impl<C: Content> Cluster<C> {
                 head::Effect::StepDown => {
                     self.count("a head stepped down");
                     self.head_ends(address);
+                    self.ensure_head();
                     break;
                 }
             }
@@ -243,7 +354,11 @@ impl<C: Content> Cluster<C> {
     pub(super) fn write_ends(&mut self, address: ProcessId, operation: OperationId) {
         let Some(process) = self.heads.get_mut(&address) else { return };
         let Some(write) = process.writes.remove(&operation) else { return };
-        let result = self.log.write(address, write);
+        let log = process.own_log.as_mut().unwrap_or(&mut self.log);
+        let result = log.write(address, write);
+        if self.log.writes.is_power_of_two() {
+            self.old_log = Some(self.log.clone());
+        }
         self.tell_head(address, head::Input::Finished { operation, result });
     }
 
@@ -252,7 +367,7 @@ impl<C: Content> Cluster<C> {
         let Some(process) = self.heads.remove(&address) else { return };
         self.trace.record(self.now(), address, '!', &"ends");
         for write in process.writes.into_values() {
-            if self.random.chance(500) {
+            if process.own_log.is_none() && self.random.chance(500) {
                 self.count("a write reached the log and its head did not learn of it");
                 self.log.write(address, write);
             }

@@ -2,6 +2,7 @@
 
 use shoal_core::ids::{NodeId, ProcessId};
 use shoal_core::value::Death;
+use shoal_core::{Span, Time};
 
 use super::clock::Clock;
 use super::{Cluster, Event, HostSettings};
@@ -19,6 +20,12 @@ pub struct Host {
     pub(super) clock: Clock,
     /// Counts the daemons that ran here.
     pub(super) life: u32,
+    /// Until then, whatever happens here takes up to so long.
+    pub(super) slow_until: Time,
+    pub(super) slow_by: Span,
+    /// Until then, packets take up to so long to come here.
+    pub(super) clogged_until: Time,
+    pub(super) clogged_by: Span,
 }
 
 /// How far a machine's daemon is.
@@ -40,6 +47,10 @@ impl Host {
             has_daemon: true,
             clock: Clock::new(settings),
             life: 0,
+            slow_until: Time(0),
+            slow_by: Span(0),
+            clogged_until: Time(0),
+            clogged_by: Span(0),
         }
     }
 }
@@ -96,17 +107,6 @@ impl<C: Content> Cluster<C> {
         }
     }
 
-    /// A head is gone; another one starts in its place later.
-    pub fn crash_head(&mut self, head: ProcessId) {
-        let Some(host) = self.heads.get(&head).map(|head| head.host) else { return };
-        self.head_ends(head);
-        if !self.settings.durable {
-            // Without a log, the next head is that of another cluster.
-            self.log = super::Log::new(self.random.draw());
-        }
-        self.schedule_in(self.settings.restart_micros, Event::HeadBoot { host });
-    }
-
     /// A daemon and all processes of its node are gone at once.
     fn crash_node(&mut self, node: NodeId) {
         let Some(daemon) = self.daemon_ends(node) else { return };
@@ -125,6 +125,14 @@ impl<C: Content> Cluster<C> {
         }
         self.drop_ends(ProcessId::daemon(node));
         self.daemon_is_down(daemon.host);
+    }
+
+    /// A daemon ends its processes and then itself. The head finds that its connection is gone.
+    pub fn shut_down(&mut self, node: NodeId) {
+        for process in self.processes_of(node) {
+            self.die(process, Death::Exited { code: 0 }, false);
+        }
+        self.schedule_in(2 * self.settings.reap_micros, Event::NodeStops(node));
     }
 
     fn daemon_is_down(&mut self, host: usize) {

@@ -6,7 +6,7 @@ use shoal_core::session::{self, Acknowledging, Packet, Session};
 use shoal_core::{Time, node};
 
 use super::daemon::Contact;
-use super::{Cluster, Envelope, Event, Frame, HostState, micros};
+use super::{Cluster, Envelope, Event, Frame, HeadProcess, HostState, micros};
 use crate::{Content, Way};
 
 /// What a session counts for any message.
@@ -153,7 +153,10 @@ impl<C: Content> Cluster<C> {
     fn write_packet(&mut self, way: Way, serial: u64, packet: Packet<Envelope>) {
         let (Some(from), Some(to)) = (self.host_of(way.from), self.host_of(way.to)) else { return };
         let quiet = is_quiet(&packet);
-        let delays = if from == to { self.settings.delays } else { self.settings.far };
+        let mut delays = if from == to { self.settings.delays } else { self.settings.far };
+        if self.hosts[to].clogged_until > self.now() {
+            delays.most = delays.most.max(self.hosts[to].clogged_by);
+        }
         let loss = self.settings.loss;
         let lossy = !self.healed && from != to && !loss.is_none();
         if lossy && self.random.chance(loss.drop_per_mille) {
@@ -243,6 +246,22 @@ impl<C: Content> Cluster<C> {
         for way in [Way { from: one, to: other }, Way { from: other, to: one }] {
             self.network.lose_end(way);
             self.schedule_in(self.settings.redial_micros, Event::CutNoticed { way, serial });
+        }
+    }
+
+    /// All connections of a machine break.
+    pub(super) fn cut_host(&mut self, choice: u64) {
+        let host = (choice % self.hosts.len() as u64) as usize;
+        self.count("the connections of a machine broke");
+        let of_host = |address: ProcessId| self.host_of(address) == Some(host);
+        let links: Vec<(ProcessId, ProcessId)> = self
+            .connections
+            .keys()
+            .copied()
+            .filter(|(one, other)| of_host(*one) || of_host(*other))
+            .collect();
+        for (one, other) in links {
+            self.cut(one, other);
         }
     }
 
@@ -380,9 +399,13 @@ impl<C: Content> Cluster<C> {
         if node.is_some_and(|node| self.nodes.get(&node).is_none_or(|daemon| daemon.head.connected)) {
             return;
         }
+        // A machine that has never been a member cannot tell that a head is the wrong one; nobody adds
+        // machines while that is so.
+        let right = |head: &HeadProcess| node.is_some() || !head.has_old_log();
         let reachable: Vec<ProcessId> = self
             .heads
             .iter()
+            .filter(|(_, head)| right(head))
             .filter(|(_, head)| !self.is_blocked(host, head.host) && !self.is_blocked(head.host, host))
             .map(|(address, _)| *address)
             .collect();

@@ -30,7 +30,7 @@ use shoal_core::value::Death;
 use shoal_core::{Effects, Span, Time};
 use shoal_core::{head, node, owner};
 
-use crate::{Content, Fault, Heap, Network, Random, Trace, Way};
+use crate::{Content, Fault, Heap, LogFate, Network, Random, Trace, Way};
 
 pub use self::daemon::Daemon;
 use self::drivers::Driver;
@@ -70,8 +70,12 @@ enum Event {
     DriverComes(usize),
     /// A daemon starts.
     Boot { host: usize, life: u32 },
+    /// A daemon and its processes end.
+    NodeStops(NodeId),
     /// A head starts.
-    HeadBoot { host: usize },
+    HeadBoot { host: usize, log: LogFate },
+    /// A head that should not be there any more ends; with a machine, the right one starts there.
+    HeadEnds { head: ProcessId, next: Option<usize> },
     /// A daemon looks for the head.
     Greet { host: usize, life: u32 },
     /// It has found one.
@@ -142,6 +146,8 @@ pub struct Cluster<C: Content> {
     pub heads: BTreeMap<ProcessId, HeadProcess>,
     /// The head's log.
     pub log: Log,
+    /// A copy of it from some time ago.
+    old_log: Option<Log>,
     /// Every process that is alive.
     pub processes: BTreeMap<ProcessId, Process>,
     /// How every process that is not died.
@@ -186,6 +192,7 @@ impl<C: Content> Cluster<C> {
             nodes: BTreeMap::new(),
             heads: BTreeMap::new(),
             log: Log::new(random.draw()),
+            old_log: None,
             processes: BTreeMap::new(),
             deaths: BTreeMap::new(),
             facts: Vec::new(),
@@ -222,7 +229,7 @@ impl<C: Content> Cluster<C> {
             self.settings.head_host = self.hosts.len();
             self.hosts.push(host);
         }
-        self.head_boots(self.settings.head_host);
+        self.head_boots(self.settings.head_host, LogFate::Kept);
         for host in 0..self.hosts.len() {
             self.boot_in(host, 0);
         }
@@ -294,7 +301,9 @@ impl<C: Content> Cluster<C> {
             Event::Ends { process, code } => self.die(process, Death::Exited { code }, false),
             Event::DriverComes(number) => self.driver_comes(number),
             Event::Boot { host, life } => self.daemon_boots(host, life),
-            Event::HeadBoot { host } => self.head_boots(host),
+            Event::NodeStops(node) => self.node_stops(node),
+            Event::HeadBoot { host, log } => self.next_head_boots(host, log),
+            Event::HeadEnds { head, next } => self.head_is_ended(head, next),
             Event::Greet { host, life } => self.greet(host, life),
             Event::Greeted(connection) => self.greeted(connection),
             Event::Welcome(welcome) => self.welcome(*welcome),

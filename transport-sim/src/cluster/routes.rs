@@ -2,7 +2,7 @@
 
 use shoal_core::ids::{NodeId, ProcessId};
 use shoal_core::message::Message;
-use shoal_core::{Time, head, node, owner};
+use shoal_core::{Span, Time, head, node, owner};
 
 use super::{Cluster, Envelope, Event, Frame};
 use crate::{Content, Way};
@@ -85,6 +85,7 @@ impl<C: Content> Cluster<C> {
         let Some(frame) = self.network.arrive(way) else {
             return;
         };
+        self.slow_down(way.to);
         match frame {
             Frame::Packet { serial, packet } => self.packet_arrives(way, serial, packet),
             Frame::Message(envelope) if way.to.is_daemon() => {
@@ -114,6 +115,23 @@ impl<C: Content> Cluster<C> {
     pub(super) fn deliver_to_head(&mut self, head: ProcessId, via: NodeId, envelope: Envelope) {
         let Envelope { from, message, .. } = envelope;
         self.tell_head(head, head::Input::Received { via, from, message });
+    }
+
+    /// On a slow machine, whoever gets something is busy with it for a while.
+    fn slow_down(&mut self, id: ProcessId) {
+        let now = self.now();
+        let host = self.heads.get(&id).map(|head| head.host);
+        let host = host.or_else(|| self.processes.get(&id).map(|process| process.host));
+        let host = host.or_else(|| self.nodes.get(&id.node()).map(|daemon| daemon.host));
+        let Some(host) = host.filter(|host| self.hosts[*host].slow_until > now) else { return };
+        let until = now + self.random.span(Span(0), self.hosts[host].slow_by);
+        if let Some(head) = self.heads.get_mut(&id) {
+            head.paused_until = head.paused_until.max(until);
+        } else if let Some(process) = self.processes.get_mut(&id) {
+            process.paused_until = process.paused_until.max(until);
+        } else if let Some(daemon) = self.nodes.get_mut(&id.node()) {
+            daemon.paused_until = daemon.paused_until.max(until);
+        }
     }
 
     fn paused_until(&self, id: ProcessId) -> Time {
