@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_core::Span;
-use shoal_transport_sim::cluster::{HostSettings, Settings};
+use shoal_transport_sim::cluster::{HostSettings, Loss, Settings};
 use shoal_transport_sim::{Delays, Fault, FaultKind, Random};
 
 use crate::workloads;
@@ -54,8 +54,8 @@ impl Scenario {
     pub fn from_seed(seed: u64) -> Scenario {
         let mut random = Random::new(seed);
         let cluster = draw_cluster(&mut random);
-        let faults = draw_faults(&mut random, cluster.hosts.len(), cluster.heal_at_micros);
-        let drivers = draw_drivers(&mut random);
+        let faults = draw_faults(&mut random, &cluster);
+        let drivers = draw_drivers(&mut random, cluster.hosts.len());
         Scenario { seed, cluster, faults, drivers }
     }
 
@@ -82,38 +82,102 @@ impl Scenario {
     }
 }
 
+/// At most so many machines.
+const HOSTS_MAX: u64 = 1;
+
 fn draw_cluster(random: &mut Random) -> Settings {
-    let most = *random.pick(&[50, 200, 2_000, 20_000]);
     let clogged = random.chance(300);
-    let host = HostSettings {
-        cpus: random.between(1, 4) as u32,
-        store_bytes: *random.pick(&[4 << 20, 16 << 20, 256 << 20]),
-        disk_bytes: *random.pick(&[4 << 20, 64 << 20, 1 << 30]),
-        ..HostSettings::default()
+    let mut delays = |most: u64| Delays {
+        least: Span::from_micros(random.between(0, 20)),
+        most: Span::from_micros(most),
+        clog_per_mille: if clogged { random.between(1, 50) } else { 0 },
+        clog_most: Span::from_millis(*random.pick(&[10, 200, 2_000])),
     };
-    Settings {
-        delays: Delays {
-            least: Span::from_micros(random.between(0, 20)),
-            most: Span::from_micros(most),
-            clog_per_mille: if clogged { random.between(1, 50) } else { 0 },
-            clog_most: Span::from_millis(*random.pick(&[10, 200, 2_000])),
-        },
+    let (delays, far) = (delays(50), delays(200));
+    let mut settings = Settings {
         detour_per_mille: if random.chance(400) { random.between(10, 500) } else { 0 },
         step_micros: *random.pick(&[1, 20, 500]),
         fork_micros: *random.pick(&[1_000, 10_000, 300_000]),
         disk_micros: *random.pick(&[200, 5_000, 100_000]),
+        log_micros: *random.pick(&[100, 3_000, 100_000]),
         reap_micros: *random.pick(&[100, 5_000, 500_000]),
+        keepalive_micros: *random.pick(&[300_000, 1_000_000, 4_000_000]),
+        redial_micros: *random.pick(&[1_000, 20_000, 400_000]),
+        restart_micros: *random.pick(&[50_000, 1_000_000, 6_000_000]),
+        bytes_per_micro: *random.pick(&[10, 100, 1_000]),
+        acknowledge_frames: *random.pick(&[1, 16, 256]),
+        session_bytes: *random.pick(&[4 << 10, 1 << 20, 16 << 20]),
         heal_at_micros: *random.pick(&[50_000, 1_000_000, 10_000_000]),
-        hosts: vec![host],
+        delays,
+        far,
         ..Settings::default()
+    };
+    settings.delays.most = Span::from_micros(*random.pick(&[50, 200, 2_000, 20_000]));
+    settings.far.most = Span::from_micros(*random.pick(&[200, 2_000, 20_000]));
+    let count = (*random.pick(&[1, 1, 2, 3, 3, 4, 5, 5])).min(HOSTS_MAX);
+    draw_hosts(random, count, &mut settings);
+    settings.durable = random.chance(if count == 1 { 200 } else { 800 });
+    if count > 1 {
+        draw_distance(random, &mut settings);
     }
+    settings
 }
 
-fn draw_faults(random: &mut Random, hosts: usize, heal_at_micros: u64) -> Vec<Fault> {
+fn draw_hosts(random: &mut Random, count: u64, settings: &mut Settings) {
+    let host = HostSettings {
+        store_bytes: *random.pick(&[4 << 20, 16 << 20, 256 << 20]),
+        disk_bytes: *random.pick(&[4 << 20, 64 << 20, 1 << 30]),
+        ..HostSettings::default()
+    };
+    let skewed = count > 1 && random.chance(300);
+    settings.hosts = (0..count)
+        .map(|number| {
+            let mut host = HostSettings { cpus: random.between(1, 4) as u32, ..host.clone() };
+            if random.chance(300) {
+                host.resources.push((String::from(SPECIAL), random.between(1, 3) as u32));
+            }
+            let zone = if number % 2 == 0 { "even" } else { "odd" };
+            host.labels.push((String::from(ZONE), String::from(zone)));
+            if skewed {
+                host.clock_ahead_micros = random.skewed(1 << 40);
+                host.clock_drift = random.between(0, 20_000) as i64 - 10_000;
+            }
+            host
+        })
+        .collect();
+}
+
+/// A resource that only some machines have.
+pub const SPECIAL: &str = "special";
+/// A label that every machine has: `even` or `odd`.
+pub const ZONE: &str = "zone";
+
+fn draw_distance(random: &mut Random, settings: &mut Settings) {
+    if random.chance(300) {
+        settings.head_host = settings.hosts.len();
+    }
+    if random.chance(200) {
+        settings.loss = Loss {
+            drop_per_mille: random.below(10),
+            duplicate_per_mille: random.below(50),
+            reorder_per_mille: random.below(10),
+        };
+    }
+    settings.heal_at_micros = *random.pick(&[1_000_000, 10_000_000, 40_000_000]);
+}
+
+fn draw_faults(random: &mut Random, cluster: &Settings) -> Vec<Fault> {
     if random.chance(150) {
         return Vec::new();
     }
-    let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| random.chance(400)).collect();
+    let local = FaultKind::LOCAL.into_iter().filter(|_| cluster.hosts.len() == 1 || random.chance(500));
+    let mut kinds: Vec<FaultKind> = local.collect();
+    if cluster.hosts.len() > 1 {
+        kinds.extend(FaultKind::CLUSTER);
+    } else if cluster.durable {
+        kinds.push(FaultKind::Head);
+    }
+    kinds.retain(|_| random.chance(400));
     if kinds.is_empty() {
         return Vec::new();
     }
@@ -122,20 +186,20 @@ fn draw_faults(random: &mut Random, hosts: usize, heal_at_micros: u64) -> Vec<Fa
         .map(|_| {
             let kind = *random.pick(&kinds);
             // Most of the work is done early, so most timed faults are early too.
-            let horizon = 1 + random.skewed(heal_at_micros);
-            kind.draw(random, hosts, horizon)
+            let horizon = 1 + random.skewed(cluster.heal_at_micros);
+            kind.draw(random, cluster.hosts.len(), horizon)
         })
         .collect()
 }
 
-fn draw_drivers(random: &mut Random) -> Vec<Driver> {
+fn draw_drivers(random: &mut Random, hosts: usize) -> Vec<Driver> {
     let usable: Vec<&str> = workloads::ALL.iter().map(|w| w.name).filter(|_| random.chance(500)).collect();
     let usable = if usable.is_empty() { vec![workloads::ALL[0].name] } else { usable };
     let drivers = if random.chance(300) { random.between(2, 3) } else { 1 };
     (0..drivers)
         .map(|_| Driver {
             starts_at_micros: random.skewed(100_000),
-            host: 0,
+            host: random.below(hosts as u64) as usize,
             leaves_abruptly: random.chance(150),
             items: (0..random.between(1, 4))
                 .map(|_| Item { workload: random.pick(&usable).to_string(), seed: random.draw() })

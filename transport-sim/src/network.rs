@@ -93,6 +93,11 @@ impl<F> Network<F> {
         traffic.last_arrival
     }
 
+    /// The next frame of a way, without taking it.
+    pub fn peek(&self, way: Way) -> Option<&F> {
+        self.ways.get(&way)?.queue.front().map(|(_, frame)| frame)
+    }
+
     /// The next frame of a way; none if it was lost.
     pub fn arrive(&mut self, way: Way) -> Option<F> {
         let (place, frame) = self.ways.get_mut(&way)?.queue.pop_front()?;

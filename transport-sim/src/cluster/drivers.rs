@@ -1,8 +1,8 @@
 //! Drivers coming and being let in.
 
+use shoal_core::Time;
 use shoal_core::ids::{JobId, NodeId, ProcessId};
 use shoal_core::node;
-use shoal_core::{Span, Time};
 
 use super::{Cluster, Event, HostState, micros};
 use crate::Content;
@@ -30,7 +30,7 @@ impl<C: Content> Cluster<C> {
             host = 0;
         }
         let HostState::Member(node) = self.hosts[host].state else {
-            let again = self.now() + self.random.span(Span(1), micros(self.settings.redial_micros));
+            let again = self.now() + self.random.span(micros(1), micros(100_000));
             self.schedule(again, Event::DriverComes(number));
             return;
         };

@@ -8,7 +8,7 @@ use shoal_core::message::NodeSummary;
 use shoal_core::session::Acknowledging;
 use shoal_core::{Effects, Machine, Time};
 
-use super::links::{Greeting, Welcome};
+use super::contact::{Greeting, Welcome};
 use super::{Cluster, Envelope, Event, Fact, micros};
 use crate::{Content, LogFate, Way};
 
@@ -298,21 +298,6 @@ impl<C: Content> Cluster<C> {
                 self.tell_head(head, head::Input::NodeJoins { connection, summary });
             }
         }
-        self.admit_in_its_stead(head, connection, greeting);
-    }
-
-    /// Heads do not answer greetings yet.
-    fn admit_in_its_stead(&mut self, head: ProcessId, connection: u64, greeting: Greeting) {
-        let Some(process) = self.heads.get(&head) else { return };
-        if !self.greetings.contains_key(&connection) || !process.writes.is_empty() {
-            return;
-        }
-        let epoch = process.epoch;
-        let node = greeting.node.unwrap_or_else(|| {
-            self.nodes_admitted += 1;
-            NodeId(self.nodes_admitted)
-        });
-        self.answer_greeting(head, connection, node, epoch);
     }
 
     fn summary(&self, host: usize) -> NodeSummary {
@@ -373,5 +358,14 @@ impl<C: Content> Cluster<C> {
             }
         }
         self.drop_ends(address);
+        let waits = |(_, greeting): &(&u64, &Greeting)| greeting.head == address;
+        let waiting: Vec<u64> = self.greetings.iter().filter(waits).map(|(number, _)| *number).collect();
+        for number in waiting {
+            if let Some(greeting) = self.greetings.remove(&number)
+                && self.hosts[greeting.host].life == greeting.life
+            {
+                self.greet_in(greeting.host);
+            }
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! Connections between daemons and to the head, the sessions above them, and what goes wrong below.
 
+use shoal_core::Time;
 use shoal_core::ids::{NodeId, ProcessId};
 use shoal_core::message::Message;
 use shoal_core::session::{self, Acknowledging, Packet, Session};
-use shoal_core::{Time, node};
 
-use super::daemon::Contact;
-use super::{Cluster, Envelope, Event, Frame, HeadProcess, HostState, micros};
+use super::{Cluster, Envelope, Event, Frame};
 use crate::{Content, Way};
 
 /// What a session counts for any message.
@@ -37,24 +36,6 @@ pub(super) struct Connection {
     dialing: bool,
 }
 
-/// A daemon that has found a head and waits for its answer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Greeting {
-    pub(super) host: usize,
-    pub(super) life: u32,
-    pub(super) head: ProcessId,
-    /// Its number, if it has one.
-    pub(super) node: Option<NodeId>,
-}
-
-/// What the head has answered.
-#[derive(Debug)]
-pub(super) struct Welcome {
-    pub(super) greeting: Greeting,
-    /// Number and epoch; nothing if the daemon was turned away.
-    pub(super) admitted: Option<(NodeId, u64)>,
-}
-
 fn sorted(one: ProcessId, other: ProcessId) -> (ProcessId, ProcessId) {
     (one.min(other), one.max(other))
 }
@@ -78,8 +59,30 @@ impl<C: Content> Cluster<C> {
         self.ends.insert(way, end);
     }
 
+    /// A session with another peer begins, which gets what the one before has not acknowledged.
+    pub(super) fn succeed_end(&mut self, before: Way, after: Way) {
+        let mut end = self.new_end(Acknowledging::OnReceipt);
+        if let Some(old) = self.ends.remove(&before) {
+            for envelope in old.session.into_unacknowledged() {
+                end.session.send(envelope);
+            }
+        }
+        self.ends.insert(after, end);
+    }
+
+    /// The connections that work between two machines, with their serial numbers.
+    pub(super) fn connections_between(&self, one: usize, other: usize) -> Vec<((ProcessId, ProcessId), u64)> {
+        let wanted = (one.min(other), one.max(other));
+        let is_between = |link: &(ProcessId, ProcessId)| {
+            let hosts = self.host_of(link.0).zip(self.host_of(link.1));
+            hosts.is_some_and(|(a, b)| (a.min(b), a.max(b)) == wanted)
+        };
+        let up = self.connections.iter().filter(|(_, connection)| connection.up);
+        up.filter(|(link, _)| is_between(link)).map(|(link, connection)| (*link, connection.serial)).collect()
+    }
+
     /// The machine at an address.
-    fn host_of(&self, address: ProcessId) -> Option<usize> {
+    pub(super) fn host_of(&self, address: ProcessId) -> Option<usize> {
         if let Some(head) = self.heads.get(&address) {
             return Some(head.host);
         }
@@ -92,6 +95,14 @@ impl<C: Content> Cluster<C> {
         let last = Way { from: address, to: ProcessId(u64::MAX) };
         let bytes = |(_, end): (&Way, &End)| end.session.unacknowledged_bytes();
         self.ends.range(first..=last).map(bytes).max().unwrap_or(0)
+    }
+
+    /// Whether the session that a message from this node would take is full.
+    pub(super) fn is_session_full(&self, from: NodeId, to: ProcessId) -> bool {
+        let Some(daemon) = self.nodes.get(&from) else { return false };
+        let peer = if to == ProcessId::HEAD { daemon.head.address } else { ProcessId::daemon(to.node()) };
+        let way = Way { from: ProcessId::daemon(from), to: peer };
+        self.ends.get(&way).is_some_and(|end| end.session.is_full())
     }
 
     // --- Sending ---------------------------------------------------------------------------------
@@ -361,7 +372,7 @@ impl<C: Content> Cluster<C> {
     }
 
     /// There is a new connection between two ends, and both know it.
-    fn connect(&mut self, one: ProcessId, other: ProcessId) {
+    pub(super) fn connect(&mut self, one: ProcessId, other: ProcessId) {
         let serial = self.next_serial;
         self.next_serial += 1;
         let connection = self.connections.entry(sorted(one, other)).or_default();
@@ -377,202 +388,6 @@ impl<C: Content> Cluster<C> {
         }
         for way in ways {
             self.pump(way);
-        }
-    }
-
-    // --- To the head -----------------------------------------------------------------------------
-
-    pub(super) fn greet_in(&mut self, host: usize) {
-        let life = self.hosts[host].life;
-        self.schedule_in(self.settings.redial_micros, Event::Greet { host, life });
-    }
-
-    pub(super) fn greet(&mut self, host: usize, life: u32) {
-        if self.hosts[host].life != life {
-            return;
-        }
-        let node = match self.hosts[host].state {
-            HostState::Down => return,
-            HostState::Joining => None,
-            HostState::Member(node) => Some(node),
-        };
-        if node.is_some_and(|node| self.nodes.get(&node).is_none_or(|daemon| daemon.head.connected)) {
-            return;
-        }
-        // A machine that has never been a member cannot tell that a head is the wrong one; nobody adds
-        // machines while that is so.
-        let right = |head: &HeadProcess| node.is_some() || !head.has_old_log();
-        let reachable: Vec<ProcessId> = self
-            .heads
-            .iter()
-            .filter(|(_, head)| right(head))
-            .filter(|(_, head)| !self.is_blocked(host, head.host) && !self.is_blocked(head.host, host))
-            .map(|(address, _)| *address)
-            .collect();
-        if reachable.is_empty() {
-            return self.greet_in(host);
-        }
-        let head = *self.random.pick(&reachable);
-        let connection = self.next_greeting;
-        self.next_greeting += 1;
-        self.greetings.insert(connection, Greeting { host, life, head, node });
-        let most = self.handshake_micros(host, head);
-        self.schedule_in(most, Event::Greeted(connection));
-    }
-
-    /// How long one half of a handshake takes at most.
-    pub(super) fn handshake_micros(&self, host: usize, head: ProcessId) -> u64 {
-        let far = self.heads.get(&head).is_some_and(|head| head.host != host);
-        if far { self.settings.far.most.0 / 1_000 } else { 1 }
-    }
-
-    pub(super) fn greeted(&mut self, connection: u64) {
-        let Some(greeting) = self.greetings.get(&connection).copied() else { return };
-        let Greeting { host, life, head, node } = greeting;
-        let known = node.and_then(|node| self.nodes.get(&node)).map(|daemon| daemon.head);
-        let Some(process) = self.heads.get(&head).filter(|_| self.hosts[host].life == life) else {
-            self.greetings.remove(&connection);
-            if self.hosts[host].life == life {
-                self.greet_in(host);
-            }
-            return;
-        };
-        if process.paused_until > self.now() {
-            let at = process.paused_until;
-            return self.schedule(at, Event::Greeted(connection));
-        }
-        if let Some(known) = known {
-            if known.cluster != process.cluster {
-                self.greetings.remove(&connection);
-                self.count("a node found that its cluster is gone");
-                return self.node_stops(node.expect("members have numbers"));
-            }
-            if known.epoch > process.epoch {
-                self.greetings.remove(&connection);
-                self.count("a node refused an old head");
-                return self.greet_in(host);
-            }
-        }
-        self.head_is_greeted(head, connection, greeting);
-    }
-
-    /// The head's answer has come to the daemon.
-    pub(super) fn welcome(&mut self, welcome: Welcome) {
-        let Welcome { greeting, admitted } = welcome;
-        let Greeting { host, life, head, node } = greeting;
-        let here = self.hosts[host].life == life;
-        let Some((number, epoch)) = admitted else {
-            match node {
-                Some(node) if here => {
-                    self.count("a node was turned away");
-                    self.node_stops(node);
-                }
-                None if here => self.greet_in(host),
-                _ => {}
-            }
-            return;
-        };
-        let blocked = self
-            .heads
-            .get(&head)
-            .is_none_or(|head| self.is_blocked(host, head.host) || self.is_blocked(head.host, host));
-        if blocked || !here {
-            // The connection was gone before the answer came.
-            if here {
-                self.greet_in(host);
-            }
-            return self.head_lost_node(head, number);
-        }
-        let cluster = self.heads.get(&head).map_or(0, |head| head.cluster);
-        let contact = Contact { address: head, epoch, cluster, connected: true };
-        let way = Way { from: ProcessId::daemon(number), to: head };
-        match node {
-            None => {
-                self.hosts[host].state = HostState::Member(number);
-                self.facts.push(super::Fact::NodeJoined { node: number, host });
-                self.add_end(way, Acknowledging::OnReceipt);
-                self.daemon_begins(host, number, contact);
-                self.connect(way.from, head);
-            }
-            Some(_) => self.head_is_back(number, contact, way),
-        }
-    }
-
-    /// A member has a head again: the same one, or its successor, which gets what the other one has not
-    /// acknowledged.
-    fn head_is_back(&mut self, node: NodeId, contact: Contact, way: Way) {
-        let Some(daemon) = self.nodes.get_mut(&node) else { return };
-        let before = std::mem::replace(&mut daemon.head, contact);
-        if before.address == contact.address {
-            self.connect(way.from, way.to);
-            return;
-        }
-        let old = self.ends.remove(&Way { from: way.from, to: before.address });
-        let mut end = self.new_end(Acknowledging::OnReceipt);
-        if let Some(old) = old {
-            for envelope in old.session.into_unacknowledged() {
-                end.session.send(envelope);
-            }
-        }
-        self.ends.insert(way, end);
-        self.connect(way.from, way.to);
-        self.count("a node changed to another head");
-        self.tell_node(node, node::Input::HeadChanged { epoch: contact.epoch });
-    }
-
-    // --- Partitions ------------------------------------------------------------------------------
-
-    /// Whether nothing comes through from one machine to another.
-    pub(super) fn is_blocked(&self, from: usize, to: usize) -> bool {
-        self.blocked.contains_key(&(from, to))
-    }
-
-    /// Nothing comes through from one machine to another for so long.
-    pub fn block(&mut self, from: usize, to: usize, micros_long: u64) {
-        if from == to || self.blocked.contains_key(&(from, to)) {
-            return;
-        }
-        self.blocked.insert((from, to), Vec::new());
-        let now = self.now();
-        self.schedule(now + micros(micros_long), Event::Unblock { from, to });
-        let links: Vec<(ProcessId, ProcessId)> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| connection.up)
-            .map(|(link, _)| *link)
-            .filter(|(one, other)| {
-                let hosts = (self.host_of(*one), self.host_of(*other));
-                hosts == (Some(from), Some(to)) || hosts == (Some(to), Some(from))
-            })
-            .collect();
-        if micros_long < self.settings.keepalive_micros {
-            return;
-        }
-        for link in links {
-            let serial = self.connections[&link].serial;
-            let at = now + micros(self.settings.keepalive_micros);
-            self.schedule(at, Event::Keepalive { link, serial });
-        }
-    }
-
-    pub(super) fn unblock(&mut self, from: usize, to: usize) {
-        for event in self.blocked.remove(&(from, to)).unwrap_or_default() {
-            self.schedule_in(1_000, event);
-        }
-    }
-
-    /// Keep what comes on a way that is blocked until it is not.
-    pub(super) fn hold_if_blocked(&mut self, way: Way, quiet: bool) -> bool {
-        if self.blocked.is_empty() {
-            return false;
-        }
-        let (Some(from), Some(to)) = (self.host_of(way.from), self.host_of(way.to)) else { return false };
-        match self.blocked.get_mut(&(from, to)) {
-            Some(held) => {
-                held.push(Event::Arrive { way, quiet });
-                true
-            }
-            None => false,
         }
     }
 }

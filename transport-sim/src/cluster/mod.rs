@@ -7,6 +7,7 @@
 //! [`ProcessId::HEAD`], a later one is `p0.1`, `p0.2`, ….
 
 mod clock;
+mod contact;
 mod daemon;
 mod drivers;
 mod facts;
@@ -14,6 +15,7 @@ mod faults;
 mod heads;
 mod hosts;
 mod links;
+mod partitions;
 mod pending;
 mod process;
 mod programs;
@@ -32,12 +34,13 @@ use shoal_core::{head, node, owner};
 
 use crate::{Content, Fault, Heap, LogFate, Network, Random, Trace, Way};
 
+use self::contact::Greeting;
 pub use self::daemon::Daemon;
 use self::drivers::Driver;
 pub use self::facts::Fact;
 pub use self::heads::{HeadProcess, Log};
 pub use self::hosts::{Host, HostState};
-use self::links::{Connection, End, Greeting};
+use self::links::{Connection, End};
 pub use self::process::Process;
 pub(crate) use self::programs::micros;
 pub use self::programs::{Call, Programs};
@@ -81,7 +84,7 @@ enum Event {
     /// It has found one.
     Greeted(u64),
     /// The head has answered.
-    Welcome(Box<links::Welcome>),
+    Welcome(Box<contact::Welcome>),
     /// Two daemons try to connect.
     Dial(ProcessId, ProcessId),
     /// An end notices that its connection is gone.
@@ -172,7 +175,6 @@ pub struct Cluster<C: Content> {
     /// From which machine to which nothing comes through, and what waits there.
     blocked: BTreeMap<(usize, usize), Vec<Event>>,
     heads_started: u32,
-    nodes_admitted: u32,
     healed: bool,
     /// Events after which programs may go on.
     busy: usize,
@@ -208,7 +210,6 @@ impl<C: Content> Cluster<C> {
             next_serial: 1,
             blocked: BTreeMap::new(),
             heads_started: 0,
-            nodes_admitted: 0,
             healed: false,
             busy: 0,
             calls: VecDeque::new(),

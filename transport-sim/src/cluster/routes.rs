@@ -4,7 +4,7 @@ use shoal_core::ids::{NodeId, ProcessId};
 use shoal_core::message::Message;
 use shoal_core::{Span, Time, head, node, owner};
 
-use super::{Cluster, Envelope, Event, Frame};
+use super::{Cluster, Envelope, Event, Frame, micros};
 use crate::{Content, Way};
 
 impl<C: Content> Cluster<C> {
@@ -82,6 +82,11 @@ impl<C: Content> Cluster<C> {
         if self.hold_if_blocked(way, quiet) {
             return;
         }
+        if self.must_wait(way) {
+            self.count("a process waited for a full session");
+            self.schedule(self.now() + micros(1_000), Event::Arrive { way, quiet });
+            return;
+        }
         let Some(frame) = self.network.arrive(way) else {
             return;
         };
@@ -115,6 +120,16 @@ impl<C: Content> Cluster<C> {
     pub(super) fn deliver_to_head(&mut self, head: ProcessId, via: NodeId, envelope: Envelope) {
         let Envelope { from, message, .. } = envelope;
         self.tell_head(head, head::Input::Received { via, from, message });
+    }
+
+    /// A daemon does not take what it could only pile up: the process waits.
+    fn must_wait(&self, way: Way) -> bool {
+        match self.network.peek(way) {
+            Some(Frame::Message(envelope)) if way.to.is_daemon() => {
+                self.is_session_full(way.to.node(), envelope.to)
+            }
+            _ => false,
+        }
     }
 
     /// On a slow machine, whoever gets something is busy with it for a while.
