@@ -1,1 +1,174 @@
-//! To be.
+//! Connections between nodes over QUIC.
+//!
+//! One UDP port, from which this node connects and at which it listens. A connection has one stream for
+//! control frames, which goes before all others, and one for each request of bulk bytes, so that loss on
+//! one holds up none of the rest.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `settings` | windows, time limits, and TLS as QUIC wants it |
+//! | `connection` | one connection, from its handshake to its end |
+//! | `bulk` | both sides of a request for bytes of an object |
+//! | `errors` | what errors of QUIC mean |
+
+mod bulk;
+mod connection;
+mod errors;
+mod settings;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Incoming, TokioRuntime};
+use shoal_runtime::transport::{
+    BoxFuture, CONNECT_WITHIN, Connection, LocalNode, STRANGERS_MAX, Transport, TransportError,
+};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+use settings::Settings;
+
+/// Connections that nobody has accepted yet.
+const BACKLOG: usize = 64;
+/// From so many strangers on, they must show that they are where they say, which costs a round trip.
+const STRANGERS_BELIEVED: usize = STRANGERS_MAX / 4;
+/// How long the last words to peers may take.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The QUIC transport of one node.
+pub struct Quic {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    client: quinn::ClientConfig,
+    server_name: String,
+    node: LocalNode,
+    accepted: Mutex<mpsc::Receiver<Connection>>,
+}
+
+impl Quic {
+    /// Listen at a UDP address. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Listen`] if the address is taken or not of this machine.
+    pub fn bind(node: LocalNode, address: SocketAddr) -> Result<Quic, TransportError> {
+        let socket = UdpSocket::bind(address).map_err(listen)?;
+        settings::enlarge_buffers(&socket);
+        let settings = Settings::new(&node.credentials)?;
+        let endpoint = Endpoint::new(
+            settings::endpoint(),
+            Some(settings.server.clone()),
+            socket,
+            Arc::new(TokioRuntime),
+        )
+        .map_err(listen)?;
+        Quic::start(node, settings, endpoint)
+    }
+
+    /// The same over a socket of the caller's, a simulated one, say.
+    pub fn over(
+        node: LocalNode,
+        config: EndpointConfig,
+        socket: Arc<dyn AsyncUdpSocket>,
+    ) -> Result<Quic, TransportError> {
+        let settings = Settings::new(&node.credentials)?;
+        let server = Some(settings.server.clone());
+        let endpoint = Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
+            .map_err(listen)?;
+        Quic::start(node, settings, endpoint)
+    }
+
+    fn start(node: LocalNode, settings: Settings, endpoint: Endpoint) -> Result<Quic, TransportError> {
+        let address = endpoint.local_addr().map_err(listen)?;
+        let (accept, accepted) = mpsc::channel(BACKLOG);
+        tokio::spawn(listen_for(endpoint.clone(), node.clone(), accept));
+        let server_name = node.credentials.server_name().to_str().into_owned();
+        let accepted = Mutex::new(accepted);
+        Ok(Quic { endpoint, address, client: settings.client, server_name, node, accepted })
+    }
+
+    async fn connect_to(&self, address: SocketAddr) -> Result<Connection, TransportError> {
+        let connecting = self
+            .endpoint
+            .connect_with(self.client.clone(), address, &self.server_name)
+            .map_err(|error| TransportError::Lost(error.to_string()))?;
+        let connected = async {
+            let connection = connecting.await.map_err(errors::from_connection)?;
+            connection::initiate(connection, &self.node).await
+        };
+        timeout(CONNECT_WITHIN, connected).await.unwrap_or(Err(TransportError::TimedOut))
+    }
+}
+
+impl Drop for Quic {
+    fn drop(&mut self) {
+        self.endpoint.close(errors::DONE, b"the node stops");
+    }
+}
+
+impl Transport for Quic {
+    fn name(&self) -> &'static str {
+        connection::NAME
+    }
+
+    fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, Result<Connection, TransportError>> {
+        Box::pin(self.connect_to(address))
+    }
+
+    fn accept(&self) -> BoxFuture<'_, Option<Connection>> {
+        Box::pin(async { self.accepted.lock().await.recv().await })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.endpoint.close(errors::DONE, b"the node stops");
+            let _ = timeout(FAREWELL, self.endpoint.wait_idle()).await;
+        })
+    }
+}
+
+fn listen(error: std::io::Error) -> TransportError {
+    TransportError::Listen(error.to_string())
+}
+
+/// Take connections until the endpoint is closed.
+async fn listen_for(endpoint: Endpoint, node: LocalNode, accept: mpsc::Sender<Connection>) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    while let Some(incoming) = endpoint.accept().await {
+        let Ok(place) = strangers.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let believed = strangers.available_permits() > STRANGERS_MAX - STRANGERS_BELIEVED;
+        if !believed && incoming.may_retry() {
+            // It fails only for who may not retry.
+            let _ = incoming.retry();
+            continue;
+        }
+        tokio::spawn(let_in(incoming, node.clone(), accept.clone(), place));
+    }
+}
+
+async fn let_in(
+    incoming: Incoming,
+    node: LocalNode,
+    accept: mpsc::Sender<Connection>,
+    place: OwnedSemaphorePermit,
+) {
+    let address = incoming.remote_address();
+    let introduced = async {
+        let connection = incoming.await.map_err(errors::from_connection)?;
+        connection::respond(connection, &node).await
+    };
+    let introduced = timeout(CONNECT_WITHIN, introduced).await.unwrap_or(Err(TransportError::TimedOut));
+    drop(place);
+    match introduced {
+        // If nobody accepts any more, dropping it closes it.
+        Ok(connection) => drop(accept.send(connection).await),
+        Err(error) => (node.log)(format_args!("a connection from {address} by QUIC was refused: {error}")),
+    }
+}

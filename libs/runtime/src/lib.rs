@@ -1,6 +1,7 @@
 //! Drives Shoal's machines: in processes over sockets, in the node daemon on tokio.
 
 pub mod control;
+#[cfg(not(madsim))]
 pub mod daemon;
 pub mod frame;
 pub mod inbox;
@@ -8,3 +9,4 @@ pub mod outbox;
 pub mod process;
 pub mod socket;
 pub mod template;
+pub mod transport;
