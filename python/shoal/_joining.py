@@ -169,7 +169,7 @@ def _find_node(address: str | None, temp: str | None) -> str | None:
         if named == "local":
             return None
         if named and named != "auto":
-            return _socket_of(named)
+            return _socket_of(named, temp)
         running = find_running(temp)
         if running is None and (address == "auto" or named == "auto"):
             raise ConnectionError(
@@ -179,18 +179,57 @@ def _find_node(address: str | None, temp: str | None) -> str | None:
         return running
     if not isinstance(address, str):
         raise TypeError(f"an address is a string, not {address!r}")
-    return _socket_of(address)
+    return _socket_of(address, temp)
 
 
-def _socket_of(address: str) -> str:
-    """The node's socket that `address` means: a session directory, or the socket itself."""
+def _socket_of(address: str, temp: str | None) -> str:
+    """The node's socket that `address` means: the cluster of that head, a session directory, or the socket."""
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdigit() and not os.path.exists(address):
+        return _member_on_this_machine(host, int(port), temp)
     path = os.path.join(address, "node.sock") if os.path.isdir(address) else address
     if not _is_served(os.path.abspath(path)):
         raise ConnectionError(
-            f"There is no cluster at {address!r}. An address is a session directory or the path "
-            'of a node\'s socket, "auto" or "local".'
+            f"There is no cluster at {address!r}. An address is HOST:PORT of a cluster's head, a session "
+            'directory or the path of a node\'s socket, "auto" or "local".'
         )
     return os.path.abspath(path)
+
+
+def _member_on_this_machine(host: str, port: int, temp: str | None) -> str:
+    """The socket of a node on this machine that belongs to the cluster of that head: the head's own if it is here."""
+    import socket
+
+    try:
+        heads = {info[4][0] for info in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise ConnectionError(f"{host!r} is not the name of a machine: {error}") from None
+    wanted = {f"[{head}]:{port}" if ":" in str(head) else f"{head}:{port}" for head in heads}
+    members = [node for node in running_nodes(temp) if node["cluster"] in wanted]
+    if not members:
+        raise ConnectionError(
+            f"No node of the cluster of {host}:{port} runs on this machine. Programs connect to a node beside "
+            f"them: start one here with `shoal start --address={host}:{port}`."
+        )
+    return str(min(members, key=lambda node: bool(node["address"] != node["cluster"]))["socket"])
+
+
+def running_nodes(temp: str | None = None) -> list[dict[str, Any]]:
+    """What the nodes of this user on this machine say of themselves.
+
+    `temp`: the directory below which sessions are kept.
+    """
+    base = os.path.join(temp or "/tmp", f"shoal-{os.getuid()}")
+    found = []
+    for name in sorted(os.listdir(base)) if os.path.isdir(base) else []:
+        try:
+            with open(os.path.join(base, name, "node.json"), encoding="utf-8") as file:
+                node = json.load(file)
+        except (OSError, ValueError):
+            continue
+        if _is_served(node["socket"]):
+            found.append(node)
+    return found
 
 
 def find_running(temp: str | None = None) -> str | None:

@@ -415,6 +415,11 @@ impl Node {
         }
     }
 
+    /// Where another node's daemon is reached, if this node knows it and counts it alive.
+    pub fn address_of(&self, node: NodeId) -> Option<&str> {
+        self.view.address_of(node)
+    }
+
     /// Check the node's invariants; a violation panics. The simulator calls it after every event.
     pub fn check(&self) {
         let held = self.processes.workers().filter_map(|(_, _, worker)| worker.holding.as_ref());

@@ -39,6 +39,11 @@ impl View {
         View { own, nodes, dead, guesses, informed: false, turn: own }
     }
 
+    /// Where a live node's daemon is reached.
+    pub(super) fn address_of(&self, node: NodeId) -> Option<&str> {
+        self.nodes.get(&node).map(|summary| summary.address.as_str())
+    }
+
     /// The head tells of nodes.
     pub(super) fn update(&mut self, nodes: Vec<NodeSummary>) {
         self.informed = true;

@@ -1,5 +1,7 @@
 //! The `shoal` command, as a function: the Python package calls it with the arguments it was given.
 
+mod cluster;
+mod network;
 mod options;
 mod start;
 mod status;

@@ -1,6 +1,7 @@
 //! The arguments of each command.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,15 +52,35 @@ struct Resources(BTreeMap<String, f64>);
 #[derive(Clone, Debug)]
 struct Labels(BTreeMap<String, String>);
 
-/// Arguments of `shoal start`.
+/// Which cluster a node belongs to.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct StartOptions {
+pub(crate) struct ClusterOptions {
     /// Start the first node of a cluster.
     #[arg(long)]
     pub(crate) head: bool,
-    /// The cluster to join.
+    /// The head of the cluster to join, as HOST:PORT.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "head")]
     pub(crate) address: Option<String>,
+    /// Where other nodes reach this one.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub(crate) node_ip_address: IpAddr,
+    /// The port, for UDP and TCP [default: 6464 for a head, else one that is free].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Where the head keeps what must survive it. Given, it is kept when the head is stopped, too.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// A file that holds the cluster's join secret [default: SHOAL_JOIN_SECRET, or the one of a head
+    /// on this machine].
+    #[arg(long, value_name = "PATH", conflicts_with = "head")]
+    pub(crate) secret_file: Option<PathBuf>,
+}
+
+/// Arguments of `shoal start`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StartOptions {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterOptions,
     /// Serve in this process until it is interrupted, instead of in the background.
     #[arg(long)]
     pub(crate) block: bool,
@@ -98,6 +119,8 @@ pub(crate) struct DaemonOptions {
     /// Gets one line of JSON when the node is up, or cannot be.
     #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(3..))]
     pub(crate) ready_fd: Option<i32>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterOptions,
     #[command(flatten)]
     pub(crate) temp: TempDirectory,
     #[command(flatten)]

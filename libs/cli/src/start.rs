@@ -11,35 +11,52 @@ use shoal_runtime::daemon::session::{self, Description, SESSION_VARIABLE, WORKER
 use shoal_runtime::daemon::{self, DaemonError};
 
 use crate::Failure;
+use crate::network::Network;
 use crate::options::{DaemonOptions, StartOptions};
 
 /// Start a node.
 pub(crate) fn start(program: &[String], options: &StartOptions) -> Result<(), Failure> {
-    if !options.head {
+    let cluster = &options.cluster;
+    if !cluster.head && cluster.address.is_none() {
         return Err(Failure::Usage(String::from(
-            "joining a cluster needs the transport between nodes, which this version does not have; \
-             use `shoal start --head` for a node of its own",
+            "`shoal start --head` begins a cluster, `shoal start --address=HOST:PORT` joins one",
         )));
     }
-    if let Some(running) = session::newest(&options.temp.path) {
+    if cluster.head
+        && let Some(running) = session::newest(&options.temp.path)
+    {
         return Err(Failure::Failed(format!(
             "a node runs already (pid {}, {}); stop it with `shoal stop`",
             running.pid,
             running.session.display()
         )));
     }
+    // Looked at here, so that what is wrong is said before anything starts.
+    let membership = cluster.membership(&options.temp.path)?;
     if options.block {
         let mut daemon = options.node.clone().daemon();
         daemon.temp_directory.clone_from(&options.temp.path);
+        daemon.membership = membership;
+        daemon.network = Some(Box::new(Network));
         return daemon::run(daemon).map_err(explain);
     }
     let description = spawn(program, options)?;
-    println!("A node has been started: {}", description.session.display());
-    println!();
-    println!("  connect a program   shoal.init(address=\"auto\")");
-    println!("  look at it          shoal status");
-    println!("  stop it             shoal stop");
+    print_started(&description, options);
     Ok(())
+}
+
+fn print_started(description: &Description, options: &StartOptions) {
+    println!("Node {} has been started: {}", description.node, description.session.display());
+    println!();
+    if let (true, Some(address)) = (options.cluster.head, description.cluster) {
+        let state = options.cluster.state_dir.clone();
+        let state = state.unwrap_or_else(|| session::head_directory(&options.temp.path));
+        println!("  add another machine   shoal start --address={address} --secret-file=FILE");
+        println!("                        with a copy of {}", state.join("join-secret").display());
+    }
+    println!("  connect a program     shoal.init(address=\"auto\")");
+    println!("  look at it            shoal status");
+    println!("  stop it               shoal stop");
 }
 
 /// Start a daemon in the background, and wait until it serves.
@@ -53,6 +70,7 @@ fn spawn(program: &[String], options: &StartOptions) -> Result<Description, Fail
     let mut command = Command::new(name);
     command.args(rest).arg("daemon").arg(format!("--ready-fd={writer}"));
     command.arg(format!("--temp-dir={}", options.temp.path.display()));
+    command.args(options.cluster.to_arguments());
     command.args(options.node.to_arguments());
     // Another node's mark would make this one look like something that a worker has left behind.
     command.env_remove(SESSION_VARIABLE).env_remove(WORKER_VARIABLE);
@@ -87,6 +105,8 @@ pub(crate) fn serve(options: DaemonOptions) -> Result<(), Failure> {
     let owner = options.owner_fd.map(take_descriptor).transpose()?;
     let ready = options.ready_fd.map(take_descriptor).transpose()?;
     let mut daemon = options.node.daemon();
+    daemon.membership = options.cluster.membership(&options.temp.path)?;
+    daemon.network = Some(Box::new(Network));
     daemon.temp_directory = options.temp.path;
     daemon.redirect = true;
     daemon.owner = owner;

@@ -4,9 +4,11 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
 use shoal_core::ids::{JobId, ProcessId};
 use shoal_core::node::Input;
 use shoal_core::value::Death;
+use shoal_core::wire;
 
 use super::links::{LinkId, Role};
 use super::log;
@@ -17,7 +19,14 @@ use crate::control::{Control, Launch, VERSION, Welcome};
 /// A driver that has greeted, until the machine lets it in.
 pub(super) struct Applicant {
     pid: u32,
+    job: JobLaunch,
+}
+
+/// What other nodes need to know of a job in order to start workers of it.
+#[derive(Serialize, Deserialize)]
+struct JobLaunch {
     launch: Launch,
+    /// The driver wants to see what its workers print.
     output: bool,
 }
 
@@ -48,19 +57,18 @@ impl Daemon {
         if self.stopping {
             return self.refuse(id, String::from("the node is being stopped"));
         }
+        let job = JobLaunch { launch, output };
+        let launch = match wire::encode(&job) {
+            Ok(launch) => launch.into(),
+            Err(error) => return self.refuse(id, format!("its surroundings cannot be passed on: {error}")),
+        };
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        link.role = Role::Applicant(Rc::new(Applicant { pid, launch, output }));
+        link.role = Role::Applicant(Rc::new(Applicant { pid, job }));
         // As many workers as can run at once will be wanted soon; the machine bounds the number.
         let prestart = self.cpus;
-        self.tell_node(Input::DriverConnected {
-            connection: id.0,
-            pid,
-            namespace,
-            prestart,
-            launch: bytes::Bytes::new(),
-        });
+        self.tell_node(Input::DriverConnected { connection: id.0, pid, namespace, prestart, launch });
     }
 
     fn refuse(&mut self, id: LinkId, reason: String) {
@@ -89,12 +97,27 @@ impl Daemon {
         self.processes.insert(process, Process { job, link: Some(id), worker: None });
         let welcome = self.welcome(process, job, namespace.clone());
         self.queue_control(id, &Control::Welcome(welcome), vec![segment]);
-        let output = applicant.output.then_some(process);
-        self.jobs.insert(job, Job::new(process, applicant.launch.clone(), namespace, output));
+        let JobLaunch { launch, output } = &applicant.job;
+        let output = output.then_some(process);
+        self.jobs.insert(job, Job::new(process, launch.clone(), namespace, output));
         log!("{process:?} (pid {}) is the driver of job {}", applicant.pid, job.0);
         // Workers will be wanted soon. If this fails, the first fork says why.
         if let Err(error) = self.start_template(job) {
             log!("the template of job {} could not be started: {error}", job.0);
+        }
+    }
+
+    /// There is a job whose driver is on another node: its workers may be wanted here.
+    pub(super) fn remember_job(&mut self, id: JobId, driver: ProcessId, namespace: String, launch: &[u8]) {
+        if self.jobs.contains_key(&id) {
+            return;
+        }
+        match wire::decode::<JobLaunch>(launch) {
+            Ok(JobLaunch { launch, output }) => {
+                let output = output.then_some(driver);
+                self.jobs.insert(id, Job::new(driver, launch, namespace, output));
+            }
+            Err(error) => log!("workers of job {} cannot be started here: {error}", id.0),
         }
     }
 

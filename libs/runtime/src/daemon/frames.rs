@@ -74,7 +74,11 @@ impl Daemon {
     /// or was never there, is dropped: whoever needs to know of a death watches for it.
     fn pass_on(&mut self, mut header: Header, from: ProcessId, body: &[u8]) -> Result<(), Fault> {
         header.from = from;
-        if self.is_own(header.to) {
+        if header.to == ProcessId::HEAD && self.is_head_elsewhere() {
+            self.forward_to_head(header, body);
+        } else if header.to.node() != self.id && header.to != ProcessId::HEAD {
+            self.forward_to_node(header, body);
+        } else if self.is_own(header.to) {
             let message: Message = wire::decode(body)?;
             self.deliver(header.to, from, message);
         } else if let Some(link) = self.link_of(header.to) {

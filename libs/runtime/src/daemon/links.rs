@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::drivers::Applicant;
 use super::log;
-use super::state::{Daemon, Shared, Task, with};
+use super::state::{Daemon, Shared, Source, Task, with};
 use super::watched::{Watched, watch};
 use crate::control::Control;
 use crate::frame::{Header, Kind};
@@ -70,7 +70,7 @@ pub(super) struct Link {
     /// Not read yet, because it is not known yet who is at the other end.
     held: bool,
     /// Links that are paused until this one has been written.
-    filled_by: Vec<LinkId>,
+    filled_by: Vec<Source>,
     /// Tells the link's task that what it waits for has changed.
     changed: Rc<Notify>,
     _task: Task,
@@ -225,7 +225,6 @@ impl Daemon {
     }
 
     fn queue(&mut self, id: LinkId, push: impl FnOnce(&mut Outbox)) {
-        let source = self.source;
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -237,31 +236,40 @@ impl Daemon {
             link.dirty = true;
             self.dirty.push(id);
         }
-        if link.outbox.waiting() > WAITING_BYTES_MAX
-            && let Some(source) = source
-        {
-            self.pause(source, id);
+        if link.outbox.waiting() > WAITING_BYTES_MAX {
+            self.pause_source(|daemon, source| {
+                if let Some(full) = daemon.links.get_mut(&id) {
+                    full.filled_by.push(source);
+                }
+            });
         }
     }
 
-    /// Do not read `source` until `full` has been written.
-    fn pause(&mut self, source: LinkId, full: LinkId) {
-        let Some(link) = self.links.get_mut(&source) else {
-            return;
-        };
-        if !link.paused {
-            link.paused = true;
-            if let Some(full) = self.links.get_mut(&full) {
-                full.filled_by.push(source);
+    /// Do not read whoever has sent what is being handled before what it fills has room again; `note`
+    /// remembers who waits for that.
+    pub(super) fn pause_source(&mut self, note: impl FnOnce(&mut Daemon, Source)) {
+        let Some(source) = self.source.clone() else { return };
+        let paused = match &source {
+            Source::Link(id) => {
+                self.links.get_mut(id).is_some_and(|link| !std::mem::replace(&mut link.paused, true))
             }
+            Source::Gate(gate) => gate.close(),
+        };
+        if paused {
+            note(self, source);
         }
     }
 
-    fn resume(&mut self, sources: Vec<LinkId>) {
+    pub(super) fn resume(&mut self, sources: Vec<Source>) {
         for source in sources {
-            if let Some(link) = self.links.get_mut(&source) {
-                link.paused = false;
-                link.changed.notify_one();
+            match source {
+                Source::Link(id) => {
+                    if let Some(link) = self.links.get_mut(&id) {
+                        link.paused = false;
+                        link.changed.notify_one();
+                    }
+                }
+                Source::Gate(gate) => gate.open(),
             }
         }
     }
@@ -332,7 +340,7 @@ impl Daemon {
         };
         let count = link.inbox.fill(link.socket.get_ref())?;
         if count > 0 {
-            self.source = Some(id);
+            self.source = Some(Source::Link(id));
             self.reads += 1;
             self.handle_frames(id);
         }

@@ -18,6 +18,7 @@
 
 mod broker;
 pub mod client;
+mod cluster;
 mod drivers;
 mod frames;
 mod leftovers;
@@ -46,6 +47,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -54,9 +56,11 @@ use shoal_core::node::Config;
 use shoal_store::{Backing, FIRST_OFFSET, Segment, SpillDirectory, StoreError};
 use tokio::task::LocalSet;
 
+pub use cluster::{EnterError, HeadError, Membership, Network};
 pub use resources::Wanted;
 
 use crate::control::VERSION;
+use crate::transport::Connection;
 use memory::MemoryReader;
 use session::{DEFAULT_TEMP_DIRECTORY, Description, Session};
 use state::{Daemon, Parts};
@@ -72,7 +76,6 @@ pub(crate) use log;
 const SPILL_DISK_SHARE: f64 = 0.95;
 
 /// How a daemon is to run.
-#[derive(Debug)]
 pub struct Options {
     /// Where sessions are.
     pub temp_directory: PathBuf,
@@ -80,6 +83,10 @@ pub struct Options {
     pub wanted: Wanted,
     /// The node's labels.
     pub labels: Vec<(String, String)>,
+    /// Which cluster the node belongs to.
+    pub membership: Membership,
+    /// Reaches other daemons; not needed by a node that is alone.
+    pub network: Option<Box<dyn Network>>,
     /// Where spilled objects go, instead of into the session's directory.
     pub spill_directory: Option<PathBuf>,
     /// Stop after this time without any process. `None`: never.
@@ -99,6 +106,8 @@ impl Default for Options {
             temp_directory: PathBuf::from(DEFAULT_TEMP_DIRECTORY),
             wanted: Wanted::default(),
             labels: Vec::new(),
+            membership: Membership::Alone,
+            network: None,
             spill_directory: None,
             idle_exit: None,
             owner: None,
@@ -114,6 +123,9 @@ pub enum DaemonError {
     /// The options make no sense.
     #[error("{0}")]
     Options(String),
+    /// It cannot become a node of its cluster.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
     /// The object store cannot be made.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -146,8 +158,7 @@ pub fn run(mut options: Options) -> Result<(), DaemonError> {
         Ok(node) => node.run(options, ready),
         Err(error) => {
             if let Some(ready) = &mut ready {
-                let report = serde_json::json!({ "error": error.to_string() });
-                let _ = writeln!(ready, "{report}");
+                report(ready, &error);
             }
             Err(error)
         }
@@ -184,7 +195,8 @@ impl Node {
         }
         let spill = SpillDirectory::open(session.spill(), SPILL_DISK_SHARE)?;
         let listener = listen(&session.socket())?;
-        let mut config = Config::new(NodeId(1));
+        // The head gives it its number.
+        let mut config = Config::new(NodeId::default());
         config.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         config.labels = std::mem::take(&mut options.labels);
         config.store_start = FIRST_OFFSET;
@@ -202,55 +214,96 @@ impl Node {
         Ok(Node { session, listener, config, store, memory, memory_threshold, files_before })
     }
 
-    fn run(self, options: Options, ready: Option<File>) -> Result<(), DaemonError> {
+    fn run(self, mut options: Options, mut ready: Option<File>) -> Result<(), DaemonError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(DaemonError::system("the event loop cannot be made"))?;
-        let Node { session, listener, config, store, memory, memory_threshold, files_before } = self;
-        let description = Description {
-            session: session.directory().to_owned(),
-            socket: session.socket(),
-            spill: session.spill().to_owned(),
-            node: config.node.0,
-            pid: std::process::id(),
-            version: String::from(VERSION),
-            owned: options.owner.is_some(),
-        };
-        let cpus = config.resources.get(shoal_core::resources::Resources::CPU).as_f64().ceil();
-        let parts = Parts {
-            config,
-            store,
-            memory,
-            memory_threshold,
-            files_before,
-            session: session.directory().to_owned(),
-            logs: session.logs(),
-            cpus: cpus as u32,
-            idle_exit: options.idle_exit,
-        };
+        let Node { session, listener, mut config, store, memory, memory_threshold, files_before } = self;
+        let offers = Arc::new(cluster::Offers::new(store.memory()));
         let local = LocalSet::new();
         let result = local.block_on(&runtime, async {
+            let membership = std::mem::replace(&mut options.membership, Membership::Alone);
+            let network = options.network.as_deref();
+            let entered = cluster::enter(membership, network, Arc::clone(&offers) as _, &mut config).await?;
+            config.node = entered.node;
+            let description = Description {
+                session: session.directory().to_owned(),
+                socket: session.socket(),
+                spill: session.spill().to_owned(),
+                node: config.node.0,
+                pid: std::process::id(),
+                version: String::from(VERSION),
+                owned: options.owner.is_some(),
+                cluster: entered.cluster,
+                address: entered.transport.as_ref().map(|transport| transport.local_address()),
+            };
+            let cpus = config.resources.get(shoal_core::resources::Resources::CPU).as_f64().ceil();
+            let parts = Parts {
+                config,
+                head: entered.head,
+                transport: entered.transport,
+                offers,
+                store,
+                memory,
+                memory_threshold,
+                files_before,
+                session: session.directory().to_owned(),
+                logs: session.logs(),
+                cpus: cpus as u32,
+                idle_exit: options.idle_exit,
+            };
             let shared: Rc<RefCell<Daemon>> = Daemon::new(parts);
+            serve_cluster(&shared, entered.connection)?;
             state::spawn_driving(&shared);
-            links::listen(&shared, listener)?;
-            stop::listen(&shared, options.owner)?;
-            reaper::listen(&shared)?;
-            session.publish(&description)?;
+            serve(&shared, listener, options.owner.take())
+                .and_then(|()| session.publish(&description))
+                .map_err(DaemonError::system("the node cannot be served"))?;
             log!("node {} serves {}", description.node, description.socket.display());
-            if let Some(mut ready) = ready {
+            if let Some(ready) = &mut ready {
                 // A starter that does not wait for the line does no harm.
-                let _ = writeln!(ready, "{}", serde_json::to_string(&description)?);
+                let _ = serde_json::to_string(&description).map(|line| writeln!(ready, "{line}"));
             }
             stop::wait_and_stop(&shared).await;
-            io::Result::Ok(())
+            if let Some(state) = entered.state.filter(|_| !shared.borrow().has_failed) {
+                // The cluster ends with its head: nothing of it must come back.
+                let _ = std::fs::remove_dir_all(state);
+            }
+            Ok(())
         });
         drop(local);
         // Work that has begun on other threads ends by itself; the segment lives until then.
         runtime.shutdown_timeout(Duration::from_secs(2));
         drop(session);
-        result.map_err(DaemonError::system("the node cannot be served"))
+        if let (Err(error), Some(ready)) = (&result, &mut ready) {
+            report(ready, error);
+        }
+        result
     }
+}
+
+/// Talk to other daemons, if this one is not alone.
+fn serve_cluster(shared: &Rc<RefCell<Daemon>>, connection: Option<Connection>) -> Result<(), EnterError> {
+    if let cluster::HeadSide::Here(hosted) = &mut shared.borrow_mut().cluster.head {
+        hosted.serve(shared)?;
+    }
+    if let Some(connection) = connection {
+        cluster::serve(shared, connection);
+    }
+    cluster::listen(shared);
+    Ok(())
+}
+
+/// Serve local processes.
+fn serve(shared: &Rc<RefCell<Daemon>>, listener: UnixListener, owner: Option<OwnedFd>) -> io::Result<()> {
+    links::listen(shared, listener)?;
+    stop::listen(shared, owner)?;
+    reaper::listen(shared)
+}
+
+/// Tell whoever has started the daemon why it does not run.
+fn report(ready: &mut File, error: &DaemonError) {
+    let _ = writeln!(ready, "{}", serde_json::json!({ "error": error.to_string() }));
 }
 
 fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
@@ -280,7 +333,8 @@ fn raise_file_limit() -> Rlimit {
     before
 }
 
-pub(crate) fn write_log(text: std::fmt::Arguments<'_>) {
+/// Write a line to the daemon's log, which is its standard error.
+pub fn write_log(text: std::fmt::Arguments<'_>) {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     // A log that cannot be written must not end the daemon, as `eprintln` would.
     let _ = writeln!(io::stderr(), "{}.{:03} {text}", since_epoch.as_secs(), since_epoch.subsec_millis());

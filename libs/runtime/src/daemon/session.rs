@@ -7,6 +7,7 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,17 @@ pub struct Description {
     pub version: String,
     /// It belongs to one driver and ends with it.
     pub owned: bool,
+    /// Where the head of its cluster is reached; `None` if nobody can join it.
+    pub cluster: Option<SocketAddr>,
+    /// Where its own daemon is reached by others.
+    pub address: Option<SocketAddr>,
+}
+
+impl Description {
+    /// Whether the head of its cluster lives in it.
+    pub fn is_head(&self) -> bool {
+        self.cluster.is_some() && self.cluster == self.address
+    }
 }
 
 /// The session of this daemon. Dropping it removes everything.
@@ -137,6 +149,21 @@ pub fn base_directory(temp: &Path) -> PathBuf {
 /// The newest live node of this user that drivers may join, if there is one.
 pub fn newest(temp: &Path) -> Option<Description> {
     live(temp).into_iter().find(|description| !description.owned)
+}
+
+/// The node of this user below `temp` that drivers of the cluster with that head may join: the head's
+/// own, else the newest.
+pub fn of_cluster(temp: &Path, head: SocketAddr) -> Option<Description> {
+    let mut found = live(temp);
+    found.retain(|description| !description.owned && description.cluster == Some(head));
+    found.sort_by_key(|description| !description.is_head());
+    found.into_iter().next()
+}
+
+/// Where a head keeps what must survive it, unless somebody says otherwise. It is removed when the head is
+/// stopped in order, so what a start finds there is of a head that was killed.
+pub fn head_directory(temp: &Path) -> PathBuf {
+    base_directory(temp).join("head")
 }
 
 /// All live nodes of this user below `temp`, the newest first.
@@ -267,6 +294,8 @@ mod tests {
             pid: std::process::id(),
             version: String::from("0"),
             owned: false,
+            cluster: None,
+            address: None,
         }
     }
 

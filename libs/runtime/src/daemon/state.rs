@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Rlimit;
-use shoal_core::head::{self, Head};
+use shoal_core::head;
 use shoal_core::ids::{JobId, NodeId, ProcessId};
 use shoal_core::message::Message;
 use shoal_core::node::{self, Config, Node, Work};
@@ -16,12 +17,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::broker::Pairs;
+use super::cluster::{Cluster, Fetches, Gate, HeadSide, Offers};
 use super::links::{Link, LinkId};
 use super::memory::MemoryReader;
 use super::status::StatusRequests;
 use super::templates::Job;
 use super::work::Store;
 use super::workers::Worker;
+use crate::transport::Transport;
 
 /// The daemon as its tasks share it. No borrow lives across an `await`.
 pub(super) type Shared = Rc<RefCell<Daemon>>;
@@ -29,6 +32,9 @@ pub(super) type Shared = Rc<RefCell<Daemon>>;
 /// What a daemon is made of.
 pub(super) struct Parts {
     pub(super) config: Config,
+    pub(super) head: HeadSide,
+    pub(super) transport: Option<Arc<dyn Transport>>,
+    pub(super) offers: Arc<Offers>,
     pub(super) store: Store,
     pub(super) memory: MemoryReader,
     /// The part of the memory that may be in use before workers are killed.
@@ -58,12 +64,15 @@ pub(super) struct Daemon {
     pub(super) links_made: u64,
     /// Links with something to write.
     pub(super) dirty: Vec<LinkId>,
-    /// The link whose frames are being handled: it pays for what they cause.
-    pub(super) source: Option<LinkId>,
+    /// Whose frames are being handled: it pays for what they cause.
+    pub(super) source: Option<Source>,
     /// How often something was read: whether anything happens at all.
     pub(super) reads: u64,
     pub(super) processes: HashMap<ProcessId, Process>,
     pub(super) jobs: HashMap<JobId, Job>,
+    pub(super) cluster: Cluster,
+    pub(super) offers: Arc<Offers>,
+    pub(super) fetches: Fetches,
     pub(super) pairs: Pairs,
     pub(super) statuses: StatusRequests,
     /// Scratch for what workers print.
@@ -74,15 +83,15 @@ pub(super) struct Daemon {
     /// Why to stop, once somebody has asked for it.
     pub(super) stop_reason: Option<String>,
     pub(super) stop: Rc<Notify>,
+    /// It stops because it cannot go on, so another start may take up what it leaves.
+    pub(super) has_failed: bool,
     /// Set while everything is being ended: nothing new starts.
     pub(super) stopping: bool,
     idle_exit: Option<Duration>,
     idle_since: Instant,
 
     node: Node,
-    head: Head,
     node_effects: Effects<node::Effect>,
-    head_effects: Effects<head::Effect>,
     inputs: VecDeque<Input>,
     started: Instant,
     wake: Rc<Notify>,
@@ -100,6 +109,15 @@ pub(super) struct Process {
 enum Input {
     Node(node::Input),
     Head(head::Input),
+}
+
+/// Where frames come from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// A local process.
+    Link(LinkId),
+    /// A session with another daemon.
+    Gate(Rc<Gate>),
 }
 
 /// A task that ends with its owner.
@@ -182,13 +200,15 @@ impl Daemon {
                 sweep: None,
                 stop_reason: None,
                 stop: Rc::new(Notify::new()),
+                has_failed: false,
                 stopping: false,
                 idle_exit: parts.idle_exit,
                 idle_since: Instant::now(),
-                head: Head::new(head::Config::new(parts.config.seed), Vec::new()),
+                offers: parts.offers,
+                fetches: Fetches::default(),
+                cluster: Cluster::new(parts.transport, parts.head),
                 node: Node::new(parts.config),
                 node_effects: Effects::new(),
-                head_effects: Effects::new(),
                 inputs: VecDeque::new(),
                 started: Instant::now(),
                 wake: Rc::new(Notify::new()),
@@ -211,10 +231,20 @@ impl Daemon {
         self.inputs.push_back(Input::Node(input));
     }
 
+    /// Let the head's machine know something, if it is here.
+    pub(super) fn tell_head(&mut self, input: head::Input) {
+        self.inputs.push_back(Input::Head(input));
+    }
+
     /// Hand a message to the machine that it is for.
     pub(super) fn deliver(&mut self, to: ProcessId, from: ProcessId, message: Message) {
-        if to == ProcessId::HEAD {
-            self.inputs.push_back(Input::Head(head::Input::Received { via: self.id, from, message }));
+        if to == ProcessId::HEAD && self.is_head_elsewhere() {
+            self.send_to_head(from, &message);
+        } else if to == ProcessId::HEAD {
+            self.tell_head(head::Input::Received { via: self.id, from, message });
+        } else if matches!(message, Message::Answer { .. }) {
+            // The machine asks nothing: the daemon has, on behalf of people.
+            self.take_answer(message);
         } else {
             self.inputs.push_back(Input::Node(node::Input::Received { from, message }));
         }
@@ -238,7 +268,11 @@ impl Daemon {
             let now = self.now();
             match input {
                 Input::Node(input) => self.node.handle(now, input, &mut self.node_effects),
-                Input::Head(input) => self.head.handle(now, input, &mut self.head_effects),
+                Input::Head(input) => {
+                    if let HeadSide::Here(hosted) = &mut self.cluster.head {
+                        hosted.head.handle(now, input, &mut hosted.effects);
+                    }
+                }
             }
             self.apply();
         }
@@ -250,8 +284,10 @@ impl Daemon {
         if self.node.poll_timeout().is_some_and(|(due, _)| due <= now) {
             self.node.handle_timeout(now, &mut self.node_effects);
         }
-        if self.head.poll_timeout().is_some_and(|(due, _)| due <= now) {
-            self.head.handle_timeout(now, &mut self.head_effects);
+        if let HeadSide::Here(hosted) = &mut self.cluster.head
+            && hosted.head.poll_timeout().is_some_and(|(due, _)| due <= now)
+        {
+            hosted.head.handle_timeout(now, &mut hosted.effects);
         }
         self.apply();
         if !self.processes.is_empty() {
@@ -262,9 +298,12 @@ impl Daemon {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let machines = [self.node.poll_timeout(), self.head.poll_timeout()];
-        let machines = machines.into_iter().flatten().map(|(due, _)| self.instant(due));
-        machines.chain(self.idle_deadline()).min()
+        let head = match &self.cluster.head {
+            HeadSide::Here(hosted) => hosted.head.poll_timeout(),
+            HeadSide::There(_) => None,
+        };
+        let machines = [self.node.poll_timeout(), head].into_iter().flatten().map(|(due, _)| due);
+        machines.map(|due| self.instant(due)).chain(self.idle_deadline()).min()
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
@@ -278,14 +317,7 @@ impl Daemon {
             self.apply_node(effect);
         }
         self.node_effects = effects;
-        let mut effects = std::mem::take(&mut self.head_effects);
-        for effect in effects.drain() {
-            // The head lives in this daemon, keeps no log, and has no other node.
-            if let head::Effect::Send { to, message } = effect {
-                self.send(to, ProcessId::HEAD, message);
-            }
-        }
-        self.head_effects = effects;
+        self.apply_head();
     }
 
     fn apply_node(&mut self, effect: node::Effect) {
@@ -298,33 +330,42 @@ impl Daemon {
                 Work::ForkWorker { process, job, environment } => {
                     self.fork_worker(operation, process, job, environment);
                 }
+                Work::Fetch { object, from, offset, size } => {
+                    self.fetch(operation, object, from, offset, size);
+                }
                 work => self.start_store_work(operation, work),
             },
             node::Effect::Kill { process, death } => self.kill(process, death),
             node::Effect::StopTemplate { job } => self.stop_template(job),
-            // There is no other node.
-            node::Effect::RememberJob { .. }
-            | node::Effect::ForgetJob { .. }
-            | node::Effect::Offer { .. }
-            | node::Effect::Withdraw { .. }
-            | node::Effect::Cancel { .. }
-            | node::Effect::Forget { .. }
-            | node::Effect::Stop { .. } => {}
+            node::Effect::RememberJob { job, driver, namespace, launch } => {
+                self.remember_job(job, driver, namespace, &launch);
+            }
+            node::Effect::ForgetJob { job } => self.forget_job(job),
+            node::Effect::Forget { node } => self.forget_node(node),
+            node::Effect::Stop { reason } => self.request_stop(&reason),
+            node::Effect::Offer { to, object, offset, size } => self.offer(to, object, offset, size),
+            node::Effect::Withdraw { to, object } => self.withdraw(to, object),
+            node::Effect::Cancel { operation } => self.cancel_fetch(operation),
         }
     }
 
     /// Send a machine's message on its way.
-    fn send(&mut self, to: ProcessId, from: ProcessId, message: Message) {
+    pub(super) fn send(&mut self, to: ProcessId, from: ProcessId, message: Message) {
         if self.is_own(to) {
             self.deliver(to, from, message);
-        } else if self.is_status_asker(to) {
-            self.take_answer(message);
+        } else if to.node() != self.id {
+            self.send_to_other_node(to, from, &message);
         } else if let Some(link) = self.link_of(to) {
             self.queue_message(link, to, from, &message);
         }
     }
 
-    fn now(&self) -> Time {
+    /// Where the daemon of another node is reached, if the cluster's view says so.
+    pub(super) fn address_text(&self, node: NodeId) -> Option<&str> {
+        self.node.address_of(node)
+    }
+
+    pub(super) fn now(&self) -> Time {
         Time(self.started.elapsed().as_nanos() as u64)
     }
 

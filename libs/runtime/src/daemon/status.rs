@@ -12,9 +12,6 @@ use super::links::LinkId;
 use super::state::Daemon;
 use crate::control::{Control, VERSION};
 
-/// The process number under which the daemon itself asks its machines. Processes count up from 1.
-const ASKER_NUMBER: u32 = u32::MAX;
-
 /// Every status consists of the answers to these.
 const QUESTIONS: u64 = 4;
 
@@ -35,11 +32,6 @@ struct Status {
 }
 
 impl Daemon {
-    /// Whether an answer to this process is one for a status.
-    pub(super) fn is_status_asker(&self, process: ProcessId) -> bool {
-        process == ProcessId::new(self.id, ASKER_NUMBER)
-    }
-
     /// Somebody asks what is going on.
     pub(super) fn ask_status(&mut self, link: LinkId) {
         let number = self.statuses.asked;
@@ -53,10 +45,9 @@ impl Daemon {
             (node, Query::Workers),
             (node, Query::Store),
         ];
-        let asker = ProcessId::new(self.id, ASKER_NUMBER);
         for (index, (to, query)) in (0..).zip(questions) {
             let request = RequestId(number * QUESTIONS + index);
-            self.deliver(to, asker, Message::Ask { request, query });
+            self.deliver(to, node, Message::Ask { request, query });
         }
     }
 

@@ -274,6 +274,15 @@ impl Daemon {
         }
     }
 
+    /// Nothing of a job will ever be started here again.
+    pub(super) fn forget_job(&mut self, job: JobId) {
+        self.stop_template(job);
+        // One whose template still runs goes with the daemon.
+        if self.template_mut(job).is_none() {
+            self.jobs.remove(&job);
+        }
+    }
+
     /// The job whose template has this pid.
     pub(super) fn job_of_template(&self, pid: Pid) -> Option<JobId> {
         let found = self

@@ -20,12 +20,12 @@ const WORK_AT_ONCE: usize = 2;
 /// The node's object store.
 pub(super) struct Store {
     segment: Segment,
-    parts: Arc<Parts>,
+    parts: Arc<Memory>,
     permits: Rc<Semaphore>,
 }
 
-/// What the threads use.
-struct Parts {
+/// The segment as this daemon maps it, and where objects are spilled to: what threads use.
+pub(super) struct Memory {
     reader: ReadMapping,
     writer: WriteMapping,
     spill: SpillDirectory,
@@ -34,9 +34,13 @@ struct Parts {
 impl Store {
     pub(super) fn new(segment: Segment, spill: SpillDirectory) -> Result<Store, StoreError> {
         let parts =
-            Parts { reader: ReadMapping::new(&segment)?, writer: WriteMapping::new(&segment)?, spill };
+            Memory { reader: ReadMapping::new(&segment)?, writer: WriteMapping::new(&segment)?, spill };
         let permits = Rc::new(Semaphore::new(WORK_AT_ONCE));
         Ok(Store { segment, parts: Arc::new(parts), permits })
+    }
+
+    pub(super) fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.parts)
     }
 
     pub(super) fn segment(&self) -> &Segment {
@@ -80,7 +84,29 @@ impl Daemon {
     }
 }
 
-impl Parts {
+impl Memory {
+    /// Bytes of the segment that nobody changes; `None` if they are not in it.
+    pub(super) fn slice(&self, offset: u64, size: u64) -> Option<&[u8]> {
+        // SAFETY: callers ask for ranges of sealed objects that the machine keeps where they are.
+        unsafe { self.reader.slice(offset, size) }.ok()
+    }
+
+    /// Make sure that a range can be written to.
+    pub(super) fn reserve(&self, offset: u64, size: u64) -> Result<(), StoreError> {
+        self.writer.reserve(offset, size)
+    }
+
+    /// A range of the segment to write to; `None` if it is not in it.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may read or write the range while the slice lives.
+    #[allow(clippy::mut_from_ref, reason = "the caller vouches for the range, not for the whole segment")]
+    pub(super) unsafe fn slice_mut(&self, offset: u64, size: u64) -> Option<&mut [u8]> {
+        // SAFETY: as promised by the caller.
+        unsafe { self.writer.slice_mut(offset, size) }.ok()
+    }
+
     fn perform(&self, work: Work) -> WorkResult {
         let result = match work {
             Work::Spill { objects } => self.spill(&objects),
@@ -101,11 +127,9 @@ impl Parts {
                 // no process, and uses them again only after the answer.
                 unsafe { self.writer.release(offset, size) }.map(|_| WorkResult::Done)
             }
-            Work::Fetch { object, from, .. } => {
-                let detail = format!("node {} cannot be reached from here", from.0);
-                return WorkResult::Failed(Failure::ObjectLost { object, detail });
+            Work::ForkWorker { .. } | Work::Fetch { .. } => {
+                unreachable!("the daemon's own thread forks workers and fetches objects")
             }
-            Work::ForkWorker { .. } => unreachable!("the daemon's own thread forks workers"),
         };
         result.unwrap_or_else(|error| {
             log!("work of the store has failed: {error}");

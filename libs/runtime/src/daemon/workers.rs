@@ -277,11 +277,15 @@ impl Daemon {
         let Some(job) = self.processes.get(&process).map(|entry| entry.job) else {
             return;
         };
-        let driver = self.jobs.get(&job).and_then(|job| job.output());
-        let Some(link) = driver.and_then(|driver| self.link_of(driver)) else {
+        let Some(driver) = self.jobs.get(&job).and_then(|job| job.output()) else {
             return;
         };
-        let slow = self.waiting_bytes(link) > OUTPUT_BYTES_MAX;
+        let link = self.link_of(driver);
+        let slow = match link {
+            Some(link) => self.waiting_bytes(link) > OUTPUT_BYTES_MAX,
+            None if driver.node() == self.id => return,
+            None => self.is_slow_to(driver.node()),
+        };
         let Some(worker) = self.worker_mut(process) else {
             return;
         };
@@ -296,7 +300,11 @@ impl Daemon {
             lines.insert(0, notice);
         }
         let error = channel == Channel::Error;
-        self.queue_control(link, &Control::Output { process, pid, error, lines }, Vec::new());
+        let control = Control::Output { process, pid, error, lines };
+        match link {
+            Some(link) => self.queue_control(link, &control, Vec::new()),
+            None => self.send_control_to_node(driver, &control),
+        }
     }
 }
 

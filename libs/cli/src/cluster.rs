@@ -1,0 +1,82 @@
+//! Which cluster a node belongs to, from the command line.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+
+use shoal_identity::JoinSecret;
+use shoal_runtime::daemon::Membership;
+use shoal_runtime::daemon::session;
+
+use crate::Failure;
+use crate::options::ClusterOptions;
+
+/// Where heads are reached unless somebody says otherwise.
+const HEAD_PORT: u16 = 6464;
+
+/// Holds the cluster's join secret.
+const SECRET_VARIABLE: &str = "SHOAL_JOIN_SECRET";
+
+/// The file in a head's directory that holds the secret for people to pass on.
+const SECRET_FILE: &str = "join-secret";
+
+impl ClusterOptions {
+    /// Which cluster the node belongs to. `temp` is where sessions are.
+    pub(crate) fn membership(&self, temp: &Path) -> Result<Membership, Failure> {
+        if self.head {
+            let port = self.port.unwrap_or(HEAD_PORT);
+            let state = self.state_dir.clone().unwrap_or_else(|| session::head_directory(temp));
+            let address = SocketAddr::new(self.node_ip_address, port);
+            return Ok(Membership::Head { address, state, keep: self.state_dir.is_some() });
+        }
+        let Some(head) = &self.address else { return Ok(Membership::Alone) };
+        let head = resolve(head)?;
+        let secret = self.secret(temp)?;
+        let address = SocketAddr::new(self.node_ip_address, self.port.unwrap_or(0));
+        Ok(Membership::Member { head, address, secret })
+    }
+
+    fn secret(&self, temp: &Path) -> Result<JoinSecret, Failure> {
+        let (text, place) = if let Some(path) = &self.secret_file {
+            (read(path)?, path.display().to_string())
+        } else if let Ok(secret) = std::env::var(SECRET_VARIABLE) {
+            (secret, String::from(SECRET_VARIABLE))
+        } else {
+            let path = session::head_directory(temp).join(SECRET_FILE);
+            let text = std::fs::read_to_string(&path).map_err(|_| {
+                Failure::Usage(format!(
+                    "joining a cluster needs its secret: pass --secret-file, or set {SECRET_VARIABLE}. The \
+                     machine of the head has it in {SECRET_FILE}, in the head's state directory"
+                ))
+            })?;
+            (text, path.display().to_string())
+        };
+        text.trim().parse().map_err(|error| Failure::Usage(format!("{place}: {error}")))
+    }
+
+    /// The same options as arguments.
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.head {
+            arguments.push(String::from("--head"));
+        }
+        arguments.extend(self.address.iter().map(|address| format!("--address={address}")));
+        arguments.push(format!("--node-ip-address={}", self.node_ip_address));
+        arguments.extend(self.port.iter().map(|port| format!("--port={port}")));
+        for (name, path) in [("state-dir", &self.state_dir), ("secret-file", &self.secret_file)] {
+            arguments.extend(path.iter().map(|path| format!("--{name}={}", path.display())));
+        }
+        arguments
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))
+}
+
+/// What people write for an address.
+pub(crate) fn resolve(text: &str) -> Result<SocketAddr, Failure> {
+    let wrong = |reason: String| Failure::Usage(format!("{text:?} is no address HOST:PORT: {reason}"));
+    let mut found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    found.next().ok_or_else(|| wrong(String::from("the host has no address")))
+}

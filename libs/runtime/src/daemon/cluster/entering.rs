@@ -1,0 +1,248 @@
+//! How a daemon becomes a node: it gets its number from the head, its own or another one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_core::head;
+use shoal_core::ids::NodeId;
+use shoal_core::message::NodeSummary;
+use shoal_core::node::Config;
+use shoal_identity::join::JoinError;
+use shoal_identity::{
+    AuthorityError, ClusterAuthority, Credentials, InvalidName, JoinSecret, NodeName, Role, Validity, join,
+};
+use shoal_state::FileLog;
+use tokio::net::TcpStream;
+
+use super::super::log;
+use super::head::Away;
+use super::word::{Greeting, Reply, Wish, hear, say};
+use super::{HeadError, HeadSide, Hosted};
+use crate::transport::{BoxFuture, BulkSource, Connection, Transport, TransportError};
+
+/// How often, and how long apart, a node asks a head that is not there yet to let it in.
+const ATTEMPTS: u32 = 100;
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+/// The head must answer within this time; it writes to its log before.
+const REPLY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Which cluster a daemon belongs to.
+#[derive(Debug)]
+pub enum Membership {
+    /// One of its own, which nobody can join and which ends with the daemon.
+    Alone,
+    /// One whose head lives in this daemon.
+    Head {
+        /// Where other daemons reach it. Port 0 takes one that is free.
+        address: SocketAddr,
+        /// Where the cluster's authority and the head's log are. A cluster that is there already goes on.
+        state: PathBuf,
+        /// Keep them when the daemon is stopped in order, too.
+        keep: bool,
+    },
+    /// One whose head lives elsewhere.
+    Member {
+        /// Where the head is reached.
+        head: SocketAddr,
+        /// Where other daemons reach this one. Port 0 takes one that is free.
+        address: SocketAddr,
+        /// What lets nodes join.
+        secret: JoinSecret,
+    },
+}
+
+/// Binds a transport; the transports themselves are crates that this one knows nothing of.
+pub trait Network: Send {
+    /// Listen at an address as the member that `credentials` speak for. With an authority, those who prove
+    /// the cluster's secret are given a certificate. `source` has the bytes that peers ask for.
+    fn bind(
+        &self,
+        address: SocketAddr,
+        credentials: Credentials,
+        authority: Option<Arc<ClusterAuthority>>,
+        source: Arc<dyn BulkSource>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Transport>, TransportError>>;
+}
+
+/// Why a daemon is no node.
+#[derive(Debug, thiserror::Error)]
+pub enum EnterError {
+    /// The head.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The cluster's authority.
+    #[error("the cluster's authority: {0}")]
+    Authority(#[from] AuthorityError),
+    /// Its name.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The head cannot be reached.
+    #[error("the head at {address} cannot be reached: {source}. Is it running, and is the address right?")]
+    Unreachable {
+        /// Where it should be.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The head does not know this daemon.
+    #[error("the cluster at {address} does not take this node in: {source}")]
+    Join {
+        /// Where the head is.
+        address: SocketAddr,
+        /// Why not.
+        source: JoinError,
+    },
+    /// The transport.
+    #[error("other daemons cannot be reached: {0}")]
+    Transport(#[from] TransportError),
+    /// The head says no.
+    #[error("the head of the cluster refused this node: {0}")]
+    Refused(String),
+    /// No transport was given.
+    #[error("this daemon has no transport, so it can have no other nodes")]
+    NoNetwork,
+}
+
+/// What a daemon has once it is a node.
+pub(in super::super) struct Entered {
+    pub(in super::super) node: NodeId,
+    pub(in super::super) head: HeadSide,
+    pub(in super::super) transport: Option<Arc<dyn Transport>>,
+    /// The connection over which a head elsewhere has let it in.
+    pub(in super::super) connection: Option<Connection>,
+    /// Where the head is reached, if others can join.
+    pub(in super::super) cluster: Option<SocketAddr>,
+    /// What is to be removed when the daemon has been stopped in order.
+    pub(in super::super) state: Option<PathBuf>,
+}
+
+/// Become a node. Sets the address in `config`.
+pub(in super::super) async fn enter(
+    membership: Membership,
+    network: Option<&dyn Network>,
+    source: Arc<dyn BulkSource>,
+    config: &mut Config,
+) -> Result<Entered, EnterError> {
+    match membership {
+        Membership::Alone => {
+            let (hosted, node) = Hosted::start(head::Config::new(config.seed), None, summary(config))?;
+            let head = HeadSide::Here(Box::new(hosted));
+            Ok(Entered { node, head, transport: None, connection: None, cluster: None, state: None })
+        }
+        Membership::Head { address, state, keep } => {
+            let network = network.ok_or(EnterError::NoNetwork)?;
+            let entered = found(network, source, config, address, &state).await?;
+            Ok(Entered { state: (!keep).then_some(state), ..entered })
+        }
+        Membership::Member { head, address, secret } => {
+            let network = network.ok_or(EnterError::NoNetwork)?;
+            let credentials = prove(head, &secret, &name(config)?).await?;
+            let transport = network.bind(address, credentials, None, source).await?;
+            config.address = transport.local_address().to_string();
+            let (connection, node, epoch) = apply(transport.as_ref(), head, config).await?;
+            let away = HeadSide::There(Box::new(Away::new(head, epoch)));
+            Ok(Entered {
+                node,
+                head: away,
+                transport: Some(transport),
+                connection: Some(connection),
+                cluster: Some(head),
+                state: None,
+            })
+        }
+    }
+}
+
+/// Be the head of a cluster: of the one that the state directory tells of, or of a new one.
+async fn found(
+    network: &dyn Network,
+    source: Arc<dyn BulkSource>,
+    config: &mut Config,
+    address: SocketAddr,
+    state: &Path,
+) -> Result<Entered, EnterError> {
+    // The log first: it is the lock that keeps two heads apart.
+    let file = FileLog::open(state).map_err(HeadError::Log)?;
+    let authority = match ClusterAuthority::open(state) {
+        Ok(authority) => authority,
+        Err(AuthorityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            ClusterAuthority::create(state)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let validity = Validity::starting_now(Validity::NODE_LIFETIME);
+    let credentials = authority.credentials(Role::Head, &name(config)?, validity)?;
+    let transport = network.bind(address, credentials, Some(Arc::new(authority)), source).await?;
+    config.address = transport.local_address().to_string();
+    let settings = head::Config { durable: true, ..head::Config::new(config.seed) };
+    let (hosted, node) = Hosted::start(settings, Some(Box::new(file)), summary(config))?;
+    let head = HeadSide::Here(Box::new(hosted));
+    let cluster = Some(transport.local_address());
+    Ok(Entered { node, head, transport: Some(transport), connection: None, cluster, state: None })
+}
+
+/// Show the head that this daemon knows the cluster's secret, and be given a certificate.
+async fn prove(head: SocketAddr, secret: &JoinSecret, name: &NodeName) -> Result<Credentials, EnterError> {
+    let mut attempt = 1;
+    let stream = loop {
+        match TcpStream::connect(head).await {
+            Ok(stream) => break stream,
+            Err(source) if attempt >= ATTEMPTS => {
+                return Err(EnterError::Unreachable { address: head, source });
+            }
+            Err(_) => tokio::time::sleep(ATTEMPT_PAUSE).await,
+        }
+        attempt += 1;
+    };
+    let joined = join::join(stream, secret, name).await;
+    joined.map_err(|source| EnterError::Join { address: head, source })
+}
+
+/// Ask the head for a number.
+async fn apply(
+    transport: &dyn Transport,
+    head: SocketAddr,
+    config: &Config,
+) -> Result<(Connection, NodeId, u64), EnterError> {
+    let mut attempt = 1;
+    loop {
+        let mut connection = transport.connect(head).await?;
+        let wish = Wish::Join { summary: Box::new(summary(config)) };
+        say(&mut connection, &Greeting::new(wish)).await?;
+        let reply = tokio::time::timeout(REPLY_PATIENCE, hear::<Reply>(&mut connection)).await;
+        match reply.map_err(|_| TransportError::TimedOut)?? {
+            Reply::Admitted { node, epoch, .. } => return Ok((connection, node, epoch)),
+            Reply::Refused { reason, fatal } if fatal || attempt >= ATTEMPTS => {
+                return Err(EnterError::Refused(reason));
+            }
+            Reply::Refused { reason, .. } => log!("the head does not let this node in yet: {reason}"),
+            Reply::Welcome => return Err(TransportError::Malformed("an answer to another question").into()),
+        }
+        attempt += 1;
+        tokio::time::sleep(ATTEMPT_PAUSE).await;
+    }
+}
+
+/// How certificates call this daemon.
+fn name(config: &Config) -> Result<NodeName, InvalidName> {
+    // Host names may hold more than names of nodes may.
+    let host = config.host.chars().filter(|letter| letter.is_ascii_alphanumeric() || *letter == '-');
+    let host: String = host.take(40).collect();
+    format!("{host}-{}", std::process::id()).parse()
+}
+
+/// What the head is told of a daemon that wants to be a node.
+fn summary(config: &Config) -> NodeSummary {
+    NodeSummary {
+        node: NodeId::default(),
+        alive: true,
+        host: config.host.clone(),
+        address: config.address.clone(),
+        total: config.resources.clone(),
+        free: config.resources.clone(),
+        labels: config.labels.clone(),
+    }
+}
