@@ -85,6 +85,10 @@ pub enum Wakeup {
     UnknownActor,
     /// A head begins to act.
     TakeOver,
+    /// A node of which nothing is heard is dead.
+    SilentNodes,
+    /// What has changed of the nodes is told to all.
+    TellView,
 }
 
 /// Where a machine appends what must happen. The driver owns and reuses the buffer.

@@ -711,6 +711,13 @@ pub enum Query {
         /// Key.
         key: String,
     },
+    /// Head: place nothing new on a node, or place things there again.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// Whether nothing new is to be placed there.
+        draining: bool,
+    },
     /// Node: its workers.
     Workers,
     /// Node: what the store holds.

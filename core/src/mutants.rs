@@ -45,6 +45,16 @@ pub enum Mutant {
     StaleGrant,
     /// Work is sent to a node that is known to be dead.
     RedirectToDead,
+    /// A node that is connected and slow counts as dead.
+    SlowIsDead,
+    /// A new head does not look whether its predecessor's word to start an actor came through.
+    ForgetStart,
+    /// A new head does not take up restarts that its predecessor had put off.
+    ForgetRestarts,
+    /// A driver whose end is told again, for nobody had acknowledged it, ends its job again.
+    EndJobTwice,
+    /// What ends an actor before it is registered is forgotten.
+    ForgetEarlyEnd,
 }
 
 impl Mutant {
@@ -71,7 +81,15 @@ impl Mutant {
     ];
 
     /// Those that take several nodes to be seen.
-    pub const OF_CLUSTERS: [Mutant; 2] = [Mutant::StaleGrant, Mutant::RedirectToDead];
+    pub const OF_CLUSTERS: [Mutant; 7] = [
+        Mutant::StaleGrant,
+        Mutant::RedirectToDead,
+        Mutant::SlowIsDead,
+        Mutant::ForgetStart,
+        Mutant::ForgetRestarts,
+        Mutant::EndJobTwice,
+        Mutant::ForgetEarlyEnd,
+    ];
 
     /// Whether the code behaves as if it had this bug.
     #[cfg(feature = "mutants")]

@@ -47,6 +47,26 @@ pub(crate) fn next_in_turn(nodes: impl Iterator<Item = NodeId>, after: NodeId) -
     nodes.min_by_key(|node| node.0.wrapping_sub(after.0).wrapping_sub(1))
 }
 
+/// The node that gets work of this demand, of those that can ever run it: one where it fits now if there
+/// is one. Work that is to be spread goes to the least full nodes in turns, `turn` had one last.
+pub(crate) fn choose(nodes: &[&NodeSummary], demand: &Demand, turn: NodeId) -> Option<NodeId> {
+    let feasible = || nodes.iter().copied().filter(|node| is_feasible(node, demand));
+    if let Strategy::Node { node: wanted, .. } = demand.strategy
+        && feasible().any(|node| node.node == wanted)
+    {
+        return Some(wanted);
+    }
+    let fitting: Vec<&NodeSummary> = feasible().filter(|node| fits_now(node, demand)).collect();
+    let candidates = if fitting.is_empty() { feasible().collect() } else { fitting };
+    if demand.strategy != Strategy::Spread {
+        return best(candidates.into_iter(), demand, NodeId(0));
+    }
+    let load = |node: &&NodeSummary| load_after(node, &demand.resources);
+    let least = candidates.iter().map(load).min()?;
+    let least_full = candidates.iter().filter(|node| load(node) == least);
+    next_in_turn(least_full.map(|node| node.node), turn)
+}
+
 /// How full the fullest resource of a node would be with `demand` on top, in thousandths.
 pub(crate) fn load_after(node: &NodeSummary, demand: &Resources) -> i128 {
     let load = |(name, total): (&Arc<str>, &Quantity)| {
@@ -133,6 +153,39 @@ mod tests {
             let nodes: Vec<NodeSummary> =
                 (1..).zip(nodes).map(|(number, (total, free))| node(number, *total, *free)).collect();
             let chosen = best(nodes.iter(), &demand(1), NodeId(from)).map(|node| node.0);
+            assert_eq!(chosen, expected, "case {index}");
+        }
+    }
+
+    #[test]
+    fn work_goes_where_it_fits_and_otherwise_where_it_may_wait_least() {
+        let on = |number, soft| Strategy::Node { node: NodeId(number), soft };
+        // (total, free) of nodes 1, 2, …; who had a turn last; CPUs wanted; strategy; chosen.
+        type Case<'a> = (&'a [(i64, i64)], u32, i64, Strategy, Option<u32>);
+        let cases: [Case; 16] = [
+            (&[], 0, 1, Strategy::Hybrid, None),
+            (&[(8, 8), (8, 8)], 0, 1, Strategy::Hybrid, Some(1)),
+            (&[(8, 5), (8, 8)], 0, 1, Strategy::Hybrid, Some(1)),
+            (&[(8, 4), (8, 8)], 0, 1, Strategy::Hybrid, Some(2)),
+            (&[(8, 4), (8, 3)], 0, 1, Strategy::Hybrid, Some(1)),
+            (&[(8, 0), (2, 2)], 0, 4, Strategy::Hybrid, Some(1)),
+            (&[(2, 2), (8, 8)], 0, 16, Strategy::Hybrid, None),
+            (&[(8, -3), (8, -2)], 0, 1, Strategy::Hybrid, Some(2)),
+            (&[(8, 7), (8, 8)], 0, 1, Strategy::Spread, Some(2)),
+            (&[(8, 8), (8, 8), (8, 8)], 2, 1, Strategy::Spread, Some(3)),
+            (&[(8, 8), (8, 8), (8, 7)], 2, 1, Strategy::Spread, Some(1)),
+            (&[(4, 4), (8, 8)], 2, 1, Strategy::Spread, Some(2)),
+            (&[(8, 0), (8, 8)], 0, 1, on(1, false), Some(1)),
+            (&[(8, 0), (8, 8)], 0, 1, on(1, true), Some(1)),
+            (&[(8, 8), (8, 8)], 0, 1, on(7, true), Some(1)),
+            (&[(8, 8), (8, 8)], 0, 1, on(7, false), None),
+        ];
+        for (index, (nodes, turn, wanted, strategy, expected)) in cases.into_iter().enumerate() {
+            let nodes: Vec<NodeSummary> =
+                (1..).zip(nodes).map(|(number, (total, free))| node(number, *total, *free)).collect();
+            let nodes: Vec<&NodeSummary> = nodes.iter().collect();
+            let demand = Demand { strategy, ..demand(wanted) };
+            let chosen = choose(&nodes, &demand, NodeId(turn)).map(|node| node.0);
             assert_eq!(chosen, expected, "case {index}");
         }
     }

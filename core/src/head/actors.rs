@@ -7,11 +7,12 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
-use super::rows::{ActorRow, DeadActorRow};
+use super::rows::{ActorRow, DeadActorRow, EarlyEnd};
 use super::{Key, Outbox, Row};
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
-use crate::ids::{ActorId, NodeId, ProcessId};
+use crate::ids::{ActorId, JobId, NodeId, ProcessId};
 use crate::machine::Time;
 use crate::message::Message;
 use crate::value::ActorDeath;
@@ -91,8 +92,8 @@ impl Actor {
 #[derive(Clone, Debug)]
 pub(super) struct Awaited {
     pub(super) deadline: Time,
-    /// It is to be killed as soon as it is made; set to whether it may not be started again.
-    pub(super) kill: Option<bool>,
+    /// It is to be ended as soon as it is made.
+    pub(super) end: Option<EarlyEnd>,
 }
 
 /// All actors.
@@ -109,8 +110,8 @@ pub(super) struct Actors {
     subscribers: BTreeMap<ActorId, BTreeSet<ProcessId>>,
     subscriptions: BTreeMap<ProcessId, BTreeSet<ActorId>>,
     pub(super) awaited: BTreeMap<ActorId, Awaited>,
-    /// Actors that wait for a node.
-    pub(super) unplaced: BTreeSet<ActorId>,
+    /// Actors that wait for a node that can take them, and since when.
+    pub(super) unplaced: BTreeMap<ActorId, Time>,
     /// Restarts that are put off.
     pub(super) restarts: BTreeSet<(Time, ActorId)>,
 }
@@ -215,7 +216,8 @@ impl Actors {
     pub(super) fn row(&self, id: ActorId) -> Option<Row> {
         let live = || self.live.get(&id).map(|actor| Row::Actor(actor.row()));
         let dead = || self.dead.get(&id).map(|dead| Row::DeadActor(Box::new(dead.clone())));
-        live().or_else(dead)
+        let early = || self.awaited.get(&id).and_then(|awaited| awaited.end).map(Row::EarlyEnd);
+        live().or_else(dead).or_else(early)
     }
 
     /// What the log must hold of what was asked for.
@@ -228,8 +230,12 @@ impl Actors {
         specs: BTreeMap<ActorId, Box<ActorSpec>>,
         mut live: BTreeMap<ActorId, ActorRow>,
         mut dead: Vec<DeadActorRow>,
+        early: BTreeMap<ActorId, EarlyEnd>,
     ) -> Actors {
         let mut actors = Actors::default();
+        // They are given their time when the head begins.
+        let awaited = |(id, end)| (id, Awaited { deadline: Time(0), end: Some(end) });
+        actors.awaited = early.into_iter().map(awaited).collect();
         for (id, spec) in specs {
             let row = live.remove(&id).expect("an actor's two rows come and go together");
             actors.insert(Actor::restore(spec, row));
@@ -297,16 +303,52 @@ impl Actors {
 
     /// Nobody will make this actor: those who asked for it are told that it is unknown.
     pub(super) fn give_up(&mut self, id: ActorId, out: &mut Outbox) {
-        self.awaited.remove(&id);
+        self.no_longer_await(id, out);
         for subscriber in self.unsubscribe_all(id) {
             self.tell(subscriber, id, out);
         }
+    }
+
+    /// The actors on a node, with their incarnation.
+    pub(super) fn placed_on(&self, node: NodeId) -> Vec<(ActorId, u32)> {
+        let placed = self.live.iter().filter(|(_, actor)| actor.node == Some(node));
+        placed.map(|(id, actor)| (*id, actor.incarnation)).collect()
+    }
+
+    /// Why an actor is dead, if it is.
+    pub(super) fn ended_for(&self, id: ActorId) -> Option<&ActorDeath> {
+        match &self.dead.get(&id)?.summary.state {
+            ActorState::Dead { cause } => Some(cause),
+            _ => None,
+        }
+    }
+
+    /// The jobs that live actors belong to.
+    pub(super) fn jobs(&self) -> BTreeSet<JobId> {
+        self.live.values().map(|actor| actor.spec.job).collect()
+    }
+
+    /// Those of these processes that made something, wait for something or want to hear of something.
+    pub(super) fn processes_in(&self, range: RangeInclusive<ProcessId>) -> BTreeSet<ProcessId> {
+        let creators = self.by_creator.range(range.clone()).map(|(process, _)| *process);
+        let subscribers = self.subscriptions.range(range.clone()).map(|(process, _)| *process);
+        let awaited = self.awaited.keys().map(|id| id.creator()).filter(|id| range.contains(id));
+        creators.chain(subscribers).chain(awaited).collect()
     }
 
     /// The actors that wait for a node or for their restart.
     pub(super) fn without_node(&self) -> Vec<ActorId> {
         let waiting = self.live.values().filter(|actor| actor.node.is_none());
         waiting.map(|actor| actor.spec.id).collect()
+    }
+
+    /// Whatever is to become of an actor that was asked for is certain now: how it is to end, if it was made.
+    pub(super) fn no_longer_await(&mut self, id: ActorId, out: &mut Outbox) -> Option<EarlyEnd> {
+        let end = self.awaited.remove(&id)?.end;
+        if end.is_some() {
+            out.touch(Key::Actor(id));
+        }
+        end
     }
 
     /// All actors that are not dead, or all that are remembered.
@@ -327,7 +369,7 @@ impl Actors {
             self.subscribers.keys().all(|id| self.live.contains_key(id) || self.awaited.contains_key(id))
         );
         assert!(self.restarts.iter().all(|(_, id)| self.live.contains_key(id)));
-        assert!(self.unplaced.iter().all(|id| self.live[id].node.is_none()), "what has a node is placed");
+        assert!(self.unplaced.keys().all(|id| self.live[id].node.is_none()), "what has a node is placed");
         assert!(self.awaited.keys().all(|id| !self.is_known(*id)), "what is awaited is not known");
     }
 }

@@ -1,11 +1,11 @@
 //! The end of a process: what it made, and what it wanted to know.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::{Head, Outbox};
-use crate::ids::{ActorId, NodeId, ProcessId};
+use crate::ids::{ActorId, ProcessId};
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::value::ActorDeath;
 
 impl Head {
@@ -22,13 +22,13 @@ impl Head {
         for id in never_made {
             self.actors.give_up(id, out);
         }
+        if Mutant::EndJobTwice.is_active() {
+            assert!(!self.jobs.has_ended(process), "the job of {process:?} has ended already");
+        }
         if let Some(job) = self.jobs.end(process, out) {
-            // The driver's node has something of the job even if it has not reported itself yet.
-            let mut nodes: BTreeSet<NodeId> = self.nodes.alive().map(|node| node.node).collect();
-            nodes.insert(process.node());
-            for node in nodes {
-                out.send_to_node(node, Message::JobEnded { job });
-            }
+            self.nodes.tell_all(&Message::JobEnded { job }, out);
+            let needed = self.actors.jobs();
+            self.jobs.trim(|job| needed.contains(&job), out);
         }
     }
 }

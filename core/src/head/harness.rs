@@ -12,7 +12,7 @@ use super::{Config, Effect, Head, Input, Key, Row, WriteResult};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, FunctionId, JobId, NodeId, OperationId, ProcessId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time};
-use crate::message::{ActorEvent, Message, NodeSummary};
+use crate::message::{ActorEvent, ActorPresence, Message, NodeState, NodeSummary};
 use crate::resources::{Demand, Quantity, Resources};
 
 pub(super) const NODE: NodeId = NodeId(1);
@@ -49,10 +49,23 @@ pub(super) fn spec(id: ActorId) -> ActorSpec {
     }
 }
 
+pub(super) fn resources(amounts: &[(&str, i64)]) -> Resources {
+    let mut resources = Resources::default();
+    for (name, amount) in amounts {
+        resources.set(name, Quantity(amount * Quantity::ONE.0));
+    }
+    resources
+}
+
+/// An actor that asks for something.
+pub(super) fn spec_of(id: ActorId, amounts: &[(&str, i64)]) -> ActorSpec {
+    let placement = Demand { resources: resources(amounts), ..Demand::default() };
+    ActorSpec { placement, ..spec(id) }
+}
+
 /// A node with four CPUs.
 pub(super) fn summary(node: NodeId) -> NodeSummary {
-    let mut total = Resources::default();
-    total.set(Resources::CPU, Quantity(4 * Quantity::ONE.0));
+    let total = resources(&[("CPU", 4)]);
     NodeSummary {
         node,
         alive: true,
@@ -74,6 +87,8 @@ pub(super) struct Harness {
     writing: Option<Write>,
     /// What the head has let out and nobody has looked at.
     pub(super) let_out: Vec<Effect>,
+    /// What nodes were told of each other: to whom, of whom.
+    pub(super) views: Vec<(u32, Vec<u32>)>,
 }
 
 impl Harness {
@@ -90,7 +105,7 @@ impl Harness {
     fn of(config: Config, log: BTreeMap<Key, Row>) -> Harness {
         let rows = log.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
         let head = Head::new(config, rows);
-        Harness { head, now: Time(0), log, writing: None, let_out: Vec::new() }
+        Harness { head, now: Time(0), log, writing: None, let_out: Vec::new(), views: Vec::new() }
     }
 
     /// Another head, from what this one has written.
@@ -109,7 +124,34 @@ impl Harness {
         self.receive(DAEMON, Message::NodeReport { report: Box::new(summary(NODE)) })
     }
 
-    /// Tell the head; what it lets out but for writes and for [`Effect::Handled`].
+    /// Another node joins: its number.
+    pub(super) fn join(&mut self) -> NodeId {
+        let effects = self.tell(Input::NodeJoins { connection: 1, summary: Box::new(summary(NodeId(0))) });
+        self.let_out.extend(effects);
+        self.write_all();
+        let admitted = self.let_out.iter().rev().find_map(|effect| match effect {
+            Effect::Admit { node, .. } => Some(*node),
+            _ => None,
+        });
+        admitted.expect("it is let in")
+    }
+
+    /// A node comes to another head, and tells it what is on it.
+    pub(super) fn returns(&mut self, node: NodeId, actors: Vec<ActorPresence>) -> Vec<Effect> {
+        let mut effects = self.tell(Input::NodeReturns { connection: 2, node });
+        let drivers = Vec::new();
+        let state = NodeState { report: summary(node), actors, bundles: Vec::new(), drivers };
+        let message = Message::NodeState { state: Box::new(state) };
+        effects.extend(self.tell(Input::Received { via: node, from: ProcessId::daemon(node), message }));
+        effects
+    }
+
+    /// A message from the daemon of a node.
+    pub(super) fn daemon_says(&mut self, node: NodeId, message: Message) -> Vec<(ProcessId, Message)> {
+        self.receive(ProcessId::daemon(node), message)
+    }
+
+    /// Tell the head; what it lets out but for writes, views and [`Effect::Handled`].
     pub(super) fn tell(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Effects::new();
         self.head.handle(self.now, input, &mut effects);
@@ -125,6 +167,9 @@ impl Harness {
                     assert!(self.writing.replace((operation, rows)).is_none(), "one write at a time");
                 }
                 Effect::Handled { .. } => {}
+                Effect::Send { to, message: Message::View { nodes } } => {
+                    self.views.push((to.node().0, nodes.iter().map(|node| node.node.0).collect()));
+                }
                 effect => rest.push(effect),
             }
         }
@@ -162,6 +207,11 @@ impl Harness {
 
     /// Let time pass, and fire what becomes due on the way.
     pub(super) fn pass(&mut self, span: Span) -> Vec<(ProcessId, Message)> {
+        sent(self.pass_for_all(span))
+    }
+
+    /// The same, with all effects.
+    pub(super) fn pass_for_all(&mut self, span: Span) -> Vec<Effect> {
         let end = self.now + span;
         let mut all = Vec::new();
         while let Some((at, _)) = self.head.poll_timeout().filter(|(at, _)| *at <= end) {
@@ -171,7 +221,7 @@ impl Harness {
             all.extend(self.learn(effects));
         }
         self.now = end;
-        sent(all)
+        all
     }
 
     pub(super) fn create(&mut self, spec: &ActorSpec) -> Vec<(ProcessId, Message)> {

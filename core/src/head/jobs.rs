@@ -3,6 +3,8 @@
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -10,6 +12,9 @@ use super::rows::JobRow;
 use super::{Head, Key, Outbox, Row};
 use crate::ids::{JobId, ProcessId};
 use crate::message::Message;
+
+/// How many jobs that have ended are remembered.
+const ENDED_MAX: usize = 1_000;
 
 /// All jobs whose drivers live, and some whose drivers are gone.
 #[derive(Clone, Debug)]
@@ -32,12 +37,46 @@ impl Jobs {
         self.jobs.get(&id).cloned().map(Row::Job)
     }
 
+    /// All jobs that are remembered.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (JobId, &JobRow)> {
+        self.jobs.iter().map(|(id, job)| (*id, job))
+    }
+
+    /// Those of these processes that are drivers.
+    pub(super) fn drivers_in(&self, range: RangeInclusive<ProcessId>) -> Vec<ProcessId> {
+        self.drivers.range(range).map(|(driver, _)| *driver).collect()
+    }
+
+    /// Forget the oldest of the jobs that have ended when there are too many, but for those that are
+    /// still needed.
+    pub(super) fn trim(&mut self, is_needed: impl Fn(JobId) -> bool, out: &mut Outbox) {
+        let over = |(id, job): &(&JobId, &JobRow)| job.ended && !is_needed(**id);
+        let over: Vec<JobId> = self.jobs.iter().filter(over).map(|(id, _)| *id).collect();
+        for id in over.iter().take(over.len().saturating_sub(ENDED_MAX)) {
+            self.jobs.remove(id);
+            out.touch(Key::Job(*id));
+        }
+    }
+
+    /// Whether that was the driver of a job that has ended.
+    pub(super) fn has_ended(&self, driver: ProcessId) -> bool {
+        self.jobs.values().any(|job| job.ended && job.driver == driver)
+    }
+
     /// The job whose driver that was, if it was one.
     pub(super) fn end(&mut self, driver: ProcessId, out: &mut Outbox) -> Option<JobId> {
         let id = self.drivers.remove(&driver)?;
         self.jobs.get_mut(&id).expect("drivers have jobs").ended = true;
         out.touch(Key::Job(id));
         Some(id)
+    }
+}
+
+impl JobRow {
+    /// What nodes are told of it.
+    pub(super) fn started(&self, job: JobId) -> Message {
+        let JobRow { driver, namespace, launch, .. } = self.clone();
+        Message::JobStarted { job, driver, namespace, launch }
     }
 }
 
@@ -72,13 +111,25 @@ impl Head {
             let namespace = if anonymous { anonymous_namespace(self.jobs.seed, job) } else { namespace };
             out.touch(Key::Meta);
             out.touch(Key::Job(job));
+            let row = JobRow { driver, namespace, launch, ended: false };
+            let started = row.started(job);
             self.jobs.drivers.insert(driver, job);
-            self.jobs.jobs.insert(job, JobRow { driver, namespace, launch, ended: false });
+            self.jobs.jobs.insert(job, row);
+            self.tell_registered(driver, out);
+            // The driver's node has heard all of it from the driver.
+            for node in self.nodes.within_reach().filter(|node| *node != driver.node()) {
+                out.send_to_node(node, started.clone());
+            }
+        } else {
+            self.tell_registered(driver, out);
         }
-        let job = self.jobs.drivers[&driver];
+    }
+
+    /// Tell a driver's node which job it has.
+    pub(super) fn tell_registered(&self, driver: ProcessId, out: &mut Outbox) {
+        let Some(job) = self.jobs.drivers.get(&driver).copied() else { return };
         let namespace = self.jobs.jobs[&job].namespace.clone();
-        let registered = Message::JobRegistered { driver, job, namespace };
-        out.send_to_node(driver.node(), registered);
+        out.send_to_node(driver.node(), Message::JobRegistered { driver, job, namespace });
     }
 }
 

@@ -5,8 +5,8 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::actors::{Actor, Awaited};
-use super::nodes::choose_node;
-use super::{Head, Outbox};
+use super::rows::EarlyEnd;
+use super::{Head, Key, Outbox};
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::ids::{ActorId, NodeId, ProcessId, RequestId};
 use crate::machine::{Span, Time, Wakeup};
@@ -20,7 +20,7 @@ const SOON: Span = Span::from_secs(10);
 const UNKNOWN_GRACE: Span = Span::from_secs(10);
 
 /// How long a restart waits after so many incarnations in a row that ended soon.
-fn restart_delay(quick_ends: u32) -> Span {
+pub(super) fn restart_delay(quick_ends: u32) -> Span {
     match quick_ends {
         0..=2 => Span(0),
         more => Span::from_millis((50_u64 << (more - 3).min(8)).min(10_000)),
@@ -55,11 +55,12 @@ impl Head {
         }
         answer(Answer::ActorCreated, out);
         self.actors.add(Actor::new(spec), out);
-        let kill = self.actors.awaited.remove(&id).and_then(|awaited| awaited.kill);
+        let end = self.actors.no_longer_await(id, out);
         self.actors.announce(id, out);
-        match kill {
-            Some(true) => self.actors.bury(id, ActorDeath::Killed, out),
-            Some(false) | None => self.place(id, out),
+        match end {
+            Some(EarlyEnd::KilledForGood) => self.actors.bury(id, ActorDeath::Killed, out),
+            Some(EarlyEnd::OutOfScope) => self.actors.bury(id, ActorDeath::OutOfScope, out),
+            Some(EarlyEnd::Killed) | None => self.place(id, out),
         }
     }
 
@@ -81,26 +82,6 @@ impl Head {
         self.actors.give_up(spec.id, out);
     }
 
-    /// Send the present incarnation to a node, if there is one.
-    fn place(&mut self, id: ActorId, out: &mut Outbox) {
-        let Some(actor) = self.actors.get(id) else { return };
-        let Some(node) = choose_node(self.nodes.alive(), &actor.spec.placement) else {
-            self.actors.unplaced.insert(id);
-            return;
-        };
-        let actor = self.actors.edit(id, out).expect("it lives");
-        actor.node = Some(node);
-        let start = Message::StartActor { spec: actor.spec.clone(), incarnation: actor.incarnation };
-        out.send_to_node(node, start);
-    }
-
-    /// A node has something to offer: actors that found none may find one now.
-    pub(super) fn place_unplaced(&mut self, out: &mut Outbox) {
-        for id in core::mem::take(&mut self.actors.unplaced) {
-            self.place(id, out);
-        }
-    }
-
     pub(super) fn subscribe_actor(&mut self, from: ProcessId, id: ActorId, out: &mut Outbox) {
         if self.actors.get(id).is_some() {
             self.actors.subscribe(from, id);
@@ -117,7 +98,7 @@ impl Head {
     fn expect(&mut self, id: ActorId, now: Time) -> &mut Awaited {
         let deadline = now + UNKNOWN_GRACE;
         self.deadlines.arm(Wakeup::UnknownActor, deadline);
-        self.actors.awaited.entry(id).or_insert(Awaited { deadline, kill: None })
+        self.actors.awaited.entry(id).or_insert(Awaited { deadline, end: None })
     }
 
     pub(super) fn awaited_due(&mut self, out: &mut Outbox) {
@@ -136,9 +117,8 @@ impl Head {
 
     pub(super) fn kill_actor(&mut self, id: ActorId, no_restart: bool, out: &mut Outbox) {
         if !self.actors.is_known(id) {
-            let kill = &mut self.expect(id, out.now).kill;
-            *kill = Some(no_restart || *kill == Some(true));
-            return;
+            let end = if no_restart { EarlyEnd::KilledForGood } else { EarlyEnd::Killed };
+            return self.end_early(id, end, out);
         }
         let Some(actor) = self.actors.get(id) else { return };
         if no_restart || actor.restarts_left == 0 {
@@ -151,7 +131,28 @@ impl Head {
         }
     }
 
+    /// What ends an actor came before it was made. A kill for good and the end of the last handle hold
+    /// against a kill that lets it start again.
+    fn end_early(&mut self, id: ActorId, end: EarlyEnd, out: &mut Outbox) {
+        let awaited = self.expect(id, out.now);
+        if awaited.end.is_none_or(|before| before == EarlyEnd::Killed) {
+            awaited.end = Some(end);
+            out.touch(Key::Actor(id));
+        }
+    }
+
+    /// A new head gives those who are awaited their time again.
+    pub(super) fn await_again(&mut self, now: Time) {
+        for awaited in self.actors.awaited.values_mut() {
+            awaited.deadline = now + UNKNOWN_GRACE;
+            self.deadlines.arm(Wakeup::UnknownActor, awaited.deadline);
+        }
+    }
+
     pub(super) fn actor_out_of_scope(&mut self, from: ProcessId, id: ActorId, out: &mut Outbox) {
+        if !self.actors.is_known(id) && id.creator() == from && !Mutant::ForgetEarlyEnd.is_active() {
+            return self.end_early(id, EarlyEnd::OutOfScope, out);
+        }
         let mortal = self.actors.get(id).is_some_and(|actor| !actor.spec.detached);
         if mortal && id.creator() == from {
             self.stop(id, true, out);
@@ -162,7 +163,8 @@ impl Head {
     /// Have the present incarnation ended where it is.
     pub(super) fn stop(&mut self, id: ActorId, graceful: bool, out: &mut Outbox) {
         let Some(actor) = self.actors.get(id) else { return };
-        let Some(node) = actor.node else { return };
+        // A node that is still awaited is told what has ended when it comes.
+        let Some(node) = actor.node.filter(|node| self.nodes.is_within_reach(*node)) else { return };
         let stop = Message::StopActor { actor: id, incarnation: actor.incarnation, graceful };
         out.send_to_node(node, stop);
     }
@@ -178,6 +180,9 @@ impl Head {
         let Some(actor) = self.actors.get(id) else { return };
         if actor.incarnation != incarnation || actor.node != Some(node) {
             return;
+        }
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.knows(id);
         }
         match event {
             ActorEvent::Alive { process, pid } => {
@@ -298,7 +303,7 @@ mod tests {
     #[test]
     fn an_actor_without_a_node_waits_for_one() {
         let mut head = Harness::new();
-        let spec = spec(actor(1, 1));
+        let spec = spec_of(actor(1, 1), &[("CPU", 1)]);
         assert_eq!(head.create(&spec), []);
         assert_eq!(head.report_node(), [start(&spec, 0)]);
         assert_eq!(head.report_node(), [], "once");
@@ -465,7 +470,8 @@ mod tests {
         let foreign = Message::CreateActor { spec: Box::new(spec(actor(2, 1))), request: None };
         assert_eq!(head.receive(process(1), foreign), []);
         let report = Message::ActorReport { actor: id, incarnation: 0, event: died(false) };
-        assert_eq!(head.receive(ProcessId::daemon(NodeId(2)), report.clone()), []);
+        let other = ProcessId::daemon(head.join());
+        assert_eq!(head.receive(other, report.clone()), []);
         assert_eq!(head.receive(process(9), report), []);
     }
 }

@@ -5,17 +5,22 @@
 //! of rows ([`Key`], [`Row`]); [`journal`] writes what changes of it before anybody hears of it.
 
 mod actors;
+mod deaths;
 mod endings;
 #[cfg(test)]
 mod harness;
 mod jobs;
 mod journal;
 mod lifecycle;
+mod membership;
 mod nodes;
 mod outbox;
+mod placing;
 mod questions;
 mod restore;
 mod rows;
+mod takeover;
+mod view;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -30,7 +35,8 @@ use self::jobs::Jobs;
 use self::journal::Journal;
 use self::nodes::Nodes;
 use self::outbox::Outbox;
-pub use self::rows::{ActorRow, DeadActorRow, JobRow, Key, Meta, NodeRow, Row};
+pub use self::rows::{ActorRow, DeadActorRow, EarlyEnd, JobRow, Key, Meta, NodeRow, Row};
+use self::view::View;
 use crate::deadlines::Deadlines;
 use crate::ids::{NodeId, OperationId, ProcessId};
 use crate::machine::{Effects, Machine, Span, Time, Wakeup};
@@ -48,6 +54,8 @@ pub struct Config {
     pub reconnect_grace: Span,
     /// How long a connected node may say nothing before it is declared dead.
     pub silence_grace: Span,
+    /// How long an actor that no node can ever run waits for the cluster to change.
+    pub infeasible_grace: Span,
 }
 
 impl Config {
@@ -58,6 +66,7 @@ impl Config {
             durable: false,
             reconnect_grace: Span::from_secs(2),
             silence_grace: Span::from_secs(10),
+            infeasible_grace: Span::from_secs(10),
         }
     }
 }
@@ -80,8 +89,14 @@ pub enum Input {
         /// The node.
         node: NodeId,
     },
-    /// The connection of a node broke.
+    /// The connection of a node broke, the newest one if it had several; also when it broke before the
+    /// node could be told that it is in.
     NodeLost {
+        /// The node.
+        node: NodeId,
+    },
+    /// The head lives in the daemon of this node and dies with it: the next head need not wait for it.
+    Hosted {
         /// The node.
         node: NodeId,
     },
@@ -178,6 +193,7 @@ pub enum WriteResult {
 /// something that a row tells of calls [`Outbox::touch`]; [`Head::row`] tells what the row is now.
 #[derive(Clone, Debug)]
 pub struct Head {
+    config: Config,
     journal: Journal,
     /// It has begun to act: see [`Head::new`].
     acts: bool,
@@ -186,13 +202,19 @@ pub struct Head {
     nodes: Nodes,
     actors: Actors,
     values: BTreeMap<String, Bytes>,
+    view: View,
     deadlines: Deadlines,
+    /// The node that got an actor last.
+    turn: NodeId,
+    /// When nodes are looked at next, for those that have fallen silent.
+    patrol: Time,
 }
 
 impl Head {
     /// Check the head's invariants; a violation panics. The simulator calls it after every event.
     pub fn check(&self) {
         self.journal.check();
+        self.nodes.check();
         self.actors.check();
     }
 
@@ -200,9 +222,12 @@ impl Head {
         match input {
             Input::NodeJoins { connection, summary } => self.node_joins(connection, *summary, out),
             Input::NodeReturns { connection, node } => self.node_returns(connection, node, out),
-            Input::NodeLost { .. } => {}
+            Input::NodeLost { node } => self.node_lost(node, out),
+            Input::Hosted { node } => self.hosted(node, out),
             Input::Received { via, from, message } => {
-                self.received(from, message, out);
+                if self.hears(via, out) && from.node() == via {
+                    self.received(from, message, out);
+                }
                 out.push(Effect::Handled { node: via });
             }
             Input::Finished { .. } => {}
@@ -214,6 +239,9 @@ impl Head {
             match wakeup {
                 Wakeup::RestartActor => self.restart_due(out),
                 Wakeup::UnknownActor => self.awaited_due(out),
+                Wakeup::SilentNodes => self.silent_due(out),
+                Wakeup::Unschedulable => self.unplaced_due(out),
+                // Changes are told, and a head begins, after whatever call it is.
                 _ => {}
             }
         }
@@ -224,7 +252,8 @@ impl Head {
     }
 
     /// Let out what may be known at once, and have written what must be written first.
-    fn settle(&mut self, out: Outbox, effects: &mut Effects<Effect>) {
+    fn settle(&mut self, mut out: Outbox, effects: &mut Effects<Effect>) {
+        self.tell_changes(&mut out);
         self.journal.take(out.dirty, out.effects, effects);
         if let Some((operation, keys)) = self.journal.begin_write() {
             let rows = keys.into_iter().map(|key| {
@@ -266,11 +295,12 @@ impl Head {
                 self.process_ended(process, out);
             }
             Message::NodeReport { report } if report.node == node => self.node_report(*report, out),
+            Message::NodeState { state } if state.report.node == node => self.node_state(node, *state, out),
             Message::ActorReport { actor, incarnation, event } => {
                 self.actor_report(node, actor, incarnation, event, out);
             }
             Message::Ask { request, query } => self.answer(from, request, query, out),
-            // The rest is for others, or of others.
+            // That something came is all that a heartbeat says. The rest is for others, or of others.
             _ => {}
         }
     }

@@ -1,44 +1,131 @@
-//! Nodes, and which of them gets an actor.
+//! The table of nodes: what is known of each, and who may be told something.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
-use alloc::format;
-use alloc::sync::Arc;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::rows::NodeRow;
-use super::{Effect, Head, Key, Outbox, Row};
-use crate::ids::NodeId;
-use crate::message::NodeSummary;
-use crate::resources::{Demand, Quantity, Resources, Strategy};
+use super::{Config, Key, Outbox, Row};
+use crate::ids::{ActorId, NodeId};
+use crate::machine::{Span, Time};
+use crate::message::{Message, NodeSummary};
+use crate::mutants::Mutant;
+use crate::resources::{Quantity, Resources};
 
-/// How full a node may become before work is spread, in thousandths.
-const SPREAD_ABOVE: i128 = 500;
+/// How many dead nodes are remembered.
+const DEAD_MAX: usize = 10_000;
+/// A report that comes so much later than a placement knows of it.
+const PLACED_FOR: Span = Span::from_millis(200);
+
+/// Whether the head and a node hear each other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Link {
+    /// A head before this one let it in, and it has not come to this one yet.
+    Awaited,
+    /// They do.
+    Up,
+    /// Its connection broke.
+    Cut {
+        /// When.
+        since: Time,
+    },
+}
 
 /// A node that was ever let in.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
+    /// What is free is what it has reported, without what was placed there since.
     pub(super) summary: NodeSummary,
     /// Nothing new is to be placed there.
     pub(super) draining: bool,
     /// Of a dead node: see [`NodeRow::heir`].
     pub(super) heir: Option<NodeId>,
+    pub(super) link: Link,
+    /// When it was heard of last.
+    pub(super) heard: Time,
+    /// What is on it is known: it joined under this head, or has told it everything.
+    pub(super) known: bool,
+    /// Actors that were placed there and that no report knows of yet.
+    placed: BTreeMap<ActorId, (Time, Resources)>,
+}
+
+impl Node {
+    pub(super) fn new(summary: NodeSummary, now: Time) -> Node {
+        let (draining, heir, placed) = (false, None, BTreeMap::new());
+        Node { summary, draining, heir, link: Link::Up, heard: now, known: true, placed }
+    }
+
+    fn restore(row: NodeRow) -> Node {
+        let NodeRow { summary, draining, heir } = row;
+        let (heard, placed) = (Time(0), BTreeMap::new());
+        Node { summary, draining, heir, link: Link::Awaited, heard, known: false, placed }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.summary.alive
+    }
+
+    /// Whether something may be placed there: a node that is cut off may be dead already.
+    pub(super) fn is_available(&self) -> bool {
+        self.is_alive() && self.link == Link::Up && self.known && !self.draining
+    }
+
+    /// What the node says of itself now.
+    pub(super) fn report(&mut self, report: NodeSummary, now: Time) {
+        self.summary = NodeSummary { alive: true, node: self.summary.node, ..report };
+        self.placed.retain(|_, (since, _)| *since + PLACED_FOR > now);
+        for (_, resources) in self.placed.values() {
+            self.summary.free.subtract(resources);
+        }
+    }
+
+    pub(super) fn place(&mut self, actor: ActorId, resources: &Resources, now: Time) {
+        self.summary.free.subtract(resources);
+        self.placed.insert(actor, (now, resources.clone()));
+    }
+
+    /// The node has said something of an actor: its reports know of it.
+    pub(super) fn knows(&mut self, actor: ActorId) {
+        self.placed.remove(&actor);
+    }
+
+    /// What others are told of it: a draining node has nothing to offer.
+    pub(super) fn shown(&self) -> NodeSummary {
+        let mut summary = self.summary.clone();
+        if self.draining {
+            summary.free = Resources::default();
+        }
+        summary.free.0.retain(|_, amount| *amount > Quantity(0));
+        summary
+    }
+
+    /// When it is dead if nothing is heard of it until then.
+    pub(super) fn deadline(&self, config: &Config) -> Time {
+        let slow_is_dead = Mutant::SlowIsDead.is_active();
+        let grace = if slow_is_dead { config.reconnect_grace } else { config.silence_grace };
+        let silent = self.heard + grace;
+        match self.link {
+            Link::Cut { since } => silent.min(since + config.reconnect_grace),
+            Link::Up | Link::Awaited => silent,
+        }
+    }
 }
 
 /// All nodes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Nodes {
     nodes: BTreeMap<NodeId, Node>,
+    /// The dead in the order of their numbers.
+    dead: BTreeSet<NodeId>,
 }
 
 impl Nodes {
     /// All nodes as the log knows them.
     pub(super) fn restore(rows: BTreeMap<NodeId, NodeRow>) -> Nodes {
-        let nodes = rows.into_iter().map(|(id, row)| {
-            let NodeRow { summary, draining, heir } = row;
-            (id, Node { summary, draining, heir })
-        });
-        Nodes { nodes: nodes.collect() }
+        let nodes: BTreeMap<NodeId, Node> =
+            rows.into_iter().map(|(id, row)| (id, Node::restore(row))).collect();
+        let dead = nodes.iter().filter(|(_, node)| !node.is_alive()).map(|(id, _)| *id).collect();
+        Nodes { nodes, dead }
     }
 
     /// What the log must hold of a node.
@@ -49,135 +136,104 @@ impl Nodes {
         Some(Row::Node(Box::new(NodeRow { summary, draining: node.draining, heir: node.heir })))
     }
 
+    pub(super) fn insert(&mut self, node: Node) {
+        self.nodes.insert(node.summary.node, node);
+    }
+
+    /// The node, if it is not dead.
+    pub(super) fn get(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(&id).filter(|node| node.is_alive())
+    }
+
+    /// The node, if it is not dead.
+    pub(super) fn get_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(&id).filter(|node| node.is_alive())
+    }
+
     /// The nodes that are not dead.
-    pub(super) fn alive(&self) -> impl Iterator<Item = &NodeSummary> {
-        self.nodes.values().map(|node| &node.summary).filter(|summary| summary.alive)
+    pub(super) fn alive(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().filter(|(_, node)| node.is_alive()).map(|(id, node)| (*id, node))
     }
 
-    /// Whether a node was let in and is not dead.
-    pub(super) fn is_alive(&self, id: NodeId) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.summary.alive)
+    /// The nodes that are not dead.
+    pub(super) fn alive_mut(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.nodes.values_mut().filter(|node| node.is_alive())
     }
 
-    /// All nodes, for lists.
+    /// The nodes that can be told something: one that is still awaited is told everything when it comes.
+    pub(super) fn within_reach(&self) -> impl Iterator<Item = NodeId> {
+        self.alive().filter(|(_, node)| node.link != Link::Awaited).map(|(id, _)| id)
+    }
+
+    pub(super) fn is_within_reach(&self, id: NodeId) -> bool {
+        self.get(id).is_some_and(|node| node.link != Link::Awaited)
+    }
+
+    /// Say something to every node that can be told something.
+    pub(super) fn tell_all(&self, message: &Message, out: &mut Outbox) {
+        for node in self.within_reach() {
+            out.send_to_node(node, message.clone());
+        }
+    }
+
+    /// Every node, for lists.
     pub(super) fn list(&self) -> Vec<NodeSummary> {
-        self.nodes.values().map(|node| node.summary.clone()).collect()
-    }
-}
-
-impl Head {
-    /// A daemon gets a number that was never given before.
-    pub(super) fn node_joins(&mut self, connection: u64, mut summary: NodeSummary, out: &mut Outbox) {
-        let last = self.meta.last_node.checked_add(1).expect("node numbers are used up");
-        self.meta.last_node = last;
-        let node = NodeId(last);
-        (summary.node, summary.alive) = (node, true);
-        out.touch(Key::Meta);
-        out.touch(Key::Node(node));
-        self.nodes.nodes.insert(node, Node { summary, draining: false, heir: None });
-        out.push(Effect::Admit { connection, node, epoch: self.meta.epoch });
+        self.nodes.values().map(Node::shown).collect()
     }
 
-    pub(super) fn node_returns(&mut self, connection: u64, node: NodeId, out: &mut Outbox) {
-        let effect = if self.nodes.is_alive(node) {
-            Effect::Resume { connection, node, epoch: self.meta.epoch }
-        } else {
-            let reason = format!("node {} is not in the cluster any more", node.0);
-            Effect::Refuse { connection, reason }
-        };
-        out.push(effect);
-    }
-
-    pub(super) fn node_report(&mut self, mut report: NodeSummary, out: &mut Outbox) {
-        report.alive = true;
-        let id = report.node;
-        let known = Node { summary: report.clone(), draining: false, heir: None };
-        self.nodes.nodes.entry(id).or_insert(known).summary = report;
-        self.place_unplaced(out);
-    }
-}
-
-/// The node that gets work of this demand, if there is any node. A node that can never meet the
-/// demand is chosen when none can: it says so once it has waited long enough.
-pub(super) fn choose_node<'a>(
-    nodes: impl Iterator<Item = &'a NodeSummary>,
-    demand: &Demand,
-) -> Option<NodeId> {
-    let alive: Vec<&NodeSummary> = nodes.filter(|node| node.alive).collect();
-    if let Strategy::Node { node: wanted, .. } = demand.strategy
-        && alive.iter().any(|node| node.node == wanted)
-    {
-        return Some(wanted);
-    }
-    let rank = |node: &&&NodeSummary| {
-        let feasible = node.total.covers(&demand.resources);
-        let fits = node.free.covers(&demand.resources);
-        let load = load_after(node, &demand.resources);
-        let packs = demand.strategy != Strategy::Spread && load <= SPREAD_ABOVE;
-        (!feasible, !fits, if packs { 0 } else { load }, node.node)
-    };
-    alive.iter().min_by_key(rank).map(|node| node.node)
-}
-
-/// How full the fullest resource of a node would be with `demand` on top, in thousandths.
-fn load_after(node: &NodeSummary, demand: &Resources) -> i128 {
-    let load = |(name, total): (&Arc<str>, &Quantity)| {
-        let used = i128::from(total.0) - i128::from(node.free.get(name).0) + i128::from(demand.get(name).0);
-        used * 1_000 / i128::from(total.0.max(1))
-    };
-    node.total.0.iter().map(load).max().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::string::String;
-
-    fn cpus(amount: i64) -> Resources {
-        let mut resources = Resources::default();
-        resources.set(Resources::CPU, Quantity(amount * Quantity::ONE.0));
-        resources
-    }
-
-    fn node(number: u32, total: i64, free: i64, alive: bool) -> NodeSummary {
-        NodeSummary {
-            node: NodeId(number),
-            alive,
-            host: String::new(),
-            address: String::new(),
-            total: cpus(total),
-            free: cpus(free),
-            labels: Vec::new(),
+    /// A node is dead. The oldest of the dead are forgotten when there are too many.
+    pub(super) fn bury(&mut self, id: NodeId, heir: Option<NodeId>, out: &mut Outbox) {
+        let node = self.nodes.get_mut(&id).expect("only nodes die");
+        node.summary.alive = false;
+        node.summary.free = Resources::default();
+        node.heir = heir;
+        node.placed.clear();
+        out.touch(Key::Node(id));
+        self.dead.insert(id);
+        if self.dead.len() > DEAD_MAX
+            && let Some(oldest) = self.dead.pop_first()
+        {
+            self.nodes.remove(&oldest);
+            out.touch(Key::Node(oldest));
         }
     }
 
-    #[test]
-    fn nodes_are_packed_to_the_half_and_then_spread() {
-        let on = |number, soft| Strategy::Node { node: NodeId(number), soft };
-        // (total, free, alive) of nodes 1, 2, …; CPUs wanted; strategy; chosen.
-        type Nodes<'a> = &'a [(i64, i64, bool)];
-        let cases: [(Nodes, i64, Strategy, Option<u32>); 12] = [
-            (&[], 1, Strategy::Hybrid, None),
-            (&[(8, 8, false)], 1, Strategy::Hybrid, None),
-            (&[(8, 8, true), (8, 8, true)], 1, Strategy::Hybrid, Some(1)),
-            (&[(8, 5, true), (8, 8, true)], 1, Strategy::Hybrid, Some(1)),
-            (&[(8, 4, true), (8, 8, true)], 1, Strategy::Hybrid, Some(2)),
-            (&[(8, 4, true), (8, 3, true)], 1, Strategy::Hybrid, Some(1)),
-            (&[(8, 7, true), (8, 8, true)], 1, Strategy::Spread, Some(2)),
-            (&[(8, 0, true), (2, 2, true)], 4, Strategy::Hybrid, Some(1)),
-            (&[(2, 2, true), (8, 8, true)], 16, Strategy::Hybrid, Some(2)),
-            (&[(8, 0, true), (8, 8, true)], 1, on(1, false), Some(1)),
-            (&[(8, 8, false), (8, 8, true)], 1, on(1, true), Some(2)),
-            (&[(8, 8, false), (8, 8, true)], 1, on(1, false), Some(2)),
-        ];
-        for (index, (nodes, wanted, strategy, expected)) in cases.into_iter().enumerate() {
-            let nodes: Vec<NodeSummary> = (1..)
-                .zip(nodes)
-                .map(|(number, (total, free, alive))| node(number, *total, *free, *alive))
-                .collect();
-            let demand = Demand { resources: cpus(wanted), strategy, ..Demand::default() };
-            let chosen = choose_node(nodes.iter(), &demand).map(|node| node.0);
-            assert_eq!(chosen, expected, "case {index}");
+    /// Give dead nodes without an heir this one.
+    pub(super) fn inherit(&mut self, heir: NodeId, out: &mut Outbox) {
+        for id in &self.dead {
+            let node = self.nodes.get_mut(id).expect("the dead are remembered");
+            if node.heir.is_none() {
+                node.heir = Some(heir);
+                out.touch(Key::Node(*id));
+            }
         }
+    }
+
+    /// The dead, each with the living node that has in the end inherited from it.
+    pub(super) fn dead(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
+        self.dead.iter().filter_map(|id| Some((*id, self.living_heir(*id)?)))
+    }
+
+    fn living_heir(&self, id: NodeId) -> Option<NodeId> {
+        // An heir was alive when the other died, so the chain goes on in time, and ends.
+        let mut heir = self.nodes.get(&id)?.heir?;
+        while let Some(next) = self.nodes.get(&heir).filter(|node| !node.is_alive()) {
+            heir = next.heir?;
+        }
+        self.get(heir).map(|_| heir)
+    }
+
+    /// What the table says of itself must be true.
+    pub(super) fn check(&self) {
+        for (id, node) in &self.nodes {
+            assert_eq!(*id, node.summary.node);
+            assert_eq!(node.is_alive(), !self.dead.contains(id), "whoever is not dead is alive");
+            assert!(node.is_alive() || node.placed.is_empty(), "nothing is placed on dead nodes");
+        }
+        let heirless = |id: &NodeId| self.nodes.get(id).is_some_and(|node| node.heir.is_none());
+        assert!(
+            self.alive().next().is_none() || !self.dead.iter().any(heirless),
+            "where somebody lives the dead have heirs"
+        );
     }
 }

@@ -37,6 +37,7 @@ impl Head {
                 let keys = self.values.range(prefix.clone()..).map(|(key, _)| key);
                 Answer::Keys(keys.take_while(|key| key.starts_with(&prefix)).cloned().collect())
             }
+            Query::Drain { node, draining } => Answer::Changed(self.drain(node, draining, out)),
             // Asked of the wrong machine.
             Query::Workers | Query::Store | Query::GroupByName { .. } | Query::Groups => Answer::NotFound,
         };

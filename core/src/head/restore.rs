@@ -7,9 +7,12 @@ use super::actors::Actors;
 use super::jobs::Jobs;
 use super::journal::Journal;
 use super::nodes::Nodes;
+use super::view::View;
 use super::{Config, Head, Key, Meta, Outbox, Row};
 use crate::deadlines::Deadlines;
+use crate::ids::NodeId;
 use crate::machine::{Time, Wakeup};
+use crate::mutants::Mutant;
 
 impl Head {
     /// A head that takes up what the log holds.
@@ -21,7 +24,7 @@ impl Head {
         let mut meta = Meta::default();
         let (mut nodes, mut jobs) = (BTreeMap::new(), BTreeMap::new());
         let (mut specs, mut live, mut dead) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let mut values = BTreeMap::new();
+        let (mut early, mut values) = (BTreeMap::new(), BTreeMap::new());
         for (key, row) in rows {
             match (key, row) {
                 (Key::Meta, Row::Meta(row)) => meta = row,
@@ -29,35 +32,51 @@ impl Head {
                 (Key::Job(id), Row::Job(row)) => drop(jobs.insert(id, row)),
                 (Key::Actor(id), Row::Actor(row)) => drop(live.insert(id, row)),
                 (Key::Actor(_), Row::DeadActor(row)) => dead.push(*row),
+                (Key::Actor(id), Row::EarlyEnd(end)) => drop(early.insert(id, end)),
                 (Key::ActorSpec(id), Row::ActorSpec(spec)) => drop(specs.insert(id, spec)),
                 (Key::Value(key), Row::Value(value)) => drop(values.insert(key, value)),
                 (key, row) => panic!("the log holds {row:?} under {key:?}"),
             }
         }
         meta.epoch += 1;
+        let seed = config.seed;
         let mut deadlines = Deadlines::default();
         deadlines.arm(Wakeup::TakeOver, Time(0));
         Head {
             journal: Journal::new(config.durable),
+            config,
             acts: false,
             meta,
-            jobs: Jobs::restore(config.seed, jobs),
+            jobs: Jobs::restore(seed, jobs),
             nodes: Nodes::restore(nodes),
-            actors: Actors::restore(specs, live, dead),
+            actors: Actors::restore(specs, live, dead, early),
             values,
+            view: View::default(),
             deadlines,
+            turn: NodeId(0),
+            patrol: Time(u64::MAX),
         }
     }
 
-    /// The first call: become the head.
+    /// The first call: become the head. Nodes are given the time to come from now on, but for the one that
+    /// the last head has died with.
     pub(super) fn begin(&mut self, out: &mut Outbox) {
         if core::mem::replace(&mut self.acts, true) {
             return;
         }
         self.deadlines.disarm(Wakeup::TakeOver);
         out.touch(Key::Meta);
-        for id in self.actors.without_node() {
-            self.actors.unplaced.insert(id);
+        if !Mutant::ForgetRestarts.is_active() {
+            self.resume_waiting(out);
+        }
+        self.await_again(out.now);
+        self.forgive(out.now);
+        if self.nodes.alive().next().is_some() {
+            self.patrol = out.now + self.config.silence_grace;
+            self.deadlines.arm(Wakeup::SilentNodes, self.patrol);
+        }
+        if let Some(host) = self.meta.host.filter(|host| self.nodes.get(*host).is_some()) {
+            self.node_dies(host, out);
         }
     }
 }

@@ -45,6 +45,19 @@ pub enum Row {
     ActorSpec(Box<ActorSpec>),
     /// An actor that is dead.
     DeadActor(Box<DeadActorRow>),
+    /// An actor that has not been made yet, and that ends as soon as it is.
+    EarlyEnd(EarlyEnd),
+}
+
+/// What came for an actor before its creation did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum EarlyEnd {
+    /// Somebody had it killed, and it may be started again. Then it is as if it had never been started.
+    Killed,
+    /// Somebody had it killed for good.
+    KilledForGood,
+    /// Its last handle went.
+    OutOfScope,
 }
 
 /// The head's own numbers.

@@ -1,0 +1,95 @@
+//! Which node gets an actor, and the actors that no node can take.
+
+use alloc::vec::Vec;
+
+use super::lifecycle::restart_delay;
+use super::{Head, Outbox};
+use crate::actor::ActorState;
+use crate::ids::ActorId;
+use crate::machine::Wakeup;
+use crate::message::{Message, NodeSummary};
+use crate::placement;
+use crate::resources::Demand;
+use crate::value::ActorDeath;
+
+impl Head {
+    /// Send the present incarnation to a node, if one can take it, now or later.
+    pub(super) fn place(&mut self, id: ActorId, out: &mut Outbox) {
+        let Some(actor) = self.actors.get(id) else { return };
+        let demand = &actor.spec.placement;
+        let available = self.nodes.alive().filter(|(_, node)| node.is_available());
+        let candidates: Vec<&NodeSummary> = available.map(|(_, node)| &node.summary).collect();
+        let Some(node) = placement::choose(&candidates, demand, self.turn) else {
+            let since = *self.actors.unplaced.entry(id).or_insert(out.now);
+            self.deadlines.arm(Wakeup::Unschedulable, since + self.config.infeasible_grace);
+            return;
+        };
+        self.turn = node;
+        self.actors.unplaced.remove(&id);
+        let actor = self.actors.edit(id, out).expect("it lives");
+        actor.node = Some(node);
+        let target = self.nodes.get_mut(node).expect("it was chosen");
+        target.place(id, &actor.spec.placement.resources, out.now);
+        self.view_changed(node);
+        self.start(id, out);
+    }
+
+    /// Have the present incarnation started where it was placed.
+    pub(super) fn start(&mut self, id: ActorId, out: &mut Outbox) {
+        let Some(actor) = self.actors.get(id) else { return };
+        let Some(node) = actor.node else { return };
+        let start = Message::StartActor { spec: actor.spec.clone(), incarnation: actor.incarnation };
+        out.send_to_node(node, start);
+    }
+
+    /// Something has changed for actors that no node could take.
+    pub(super) fn place_unplaced(&mut self, out: &mut Outbox) {
+        let waiting: Vec<ActorId> = self.actors.unplaced.keys().copied().collect();
+        for id in waiting {
+            self.place(id, out);
+        }
+    }
+
+    /// Some have waited long enough for the cluster to change.
+    pub(super) fn unplaced_due(&mut self, out: &mut Outbox) {
+        let grace = self.config.infeasible_grace;
+        let waiting: Vec<ActorId> = self.actors.unplaced.keys().copied().collect();
+        for id in waiting {
+            let demand = &self.actors.get(id).expect("the unplaced live").spec.placement;
+            let detail = self.hopeless(demand);
+            let since = self.actors.unplaced.get_mut(&id).expect("it waits");
+            if detail.is_none() {
+                *since = out.now;
+            }
+            let due = *since + grace;
+            match detail {
+                Some(detail) if due <= out.now => {
+                    self.actors.bury(id, ActorDeath::Unschedulable(detail), out);
+                }
+                _ => self.deadlines.arm(Wakeup::Unschedulable, due),
+            }
+        }
+    }
+
+    /// Why no node can ever run work of this demand. It is not known while a node that could is not
+    /// there; and work of a placement group waits for the group.
+    fn hopeless(&self, demand: &Demand) -> Option<alloc::string::String> {
+        let nodes: Vec<&NodeSummary> = self.nodes.alive().map(|(_, node)| &node.summary).collect();
+        let home = self.nodes.alive().find(|(_, node)| node.is_available())?.1;
+        let hope = demand.group.is_some() || nodes.iter().any(|node| placement::is_feasible(node, demand));
+        (!hope).then(|| placement::shortage(&nodes, demand, &home.summary))
+    }
+
+    /// Actors that had no node when the last head ended get one, or wait again for their restart.
+    pub(super) fn resume_waiting(&mut self, out: &mut Outbox) {
+        for id in self.actors.without_node() {
+            let actor = self.actors.get(id).expect("it waits");
+            let delay = match actor.state {
+                ActorState::Restarting => restart_delay(actor.quick_ends),
+                _ => restart_delay(0),
+            };
+            self.actors.restarts.insert((out.now + delay, id));
+            self.deadlines.arm(Wakeup::RestartActor, out.now + delay);
+        }
+    }
+}

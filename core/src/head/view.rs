@@ -1,0 +1,156 @@
+//! What nodes are told of each other, and of jobs.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use super::{Head, Outbox};
+use crate::ids::NodeId;
+use crate::machine::{Span, Time, Wakeup};
+use crate::message::{Message, NodeSummary};
+
+/// At most one view in this time…
+const VIEW_EVERY: Span = Span::from_millis(100);
+/// …for each of so many nodes: a change is told to all, so what changes costs the square of them.
+const NODES_PER_INTERVAL: u64 = 64;
+
+/// What is to be told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    /// Nodes that are new or have changed.
+    changed: BTreeSet<NodeId>,
+    not_before: Time,
+}
+
+impl View {
+    /// The node is dead: that is told otherwise.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.changed.remove(&node);
+    }
+}
+
+/// How long to gather changes for so many nodes.
+fn interval(nodes: usize) -> Span {
+    Span(VIEW_EVERY.0 * (nodes as u64).div_ceil(NODES_PER_INTERVAL).max(1))
+}
+
+impl Head {
+    pub(super) fn view_changed(&mut self, node: NodeId) {
+        self.view.changed.insert(node);
+    }
+
+    /// Tell all nodes what has changed, if it is time for that.
+    pub(super) fn tell_changes(&mut self, out: &mut Outbox) {
+        if self.view.changed.is_empty() {
+            return;
+        }
+        if out.now < self.view.not_before {
+            self.deadlines.arm(Wakeup::TellView, self.view.not_before);
+            return;
+        }
+        let changed = core::mem::take(&mut self.view.changed);
+        let shown = changed.into_iter().filter_map(|id| self.nodes.get(id).map(|node| node.shown()));
+        let nodes: Vec<NodeSummary> = shown.collect();
+        self.view.not_before = out.now + interval(self.nodes.alive().count());
+        for to in self.nodes.within_reach() {
+            if nodes.iter().any(|summary| summary.node != to) {
+                out.send_to_node(to, Message::View { nodes: nodes.clone() });
+            }
+        }
+    }
+
+    /// Tell a node that has come everything that it may have missed: all nodes, living and dead, and all
+    /// jobs. A new one has nothing to do with jobs that are over.
+    pub(super) fn brief(&mut self, to: NodeId, new: bool, out: &mut Outbox) {
+        let nodes = self.nodes.alive().map(|(_, node)| node.shown()).collect();
+        out.send_to_node(to, Message::View { nodes });
+        for (node, heir) in self.nodes.dead() {
+            out.send_to_node(to, Message::NodeDied { node, heir });
+        }
+        let with_actors = self.actors.jobs();
+        for (job, row) in self.jobs.iter() {
+            let needed = !row.ended || with_actors.contains(&job);
+            if needed {
+                out.send_to_node(to, row.started(job));
+            }
+            if row.ended && (needed || !new) {
+                out.send_to_node(to, Message::JobEnded { job });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::harness::*;
+    use crate::ids::{JobId, ProcessId};
+    use crate::message::NodeSummary;
+    use crate::resources::Resources;
+    use crate::value::Death;
+    use alloc::boxed::Box;
+    use alloc::string::String;
+    use bytes::Bytes;
+
+    fn report(head: &mut Harness, node: u32, free: &Resources) {
+        let report = Box::new(NodeSummary { free: free.clone(), ..summary(NodeId(node)) });
+        head.daemon_says(NodeId(node), Message::NodeReport { report });
+    }
+
+    #[test]
+    fn a_new_node_hears_of_all_and_all_hear_of_it() {
+        let mut head = Harness::new();
+        head.join();
+        assert_eq!(head.views, [(1, alloc::vec![1])], "it is new to nobody else");
+        head.views.clear();
+        head.pass(VIEW_EVERY);
+        head.join();
+        let (both, second) = (alloc::vec![1, 2], alloc::vec![2]);
+        assert_eq!(core::mem::take(&mut head.views), [(2, both), (1, second)]);
+        // What changes soon after waits and goes together.
+        for free in [1, 2, 3] {
+            report(&mut head, 2, &resources(&[("CPU", free)]));
+        }
+        report(&mut head, 1, &resources(&[("CPU", 1)]));
+        assert_eq!(head.views, []);
+        head.pass(VIEW_EVERY);
+        assert_eq!(head.views, [(1, alloc::vec![1, 2]), (2, alloc::vec![1, 2])]);
+        head.views.clear();
+        head.pass(Span::from_secs(1));
+        assert_eq!(head.views, [], "nothing has changed");
+    }
+
+    #[test]
+    fn views_grow_rare_with_the_number_of_nodes() {
+        let millis = [0, 1, 64, 65, 1_000].map(|nodes| interval(nodes).0 / 1_000_000);
+        assert_eq!(millis, [100, 100, 100, 200, 1_600]);
+    }
+
+    #[test]
+    fn jobs_are_told_to_all_and_to_who_comes_later() {
+        let mut head = Harness::new();
+        head.join();
+        head.join();
+        let driver = ProcessId::new(NodeId(1), 1);
+        let launch = Bytes::from_static(b"launch");
+        let namespace = String::from("mine");
+        let register = Message::RegisterJob { driver, namespace: namespace.clone(), launch: launch.clone() };
+        let job = JobId(1);
+        let started = Message::JobStarted { job, driver, namespace: namespace.clone(), launch };
+        let node = |number| ProcessId::daemon(NodeId(number));
+        let registered = Message::JobRegistered { driver, job, namespace };
+        assert_eq!(
+            head.daemon_says(NodeId(1), register),
+            [(node(1), registered), (node(2), started.clone())]
+        );
+        head.let_out.clear();
+        head.join();
+        assert!(head.sent().contains(&(node(3), started.clone())));
+        let ended = Message::ProcessEnded { process: driver, death: Death::Exited { code: 0 } };
+        let over = Message::JobEnded { job };
+        let told = head.daemon_says(NodeId(1), ended.clone());
+        assert_eq!(told, [1, 2, 3].map(|number| (node(number), over.clone())));
+        assert_eq!(head.daemon_says(NodeId(1), ended), [], "once");
+        head.join();
+        assert_eq!(head.sent(), [], "who is new need not know");
+    }
+}
