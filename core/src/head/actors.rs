@@ -102,6 +102,8 @@ pub(super) struct Actors {
     live: BTreeMap<ActorId, Actor>,
     names: BTreeMap<(String, String), ActorId>,
     by_creator: BTreeMap<ProcessId, BTreeSet<ActorId>>,
+    /// How many live actors each job has.
+    by_job: BTreeMap<JobId, usize>,
     dead: BTreeMap<ActorId, DeadActorRow>,
     /// The dead in the order of their deaths.
     graves: VecDeque<ActorId>,
@@ -156,6 +158,7 @@ impl Actors {
         if !spec.detached {
             self.by_creator.entry(spec.id.creator()).or_default().insert(spec.id);
         }
+        *self.by_job.entry(spec.job).or_default() += 1;
         self.live.insert(spec.id, actor);
     }
 
@@ -184,6 +187,11 @@ impl Actors {
             if made.is_empty() {
                 self.by_creator.remove(&id.creator());
             }
+        }
+        let of_job = self.by_job.get_mut(&spec.job).expect("its actors are counted");
+        *of_job -= 1;
+        if *of_job == 0 {
+            self.by_job.remove(&spec.job);
         }
         self.restarts.retain(|(_, restarting)| *restarting != id);
         self.unplaced.remove(&id);
@@ -323,9 +331,9 @@ impl Actors {
         }
     }
 
-    /// The jobs that live actors belong to.
-    pub(super) fn jobs(&self) -> BTreeSet<JobId> {
-        self.live.values().map(|actor| actor.spec.job).collect()
+    /// Whether live actors belong to a job.
+    pub(super) fn has(&self, job: JobId) -> bool {
+        self.by_job.contains_key(&job)
     }
 
     /// Those of these processes that made something, wait for something or want to hear of something.

@@ -27,8 +27,6 @@ impl Head {
         }
         if let Some(job) = self.jobs.end(process, out) {
             self.nodes.tell_all(&Message::JobEnded { job }, out);
-            let needed = self.actors.jobs();
-            self.jobs.trim(|job| needed.contains(&job), out);
         }
     }
 }
@@ -76,8 +74,9 @@ mod tests {
         head.report(id, 0, alive);
         assert_eq!(ended(&mut head, 1), [(DAEMON, Message::JobEnded { job: JobId(1) })]);
         let crashed = ActorEvent::Died { death: EXIT, intended: false };
-        let effects = head.report(id, 0, crashed);
+        let effects = head.report(id, 0, crashed.clone());
         assert!(matches!(effects[0].1, Message::StartActor { incarnation: 1, .. }), "{effects:?}");
+        assert_eq!(head.report(id, 1, crashed), [(DAEMON, Message::JobForgotten { job: JobId(1) })]);
     }
 
     #[test]

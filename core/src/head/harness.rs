@@ -63,6 +63,18 @@ pub(super) fn spec_of(id: ActorId, amounts: &[(&str, i64)]) -> ActorSpec {
     ActorSpec { placement, ..spec(id) }
 }
 
+/// What a node says to a new head that has nothing on it.
+pub(super) fn state(node: NodeId) -> NodeState {
+    NodeState {
+        report: summary(node),
+        actors: Vec::new(),
+        bundles: Vec::new(),
+        drivers: Vec::new(),
+        jobs: Vec::new(),
+        nodes: Vec::new(),
+    }
+}
+
 /// A node with four CPUs.
 pub(super) fn summary(node: NodeId) -> NodeSummary {
     let total = resources(&[("CPU", 4)]);
@@ -139,8 +151,7 @@ impl Harness {
     /// A node comes to another head, and tells it what is on it.
     pub(super) fn returns(&mut self, node: NodeId, actors: Vec<ActorPresence>) -> Vec<Effect> {
         let mut effects = self.tell(Input::NodeReturns { connection: 2, node });
-        let drivers = Vec::new();
-        let state = NodeState { report: summary(node), actors, bundles: Vec::new(), drivers };
+        let state = NodeState { actors, ..state(node) };
         let message = Message::NodeState { state: Box::new(state) };
         effects.extend(self.tell(Input::Received { via: node, from: ProcessId::daemon(node), message }));
         effects

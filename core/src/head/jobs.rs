@@ -1,6 +1,6 @@
 //! Jobs: one for each driver.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,15 +12,15 @@ use super::rows::JobRow;
 use super::{Head, Key, Outbox, Row};
 use crate::ids::{JobId, ProcessId};
 use crate::message::Message;
+use crate::mutants::Mutant;
 
-/// How many jobs that have ended are remembered.
-const ENDED_MAX: usize = 1_000;
-
-/// All jobs whose drivers live, and some whose drivers are gone.
+/// All jobs whose drivers live, and those that go on in detached actors.
 #[derive(Clone, Debug)]
 pub(super) struct Jobs {
     jobs: BTreeMap<JobId, JobRow>,
     drivers: BTreeMap<ProcessId, JobId>,
+    /// Those whose drivers are gone.
+    ended: BTreeSet<JobId>,
     seed: u64,
 }
 
@@ -29,7 +29,8 @@ impl Jobs {
     pub(super) fn restore(seed: u64, jobs: BTreeMap<JobId, JobRow>) -> Jobs {
         let running = jobs.iter().filter(|(_, job)| !job.ended);
         let drivers = running.map(|(id, job)| (job.driver, *id)).collect();
-        Jobs { jobs, drivers, seed }
+        let ended = jobs.iter().filter(|(_, job)| job.ended).map(|(id, _)| *id).collect();
+        Jobs { jobs, drivers, ended, seed }
     }
 
     /// What the log must hold of a job.
@@ -47,15 +48,14 @@ impl Jobs {
         self.drivers.range(range).map(|(driver, _)| *driver).collect()
     }
 
-    /// Forget the oldest of the jobs that have ended when there are too many, but for those that are
-    /// still needed.
-    pub(super) fn trim(&mut self, is_needed: impl Fn(JobId) -> bool, out: &mut Outbox) {
-        let over = |(id, job): &(&JobId, &JobRow)| job.ended && !is_needed(**id);
-        let over: Vec<JobId> = self.jobs.iter().filter(over).map(|(id, _)| *id).collect();
-        for id in over.iter().take(over.len().saturating_sub(ENDED_MAX)) {
-            self.jobs.remove(id);
-            out.touch(Key::Job(*id));
-        }
+    /// Whether the driver of a job is gone; of a job that is not known, too.
+    pub(super) fn is_over(&self, id: JobId) -> bool {
+        self.jobs.get(&id).is_none_or(|job| job.ended)
+    }
+
+    /// Whether anything is known of a job.
+    pub(super) fn is_known(&self, id: JobId) -> bool {
+        self.jobs.contains_key(&id)
     }
 
     /// Whether that was the driver of a job that has ended.
@@ -67,6 +67,7 @@ impl Jobs {
     pub(super) fn end(&mut self, driver: ProcessId, out: &mut Outbox) -> Option<JobId> {
         let id = self.drivers.remove(&driver)?;
         self.jobs.get_mut(&id).expect("drivers have jobs").ended = true;
+        self.ended.insert(id);
         out.touch(Key::Job(id));
         Some(id)
     }
@@ -122,6 +123,20 @@ impl Head {
             }
         } else {
             self.tell_registered(driver, out);
+        }
+    }
+
+    /// Jobs whose drivers are gone, and then their last actors, are over for good.
+    pub(super) fn forget_jobs(&mut self, out: &mut Outbox) {
+        if self.jobs.ended.is_empty() || Mutant::EndJobTwice.is_active() {
+            return;
+        }
+        let over: Vec<JobId> = self.jobs.ended.iter().copied().filter(|job| !self.actors.has(*job)).collect();
+        for job in over {
+            self.jobs.ended.remove(&job);
+            self.jobs.jobs.remove(&job);
+            out.touch(Key::Job(job));
+            self.nodes.tell_all(&Message::JobForgotten { job }, out);
         }
     }
 

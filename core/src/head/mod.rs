@@ -253,6 +253,7 @@ impl Head {
 
     /// Let out what may be known at once, and have written what must be written first.
     fn settle(&mut self, mut out: Outbox, effects: &mut Effects<Effect>) {
+        self.forget_jobs(&mut out);
         self.tell_changes(&mut out);
         self.journal.take(out.dirty, out.effects, effects);
         if let Some((operation, keys)) = self.journal.begin_write() {

@@ -21,12 +21,31 @@ impl Head {
             // It is in the picture: this one may be older than what it was told meanwhile.
             return;
         }
-        let NodeState { report, actors, bundles: _, drivers } = state;
+        let NodeState { report, actors, bundles: _, drivers, jobs, nodes } = state;
         node.report(report, out.now);
         self.view_changed(id);
+        self.settle_news(id, &jobs, &nodes, out);
         self.settle_drivers(id, drivers, out);
         self.settle_actors(id, actors, out);
         self.place_unplaced(out);
+    }
+
+    /// Jobs and nodes that it believes to be there and that are not.
+    fn settle_news(&self, id: NodeId, jobs: &[(JobId, bool)], nodes: &[NodeId], out: &mut Outbox) {
+        // What was said of a node came before what was said of later ones, so it lacks no news of
+        // those that it does not name, but perhaps of the last ones.
+        let last = nodes.iter().copied().fold(id, NodeId::max);
+        for (node, heir) in self.nodes.dead().filter(|(node, _)| *node > last || nodes.contains(node)) {
+            out.send_to_node(id, Message::NodeDied { node, heir });
+        }
+        for (job, knows) in jobs {
+            if self.jobs.is_over(*job) && !knows {
+                out.send_to_node(id, Message::JobEnded { job: *job });
+            }
+            if !self.jobs.is_known(*job) {
+                out.send_to_node(id, Message::JobForgotten { job: *job });
+            }
+        }
     }
 
     /// Drivers that do not know their job yet are told again. Those that have gone ended their job.
@@ -218,14 +237,46 @@ mod tests {
         second.write_all();
         second.let_out.clear();
         let drivers = vec![(process(1), None), (process(2), Some(JobId(2)))];
-        let report = summary(NODE);
-        let state = NodeState { report, actors: Vec::new(), bundles: Vec::new(), drivers };
+        let state = NodeState { drivers, ..state(NODE) };
         second.daemon_says(NODE, Message::NodeState { state: Box::new(state) });
         second.write_all();
         let (driver, namespace) = (process(1), String::from("n"));
         let registered = Message::JobRegistered { driver, job: JobId(1), namespace };
         let over = Message::JobEnded { job: JobId(3) };
-        assert_eq!(second.sent(), [(DAEMON, registered), (DAEMON, over)]);
+        let forgotten = Message::JobForgotten { job: JobId(3) };
+        assert_eq!(second.sent(), [(DAEMON, registered), (DAEMON, over), (DAEMON, forgotten)]);
+    }
+
+    #[test]
+    fn news_of_the_dead_that_was_lost_is_told_again() {
+        let mut head = with_actors(0);
+        let register = |number| {
+            let (driver, namespace) = (process(number), String::from("n"));
+            Message::RegisterJob { driver, namespace, launch: Bytes::new() }
+        };
+        head.daemon_says(NODE, register(1));
+        head.daemon_says(NODE, register(2));
+        let death = Death::Exited { code: 0 };
+        head.daemon_says(NODE, Message::ProcessEnded { process: process(1), death });
+        let dead = [head.join(), head.join()];
+        for node in dead {
+            head.tell(Input::NodeLost { node });
+        }
+        head.pass(Span::from_secs(2));
+        head.write_all();
+        let mut second = head.restart();
+        second.tell(Input::NodeReturns { connection: 2, node: NODE });
+        second.write_all();
+        // It does not know the third node at all.
+        let (jobs, nodes) = (vec![(JobId(1), false), (JobId(2), false)], vec![NodeId(2), dead[0]]);
+        let drivers = vec![(process(2), Some(JobId(2)))];
+        let state = NodeState { drivers, jobs, nodes, ..state(NODE) };
+        let told = second.daemon_says(NODE, Message::NodeState { state: Box::new(state) });
+        let died = |node| (DAEMON, Message::NodeDied { node, heir: NODE });
+        let job = JobId(1);
+        let over =
+            [Message::JobEnded { job }, Message::JobForgotten { job }].map(|message| (DAEMON, message));
+        assert_eq!(told, [died(dead[0]), died(dead[1]), over[0].clone(), over[1].clone()]);
     }
 
     #[test]

@@ -58,21 +58,17 @@ impl Head {
         }
     }
 
-    /// Tell a node that has come everything that it may have missed: all nodes, living and dead, and all
-    /// jobs. A new one has nothing to do with jobs that are over.
+    /// Tell a node that has come what it must know of nodes and jobs. One that has been here before says
+    /// itself what it may have missed of those that are over: see [`Head::settle_news`].
     pub(super) fn brief(&mut self, to: NodeId, new: bool, out: &mut Outbox) {
         let nodes = self.nodes.alive().map(|(_, node)| node.shown()).collect();
         out.send_to_node(to, Message::View { nodes });
-        for (node, heir) in self.nodes.dead() {
+        for (node, heir) in self.nodes.dead().filter(|_| new) {
             out.send_to_node(to, Message::NodeDied { node, heir });
         }
-        let with_actors = self.actors.jobs();
         for (job, row) in self.jobs.iter() {
-            let needed = !row.ended || with_actors.contains(&job);
-            if needed {
-                out.send_to_node(to, row.started(job));
-            }
-            if row.ended && (needed || !new) {
+            out.send_to_node(to, row.started(job));
+            if row.ended && new {
                 out.send_to_node(to, Message::JobEnded { job });
             }
         }
@@ -148,7 +144,9 @@ mod tests {
         let ended = Message::ProcessEnded { process: driver, death: Death::Exited { code: 0 } };
         let over = Message::JobEnded { job };
         let told = head.daemon_says(NodeId(1), ended.clone());
-        assert_eq!(told, [1, 2, 3].map(|number| (node(number), over.clone())));
+        let forgotten = Message::JobForgotten { job };
+        let expected = [&over, &forgotten].map(|message| [1, 2, 3].map(|n| (node(n), message.clone())));
+        assert_eq!(told, expected.concat());
         assert_eq!(head.daemon_says(NodeId(1), ended), [], "once");
         head.join();
         assert_eq!(head.sent(), [], "who is new need not know");
