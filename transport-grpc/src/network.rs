@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 
 use shoal_runtime::transport::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -63,8 +64,30 @@ impl Listener for Listening {
     }
 }
 
-/// What is written is gathered already; it should not wait for more.
+/// What is written is gathered already and should not wait for more; and what the network has not taken
+/// yet should stay where urgent frames can still go before it.
 fn prompt(stream: TcpStream) -> io::Result<Box<dyn ByteStream>> {
     stream.set_nodelay(true)?;
+    limit_unsent(&stream)?;
     Ok(Box::new(stream))
+}
+
+/// Bytes that the kernel keeps of a stream beyond those that are on their way. Without a limit it takes
+/// megabytes of bulk, and a control frame behind them waits for all of it.
+const UNSENT_BYTES_MAX: libc::c_int = 128 << 10;
+
+fn limit_unsent(stream: &TcpStream) -> io::Result<()> {
+    let limit = UNSENT_BYTES_MAX;
+    // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the value is an int of the
+    // length that is told.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const limit).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

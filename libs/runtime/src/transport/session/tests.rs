@@ -60,7 +60,8 @@ fn pair() -> (End, End) {
 async fn frames_arrive_in_order_and_are_acknowledged() {
     let (here, mut there) = pair();
     let (one, two) = duplex(1000);
-    (here.drive(one), there.drive(two));
+    here.drive(one);
+    there.drive(two);
     (0..10_000).for_each(|number| here.session.send(frame(number)));
     assert_eq!(there.receive(10_000).await, (0..10_000).collect::<Vec<_>>());
     tokio::time::timeout(BOUND, async {
@@ -86,7 +87,8 @@ async fn a_session_goes_on_over_the_next_connection() {
         next += 200;
     }
     let (one, two) = duplex(300);
-    (here.drive(one), there.drive(two));
+    here.drive(one);
+    there.drive(two);
     assert_eq!(there.receive(next as usize).await, (0..next).collect::<Vec<_>>());
 }
 
@@ -98,7 +100,8 @@ async fn a_newer_connection_takes_the_session_over() {
     here.session.send(frame(0));
     there.receive(1).await;
     let (one, two) = duplex(1000);
-    (here.drive(one), there.drive(two));
+    here.drive(one);
+    there.drive(two);
     assert_eq!(old.await.unwrap(), Ended::Replaced);
     here.session.send(frame(1));
     assert_eq!(there.receive(1).await, [1]);
@@ -110,7 +113,8 @@ async fn who_sends_waits_while_the_peer_does_not_take() {
     let (here, mut there) =
         (End::new(config, Acknowledging::OnReceipt), End::new(config, Acknowledging::OnReceipt));
     let (one, two) = duplex(1000);
-    (here.drive(one), there.drive(two));
+    here.drive(one);
+    there.drive(two);
     let mut sent = 0;
     let sender = async {
         loop {
