@@ -264,5 +264,5 @@ async fn wait(event: impl Future<Output = ()>, timeout: Option<Instant>) {
     }
 }
 
-#[cfg(all(test, not(madsim)))]
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Two ends of a session over byte streams in memory, which are cut and replaced.
 
+#![cfg(not(madsim))]
+
 use std::time::Duration;
 
 use tokio::io::{DuplexStream, duplex, split};
