@@ -106,6 +106,7 @@ impl Hosted {
                         // What it says to its node is carried out once that is there.
                         let mut effects = Effects::new();
                         asked.into_iter().for_each(|effect| effects.push(effect));
+                        head.handle(Time(0), head::Input::Hosted { node }, &mut effects);
                         let hosted = Hosted {
                             head,
                             effects,
