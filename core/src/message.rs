@@ -179,6 +179,16 @@ pub enum Message {
         attempt: u32,
     },
 
+    /// Node to owner: a copy of your object is gone that this node had made for its readers.
+    CopyRemoved {
+        /// The object.
+        object: ObjectId,
+        /// The node.
+        node: NodeId,
+        /// Which attempt of its task made it.
+        attempt: u32,
+    },
+
     // --- Store: node to node -----------------------------------------------------------------
     /// Keep this object in memory and let me copy it.
     PullObject {
@@ -193,6 +203,8 @@ pub enum Message {
         attempt: u32,
         /// Bytes.
         size: u64,
+        /// The node that keeps it even if its memory is short: other copies are dropped then.
+        primary: NodeId,
     },
     /// It cannot be had here.
     PullFailed {

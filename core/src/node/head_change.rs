@@ -1,7 +1,6 @@
 //! Another head acts: it is told what no log can tell, and so are those who asked the former one.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use super::Node;
 use super::outbox::Outbox;
@@ -58,6 +57,7 @@ mod tests {
     use crate::message::ActorPresence;
     use crate::node::Input;
     use crate::node::harness::*;
+    use alloc::vec::Vec;
 
     fn head_changed(node: &mut Harness, epoch: u64) -> Vec<crate::node::Effect> {
         node.input(Input::HeadChanged { epoch })

@@ -259,6 +259,7 @@ impl Node {
 
     pub(super) fn blocked(&mut self, from: ProcessId) {
         self.prove(from);
+        self.store.urge(from);
         let Some(worker) = self.processes.worker_mut(from) else { return };
         if let Some(holding) = &mut worker.holding {
             self.ledger.block(holding);

@@ -7,6 +7,10 @@
 mod actors;
 mod aside;
 mod bundles;
+#[cfg(test)]
+mod cluster;
+#[cfg(test)]
+mod cluster_soak;
 mod drivers;
 mod exits;
 #[cfg(test)]
@@ -20,6 +24,7 @@ mod node_death;
 #[cfg(test)]
 mod nonsense;
 mod outbox;
+mod pins;
 mod pools;
 mod processes;
 mod questions;
@@ -402,7 +407,12 @@ impl Node {
             shares: Shares::default(),
             leases: Leases::new(config.node, config.epoch),
             actors: BTreeMap::new(),
-            store: Store::new(config.store_start, config.store_capacity, config.store_full_grace),
+            store: Store::new(
+                config.node,
+                config.store_start,
+                config.store_capacity,
+                config.store_full_grace,
+            ),
             view: View::new(config.node),
             changed: false,
             stopped: false,
@@ -486,7 +496,7 @@ impl Node {
             Message::ProcessDied { process, death } if process.node() == from.node() => {
                 self.remote_process_died(process, &death, out);
             }
-            _ => {}
+            message => self.received_of_store(from.node(), message, out),
         }
     }
 
@@ -526,10 +536,7 @@ impl Node {
                 store.seal(from, Sealed { object, attempt, job, size }, offset, out);
                 self.watch_owner(object.owner(), out);
             }
-            Message::Pin { object, .. } => {
-                let owner_dead = self.processes.is_dead(object.owner());
-                store.pin(from, object, owner_dead, out);
-            }
+            Message::Pin { object, locations } => self.pin(from, object, &locations, out),
             Message::Unpin { object } => store.unpin(from, object, out),
             Message::FreeObject { object, attempt } => store.free_object(from, object, attempt, out),
             // The rest is for others.
@@ -576,6 +583,7 @@ impl Node {
         }
         self.watch_guesses();
         self.store.settle(out, &mut self.deadlines);
+        self.tell_owners(out);
         self.report(out);
     }
 }

@@ -28,6 +28,7 @@ impl Node {
             self.watched_died(process, &death, out);
         }
         self.owners_died(|owner| owner.node() == node, heir, out);
+        self.store.node_gone(node, out);
         self.processes.forget_watchers(node);
         self.changed = true;
     }

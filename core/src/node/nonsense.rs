@@ -10,25 +10,35 @@ use proptest::strategy::Union;
 
 use super::harness::*;
 use super::{Effect, Input, SpillLocation, WorkResult};
-use crate::ids::{ActorId, JobId, LeaseId, NodeId, ObjectId, OperationId, ProcessId, RequestId, TaskId};
+use crate::ids::{
+    ActorId, GroupId, JobId, LeaseId, NodeId, ObjectId, OperationId, ProcessId, RequestId, TaskId,
+};
 use crate::machine::Span;
-use crate::message::{Message, Query, Route};
+use crate::message::{Message, NodeSummary, Query, Route};
 use crate::resources::{self, Demand, Environment, Quantity, Resources};
 use crate::value::{ActorDeath, Death, Failure};
 use bytes::Bytes;
 
 /// The head, the daemon, processes that may live, and some that never do.
 fn processes() -> impl Strategy<Value = ProcessId> {
-    let others =
-        vec![ProcessId::HEAD, ProcessId::daemon(NODE), ProcessId::new(NodeId(2), 1), process(u32::MAX)];
+    let others = vec![ProcessId::HEAD, ProcessId::daemon(NODE), afar(3, u32::MAX), process(u32::MAX)];
     Union::new_weighted(vec![
         (6, (1u32..16).prop_map(process).boxed()),
+        (3, (2u32..4, 0u32..4).prop_map(|(node, number)| afar(node, number)).boxed()),
         (1, prop::sample::select(others).boxed()),
     ])
 }
 
+fn nodes() -> impl Strategy<Value = NodeId> {
+    (1u32..4).prop_map(NodeId)
+}
+
 fn tasks() -> impl Strategy<Value = TaskId> {
-    ((1u32..8).prop_map(process), 0u64..4).prop_map(|(owner, number)| TaskId { owner, number })
+    let owner = Union::new_weighted(vec![
+        (4, (1u32..8).prop_map(process).boxed()),
+        (1, (2u32..4).prop_map(|node| afar(node, 1)).boxed()),
+    ]);
+    (owner, 0u64..4).prop_map(|(owner, number)| TaskId { owner, number })
 }
 
 fn objects() -> impl Strategy<Value = ObjectId> {
@@ -81,17 +91,26 @@ fn demands() -> impl Strategy<Value = Demand> {
     })
 }
 
+fn routes() -> impl Strategy<Value = Route> {
+    Union::new(vec![
+        Just(Route::Fresh).boxed(),
+        nodes().prop_map(|by| Route::Rejected { by }).boxed(),
+        Just(Route::IfFree).boxed(),
+        Just(Route::Queue).boxed(),
+    ])
+}
+
 fn lease_messages() -> BoxedStrategy<Message> {
     let request = (0u64..8).prop_map(RequestId);
     let lease = (1u64..20, 1u32..3).prop_map(|(number, epoch)| LeaseId { node: NODE, epoch, number });
     Union::new(vec![
-        (request.clone(), 1u32..3, demands())
-            .prop_map(|(request, job, demand)| Message::RequestLease {
+        (request.clone(), 1u32..3, demands(), routes(), prop::option::of(nodes()))
+            .prop_map(|(request, job, demand, route, prefer)| Message::RequestLease {
                 request,
                 job: JobId(job),
                 demand: Arc::new(demand),
-                route: Route::Fresh,
-                prefer: None,
+                route,
+                prefer,
             })
             .boxed(),
         request.prop_map(|request| Message::CancelLeaseRequest { request }).boxed(),
@@ -100,6 +119,7 @@ fn lease_messages() -> BoxedStrategy<Message> {
         Just(Message::Blocked).boxed(),
         Just(Message::Unblocked).boxed(),
         processes().prop_map(|process| Message::WatchProcess { process }).boxed(),
+        processes().prop_map(|process| Message::ProcessDied { process, death: KILLED }).boxed(),
         prop::sample::select(vec![Query::Workers, Query::Store, Query::Nodes])
             .prop_map(|query| Message::Ask { request: RequestId(1), query })
             .boxed(),
@@ -114,11 +134,83 @@ fn store_messages() -> BoxedStrategy<Message> {
         (objects(), 0u32..3, offsets(), sizes())
             .prop_map(|(object, attempt, offset, size)| Message::Seal { object, attempt, offset, size })
             .boxed(),
-        objects().prop_map(|object| Message::Pin { object, locations: vec![] }).boxed(),
+        (objects(), prop::collection::vec(nodes(), 0..4))
+            .prop_map(|(object, locations)| Message::Pin { object, locations })
+            .boxed(),
         objects().prop_map(|object| Message::Unpin { object }).boxed(),
         (objects(), prop::sample::select(vec![0, 1, u32::MAX]))
             .prop_map(|(object, attempt)| Message::FreeObject { object, attempt })
             .boxed(),
+    ])
+    .boxed()
+}
+
+/// What daemons say to each other of objects.
+fn pull_messages() -> BoxedStrategy<Message> {
+    Union::new(vec![
+        objects().prop_map(|object| Message::PullObject { object }).boxed(),
+        (objects(), 0u32..3, sizes(), nodes())
+            .prop_map(|(object, attempt, size, primary)| Message::PullReady {
+                object,
+                attempt,
+                size,
+                primary,
+            })
+            .boxed(),
+        objects()
+            .prop_map(|object| Message::PullFailed { object, failure: Failure::Freed { object } })
+            .boxed(),
+        objects().prop_map(|object| Message::PullEnded { object }).boxed(),
+    ])
+    .boxed()
+}
+
+/// What the head says of nodes, jobs and groups.
+fn cluster_messages() -> BoxedStrategy<Message> {
+    let views = prop::collection::vec((nodes(), amounts(), any::<bool>()), 0..3).prop_map(|nodes| {
+        let seen = nodes.into_iter().map(|(node, free, alive)| NodeSummary {
+            alive,
+            free,
+            ..summary(node.0, &[("CPU", 2.0), ("slot", 1.0)])
+        });
+        Message::View { nodes: seen.collect() }
+    });
+    let group = (0u64..2).prop_map(|number| GroupId(TaskId { owner: driver(), number }));
+    let attempt = 0u32..3;
+    Union::new_weighted(vec![
+        (6, views.boxed()),
+        (1, (2u32..4).prop_map(|node| Message::NodeDied { node: NodeId(node), heir: NODE }).boxed()),
+        (
+            2,
+            (processes(), 1u32..3)
+                .prop_map(|(driver, job)| Message::JobStarted {
+                    job: JobId(job),
+                    driver,
+                    namespace: String::new(),
+                    launch: Bytes::new(),
+                })
+                .boxed(),
+        ),
+        (1, (1u32..3).prop_map(|job| Message::JobForgotten { job: JobId(job) }).boxed()),
+        (
+            2,
+            (group.clone(), attempt.clone(), prop::collection::vec((0u32..3, amounts()), 0..3))
+                .prop_map(|(group, attempt, bundles)| Message::ReserveBundles { group, attempt, bundles })
+                .boxed(),
+        ),
+        (
+            2,
+            (group.clone(), attempt.clone())
+                .prop_map(|(group, attempt)| Message::CommitBundles { group, attempt })
+                .boxed(),
+        ),
+        (1, group.clone().prop_map(|group| Message::SuspendBundles { group }).boxed()),
+        (
+            1,
+            (group, attempt, any::<bool>())
+                .prop_map(|(group, attempt, removed)| Message::ReturnBundles { group, attempt, removed })
+                .boxed(),
+        ),
     ])
     .boxed()
 }
@@ -176,7 +268,12 @@ fn inputs() -> BoxedStrategy<Input> {
     let message = Union::new(vec![lease_messages(), store_messages(), actor_messages()]);
     let death = prop::sample::select(vec![KILLED, Death::Exited { code: 0 }]);
     let from_anybody = (processes(), message).prop_map(|(from, message)| Input::Received { from, message });
-    let from_head = actor_messages().prop_map(|message| Input::Received { from: ProcessId::HEAD, message });
+    let from_head = Union::new(vec![actor_messages(), cluster_messages()])
+        .prop_map(|message| Input::Received { from: ProcessId::HEAD, message });
+    let from_nodes = (2u32..4, pull_messages()).prop_map(|(node, message)| {
+        let from = ProcessId::daemon(NodeId(node));
+        Input::Received { from, message }
+    });
     let exits = (processes(), death, any::<bool>()).prop_map(|(process, death, started)| {
         let last_started = started.then_some(TaskId { owner: process, number: 1 });
         Input::ProcessExited { process, death, last_started }
@@ -194,7 +291,9 @@ fn inputs() -> BoxedStrategy<Input> {
         .prop_map(|number| Input::Received { from: process(number), message: Message::WorkerReady });
     Union::new_weighted(vec![
         (20, from_anybody.boxed()),
-        (6, from_head.boxed()),
+        (10, from_head.boxed()),
+        (10, from_nodes.boxed()),
+        (1, (0u64..5).prop_map(|epoch| Input::HeadChanged { epoch }).boxed()),
         (2, exits.boxed()),
         (1, drivers.boxed()),
         (1, pressure.boxed()),

@@ -56,20 +56,35 @@ impl Store {
         left.into_iter().map(|(object, _, attempt)| (object, attempt)).collect()
     }
 
-    fn reader_gone(&mut self, id: ProcessId, out: &mut Outbox) {
+    /// A process, or the daemon of another node, reads nothing here any more.
+    pub(super) fn reader_gone(&mut self, id: ProcessId, out: &mut Outbox) {
         self.unsealed.retain(|_, unsealed| {
             unsealed.readers.retain(|reader| *reader != id);
             !unsealed.readers.is_empty()
         });
         for (object, pins) in self.pins.remove(&id).unwrap_or_default() {
+            self.withdraw(id, object, out);
             self.unpinned(object, pins, out);
         }
+        let mut left = Vec::new();
         for (object, entry) in &mut self.objects {
             entry.readers.retain(|reader| *reader != id);
             if entry.place == Place::Queued && entry.readers.is_empty() {
-                entry.place = Place::Disk;
-                self.waiting.retain(|room| !room.is_for(*object));
+                left.push(*object);
             }
+        }
+        for object in left {
+            self.unqueue(object);
+        }
+        self.puller_gone(id, out);
+    }
+
+    /// An object that nobody waits for any more does not wait for room either.
+    pub(super) fn unqueue(&mut self, id: ObjectId) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        if object.place == Place::Queued && object.readers.is_empty() {
+            object.place = Place::Disk;
+            self.waiting.retain(|room| !room.is_for(id));
         }
     }
 }

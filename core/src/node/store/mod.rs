@@ -9,6 +9,8 @@
 mod endings;
 mod extents;
 mod objects;
+mod offers;
+mod pulls;
 mod ranges;
 mod release;
 mod room;
@@ -23,19 +25,23 @@ use alloc::vec::Vec;
 use self::extents::Holder;
 pub(super) use self::objects::Sealed;
 use self::objects::{FreedEarly, Object, Place, Unsealed};
+use self::pulls::Pulls;
+pub(super) use self::pulls::{Offer, Wanted};
 use self::ranges::{FreeSpace, PAGE, Ranges, round_down, round_up};
 use self::release::Floor;
 use self::room::{Operation, Room};
 use super::outbox::Outbox;
 use super::{WorkResult, outbox};
 use crate::deadlines::Deadlines;
-use crate::ids::{ObjectId, OperationId, ProcessId};
+use crate::ids::{NodeId, ObjectId, OperationId, ProcessId};
 use crate::machine::{Span, Time};
 use crate::message::StoreSummary;
 
 /// The table.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
+    /// This node.
+    node: NodeId,
     capacity: u64,
     /// How long nothing can be done for a request before it is refused.
     full_grace: Span,
@@ -52,6 +58,10 @@ pub(super) struct Store {
     unsealed: BTreeMap<ObjectId, Unsealed>,
     /// Freed before they were sealed: the owner's word was faster than the producer's.
     freed_early: BTreeMap<ObjectId, FreedEarly>,
+    pulls: Pulls,
+    /// Copies that were made, or dropped, and of which attempt: their owners do not know yet.
+    copied: Vec<(ObjectId, u32)>,
+    dropped: Vec<(ObjectId, u32)>,
     /// Requests for room, first come, first served.
     waiting: VecDeque<Room>,
     /// Something has changed for those who wait for room.
@@ -72,10 +82,11 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(start: u64, capacity: u64, full_grace: Span) -> Store {
+    pub(super) fn new(node: NodeId, start: u64, capacity: u64, full_grace: Span) -> Store {
         let aligned = round_up(start, PAGE);
         let capacity = round_down(capacity.saturating_sub(aligned - start), PAGE);
         Store {
+            node,
             capacity,
             full_grace,
             free: FreeSpace::new(aligned, capacity),
@@ -86,6 +97,9 @@ impl Store {
             pins: BTreeMap::new(),
             unsealed: BTreeMap::new(),
             freed_early: BTreeMap::new(),
+            pulls: Pulls::default(),
+            copied: Vec::new(),
+            dropped: Vec::new(),
             waiting: VecDeque::new(),
             hopeful: false,
             holders_asked: None,
@@ -103,7 +117,13 @@ impl Store {
     /// Serve those who wait for room, and see to the timers.
     pub(super) fn settle(&mut self, out: &mut Outbox, deadlines: &mut Deadlines) {
         self.expire_unsealed(out, deadlines);
+        self.advance_pulls(out);
         self.serve(out, deadlines);
+        while self.pulls.hopeful {
+            // Who was refused room lets others go on.
+            self.advance_pulls(out);
+            self.serve(out, deadlines);
+        }
         self.release_idle(out, deadlines);
         let accounted = self.free.total() + self.held_bytes + self.resident_bytes + self.transit.total();
         assert_eq!(accounted, self.capacity, "every byte of the store is in one place");
@@ -115,6 +135,9 @@ impl Store {
             Some(Operation::Back { room, offset }) => self.backed(room, offset, result, out),
             Some(Operation::Spill { objects }) => self.spilled(&objects, result, out),
             Some(Operation::Restore { object }) => self.restored(object, result, out),
+            Some(Operation::Fetch { object, offset, room }) => {
+                self.fetched(id, object, (offset, room), result, out);
+            }
             Some(Operation::Release { offset, size }) => self.released(offset, size, &result),
             // Nobody waits for the end of a deletion.
             None => {}
@@ -169,6 +192,22 @@ impl Store {
             }
         }
         assert!(self.unsealed.keys().all(|id| !self.objects.contains_key(id)));
+        self.check_pulls();
+    }
+
+    /// Whether an object is here, in memory or on disk.
+    pub(super) fn has(&self, object: ObjectId) -> bool {
+        self.objects.contains_key(&object)
+    }
+
+    /// The copies that were made since the last call.
+    pub(super) fn take_copied(&mut self) -> Vec<(ObjectId, u32)> {
+        core::mem::take(&mut self.copied)
+    }
+
+    /// The copies that were dropped since the last call.
+    pub(super) fn take_dropped(&mut self) -> Vec<(ObjectId, u32)> {
+        core::mem::take(&mut self.dropped)
     }
 
     /// A deadline of those who wait for room has come.

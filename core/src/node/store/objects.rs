@@ -8,7 +8,7 @@ use super::Store;
 use super::outbox::Outbox;
 use super::room::Room;
 use crate::deadlines::Deadlines;
-use crate::ids::{JobId, ObjectId, ProcessId};
+use crate::ids::{JobId, NodeId, ObjectId, ProcessId};
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::Message;
 use crate::mutants::Mutant;
@@ -51,6 +51,8 @@ pub(super) struct Object {
     pub(super) size: u64,
     /// The job of the process that sealed it.
     pub(super) job: JobId,
+    /// The node that keeps it, if that is another one: then this copy is dropped, not spilled.
+    pub(super) primary: Option<NodeId>,
     /// The live process that gets its room when it is freed.
     pub(super) holder: Option<ProcessId>,
     pub(super) place: Place,
@@ -91,6 +93,24 @@ impl Place {
 }
 
 impl Object {
+    /// One that has just been sealed.
+    pub(super) fn sealed(sealed: Sealed, place: Place) -> Object {
+        Object {
+            attempt: sealed.attempt,
+            size: sealed.size,
+            job: sealed.job,
+            primary: None,
+            holder: None,
+            place,
+            disk: None,
+            spilling: false,
+            pins: 0,
+            readers: Vec::new(),
+            freed: false,
+            used: 0,
+        }
+    }
+
     /// Bytes that it takes up in memory.
     pub(super) fn room(&self) -> u64 {
         object_room(self.size).expect("the room of a sealed object was held")
@@ -117,37 +137,37 @@ pub(super) fn lost(object: ObjectId, detail: &str) -> Failure {
 
 impl Store {
     pub(in crate::node) fn seal(&mut self, from: ProcessId, sealed: Sealed, offset: u64, out: &mut Outbox) {
-        let Sealed { object: id, attempt, job, size } = sealed;
+        let Sealed { object: id, attempt, size, .. } = sealed;
         let Some(room) = object_room(size).filter(|room| self.holds(from, offset, *room)) else { return };
-        let early = self.freed_early.remove(&id);
-        let freed = early.is_some_and(|early| attempt <= early.attempt && early.at + SEALED_WITHIN > out.now);
-        if freed || !self.make_way(id, attempt, out) {
+        if self.is_freed_early(id, attempt, out.now) || !self.make_way(id, attempt, out) {
             return out.send(from, Message::Freed { offset, size: room });
         }
         self.unhold(from, offset, room);
         self.hopeful = true;
         self.resident_bytes += room;
         self.resident.insert(offset, id);
-        let readers = self.unsealed.remove(&id).map(|unsealed| unsealed.readers).unwrap_or_default();
-        let object = self.objects.entry(id).or_insert_with(|| Object {
-            attempt,
-            size,
-            job,
-            holder: None,
-            place: Place::Disk,
-            disk: None,
-            spilling: false,
-            pins: 0,
-            readers: Vec::new(),
-            freed: false,
-            used: 0,
-        });
-        object.attempt = attempt;
-        object.size = size;
-        object.job = job;
-        object.holder = Some(from);
-        object.place = Place::Memory(offset);
-        object.readers.extend(readers);
+        // What was to come from another node has been made here.
+        let mut readers = self.cancel_pull(id, out);
+        if let Some(replaced) = self.objects.remove(&id) {
+            readers.extend(replaced.readers);
+        }
+        let object = Object { holder: Some(from), ..Object::sealed(sealed, Place::Memory(offset)) };
+        self.objects.insert(id, object);
+        self.greet(id, readers, out);
+    }
+
+    /// Whether what this attempt has made was freed before it was sealed.
+    pub(super) fn is_freed_early(&mut self, id: ObjectId, attempt: u32, now: Time) -> bool {
+        let early = self.freed_early.remove(&id);
+        early.is_some_and(|early| attempt <= early.attempt && early.at + SEALED_WITHIN > now)
+    }
+
+    /// An object is there: those who wait for it get it.
+    pub(super) fn greet(&mut self, id: ObjectId, readers: Vec<ProcessId>, out: &mut Outbox) {
+        let unsealed = self.unsealed.remove(&id).map(|unsealed| unsealed.readers).unwrap_or_default();
+        if let Some(object) = self.objects.get_mut(&id) {
+            object.readers.extend(readers.into_iter().chain(unsealed));
+        }
         self.touch(id);
         self.serve_readers(id, out);
     }
@@ -207,15 +227,14 @@ impl Store {
         let Some(object) = self.objects.get_mut(&id) else {
             if owner_dead {
                 let failure = lost(id, "its owner is dead, and it is not in this node's store");
-                return out.send(from, Message::PinFailed { object: id, failure });
+                return self.refuse_reader(from, id, failure, out);
             }
             let deadline = out.now + SEALED_WITHIN;
             let fresh = Unsealed { deadline, readers: Vec::new() };
             return self.unsealed.entry(id).or_insert(fresh).readers.push(from);
         };
         if object.freed {
-            let failure = Failure::Freed { object: id };
-            return out.send(from, Message::PinFailed { object: id, failure });
+            return self.refuse_reader(from, id, Failure::Freed { object: id }, out);
         }
         object.readers.push(from);
         if object.place == Place::Disk {
@@ -229,11 +248,12 @@ impl Store {
     /// Those who wait for an object get it, if it is in memory.
     pub(super) fn serve_readers(&mut self, id: ObjectId, out: &mut Outbox) {
         let Some(object) = self.objects.get_mut(&id) else { return };
-        let Place::Memory(offset) = object.place else { return };
+        let Place::Memory(_) = object.place else { return };
         for reader in core::mem::take(&mut object.readers) {
+            let object = self.objects.get_mut(&id).expect("it was just looked up");
             object.pins += 1;
             *self.pins.entry(reader).or_default().entry(id).or_default() += 1;
-            out.send(reader, Message::Pinned { object: id, offset, size: object.size });
+            self.tell_reader(reader, id, out);
         }
         self.touch(id);
     }
@@ -241,10 +261,8 @@ impl Store {
     /// Those who wait for an object will not get it.
     pub(super) fn refuse_readers(&mut self, id: ObjectId, failure: &Failure, out: &mut Outbox) {
         let Some(object) = self.objects.get_mut(&id) else { return };
-        for reader in core::mem::take(&mut object.readers) {
-            let failure = failure.clone();
-            out.send(reader, Message::PinFailed { object: id, failure });
-        }
+        let readers = core::mem::take(&mut object.readers);
+        self.refuse_all(readers, id, failure, out);
     }
 
     pub(in crate::node) fn unpin(&mut self, from: ProcessId, id: ObjectId, out: &mut Outbox) {
@@ -257,6 +275,7 @@ impl Store {
         if pins.is_empty() {
             self.pins.remove(&from);
         }
+        self.withdraw(from, id, out);
         self.unpinned(id, 1, out);
     }
 
@@ -301,10 +320,9 @@ impl Store {
     /// Who waits for an object waits in vain.
     fn refuse_freed(&mut self, id: ObjectId, out: &mut Outbox) {
         let failure = Failure::Freed { object: id };
-        for reader in self.unsealed.remove(&id).into_iter().flat_map(|unsealed| unsealed.readers) {
-            let failure = failure.clone();
-            out.send(reader, Message::PinFailed { object: id, failure });
-        }
+        let mut readers = self.cancel_pull(id, out);
+        readers.extend(self.unsealed.remove(&id).into_iter().flat_map(|unsealed| unsealed.readers));
+        self.refuse_all(readers, id, &failure, out);
     }
 
     /// Nobody can reach this object any more.
@@ -357,10 +375,8 @@ impl Store {
     }
 
     pub(super) fn refuse_unsealed(&mut self, id: ObjectId, detail: &str, out: &mut Outbox) {
-        for reader in self.unsealed.remove(&id).into_iter().flat_map(|unsealed| unsealed.readers) {
-            let failure = lost(id, detail);
-            out.send(reader, Message::PinFailed { object: id, failure });
-        }
+        let readers = self.unsealed.remove(&id).map(|unsealed| unsealed.readers).unwrap_or_default();
+        self.refuse_all(readers, id, &lost(id, detail), out);
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) enum Purpose {
     Extent { process: ProcessId, request: RequestId },
     /// An object is to be read back.
     Restore(ObjectId),
+    /// An object is to be copied from another node.
+    Pull(ObjectId),
     /// The process that asked is gone.
     Nobody,
 }
@@ -48,8 +50,11 @@ impl Room {
     pub(super) fn restore(object: ObjectId, size: u64) -> Room {
         Room::new(Purpose::Restore(object), size, OBJECT_ALIGNMENT)
     }
+    pub(super) fn pull(object: ObjectId, size: u64) -> Room {
+        Room::new(Purpose::Pull(object), size, OBJECT_ALIGNMENT)
+    }
     pub(super) fn is_for(&self, object: ObjectId) -> bool {
-        self.purpose == Purpose::Restore(object)
+        matches!(self.purpose, Purpose::Restore(of) | Purpose::Pull(of) if of == object)
     }
     pub(super) fn is_of(&self, id: ProcessId) -> bool {
         matches!(self.purpose, Purpose::Extent { process, .. } if process == id)
@@ -69,6 +74,8 @@ pub(super) enum Operation {
     Spill { objects: Vec<ObjectId> },
     /// An object is read back.
     Restore { object: ObjectId },
+    /// An object is copied from another node into this room.
+    Fetch { object: ObjectId, offset: u64, room: u64 },
     /// Pages of free memory go back to the operating system.
     Release { offset: u64, size: u64 },
 }
@@ -174,6 +181,12 @@ impl Store {
                 self.refuse_readers(id, failure, out);
                 self.reap(id, out);
             }
+            (Purpose::Pull(id), None) => self.fetch(id, offset, size, out),
+            (Purpose::Pull(id), Some(failure)) => {
+                self.transit.remove(offset, size);
+                self.set_free(offset, size);
+                self.no_room(id, failure, out);
+            }
             (Purpose::Extent { process, request }, None) => {
                 self.transit.remove(offset, size);
                 self.grant_extent(process, request, offset, size, out);
@@ -201,6 +214,7 @@ impl Store {
                 }
                 self.refuse_readers(id, failure, out);
             }
+            Purpose::Pull(id) => self.no_room(id, failure, out),
             Purpose::Nobody => {}
         }
     }

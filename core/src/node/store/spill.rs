@@ -41,6 +41,11 @@ impl Store {
             if object.disk.is_some() {
                 self.vacate(id, false, out);
                 made = true;
+            } else if object.primary.is_some() {
+                // The node that keeps it lives, and can be asked again.
+                self.dropped.push((id, object.attempt));
+                self.forget(id, out);
+                made = true;
             } else {
                 object.spilling = true;
                 spilled.push((id, offset, object.size));
@@ -62,7 +67,8 @@ impl Store {
         for (offset, id) in &self.resident {
             let object = &self.objects[id];
             if object.is_evictable() {
-                let writes = if object.disk.is_some() { 0 } else { object.room() };
+                let kept = object.disk.is_some() || object.primary.is_some();
+                let writes = if kept { 0 } else { object.room() };
                 let evictable = Evictable { object: *id, used: object.used, writes };
                 pieces.push(Piece { offset: *offset, size: object.room(), object: Some(evictable) });
             }
