@@ -119,6 +119,13 @@ class Cluster:
         """The same as `address`."""
         return self.address
 
+    @property
+    def temp_directory(self) -> str:
+        """The directory below which the nodes' sessions are."""
+        if self._temp is None:
+            raise RuntimeError("the cluster was shut down")
+        return self._temp
+
     def add_node(self, wait: bool = True, **node_args: Any) -> ClusterNode:
         """Start a node; the first one is the head's.
 
@@ -134,8 +141,12 @@ class Cluster:
         unknown = sorted(set(node_args) - set(_AMOUNTS) - set(_TABLES))
         if unknown:
             raise TypeError(f"add_node has no argument {', '.join(unknown)}")
-        arguments = [f"{_AMOUNTS[name]}={value}" for name, value in node_args.items() if name in _AMOUNTS and value is not None]
-        arguments += [f"{_TABLES[name]}={json.dumps(value)}" for name, value in node_args.items() if name in _TABLES and value]
+        arguments = [
+            f"{_AMOUNTS[name]}={value}" for name, value in node_args.items() if name in _AMOUNTS and value is not None
+        ]
+        arguments += [
+            f"{_TABLES[name]}={json.dumps(value)}" for name, value in node_args.items() if name in _TABLES and value
+        ]
         arguments.append(f"--temp-dir={self._temp}")
         if self.head_node is None:
             if "port" not in node_args:

@@ -92,10 +92,11 @@ fn spawn(program: &[String], options: &StartOptions) -> Result<Description, Fail
     BufReader::new(ready).read_line(&mut line).map_err(failed)?;
     match serde_json::from_str(&line) {
         Ok(description) => Ok(description),
-        // It has said why on standard error, which it shares with this process.
         Err(_) => {
             let status = child.wait().map_err(failed)?;
-            Err(Failure::Failed(format!("the node could not be started ({status})")))
+            let report: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            let reason = report["error"].as_str().map_or_else(|| status.to_string(), String::from);
+            Err(Failure::Failed(format!("the node could not be started: {reason}")))
         }
     }
 }
