@@ -255,6 +255,9 @@ impl Node {
             };
             let shared: Rc<RefCell<Daemon>> = Daemon::new(parts);
             serve_cluster(&shared, entered.connection)?;
+            if let (Some(head), Some(credentials)) = (entered.cluster, entered.credentials) {
+                tokio::task::spawn_local(cluster::keep_certified(head, credentials));
+            }
             state::spawn_driving(&shared);
             serve(&shared, listener, options.owner.take())
                 .and_then(|()| session.publish(&description))

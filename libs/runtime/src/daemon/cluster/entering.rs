@@ -29,6 +29,9 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 /// The head must answer within this time; it writes to its log before.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long after a failed attempt to have a certificate renewed the next one follows.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+
 /// Which cluster a daemon belongs to.
 #[derive(Debug)]
 pub enum Membership {
@@ -117,6 +120,8 @@ pub(in super::super) struct Entered {
     pub(in super::super) cluster: Option<SocketAddr>,
     /// What is to be removed when the daemon has been stopped in order.
     pub(in super::super) state: Option<PathBuf>,
+    /// What it shows to others.
+    pub(in super::super) credentials: Option<Credentials>,
 }
 
 /// Become a node. Sets the address in `config`.
@@ -130,7 +135,15 @@ pub(in super::super) async fn enter(
         Membership::Alone => {
             let (hosted, node) = Hosted::start(head::Config::new(config.seed), None, summary(config))?;
             let head = HeadSide::Here(Box::new(hosted));
-            Ok(Entered { node, head, transport: None, connection: None, cluster: None, state: None })
+            Ok(Entered {
+                node,
+                head,
+                transport: None,
+                connection: None,
+                cluster: None,
+                state: None,
+                credentials: None,
+            })
         }
         Membership::Head { address, state, keep } => {
             let network = network.ok_or(EnterError::NoNetwork)?;
@@ -140,7 +153,7 @@ pub(in super::super) async fn enter(
         Membership::Member { head, address, secret } => {
             let network = network.ok_or(EnterError::NoNetwork)?;
             let credentials = prove(head, &secret, &name(config)?).await?;
-            let transport = network.bind(address, credentials, None, source).await?;
+            let transport = network.bind(address, credentials.clone(), None, source).await?;
             config.address = transport.local_address().to_string();
             let (connection, node, epoch) = apply(transport.as_ref(), head, config).await?;
             let away = HeadSide::There(Box::new(Away::new(head, epoch)));
@@ -151,6 +164,7 @@ pub(in super::super) async fn enter(
                 connection: Some(connection),
                 cluster: Some(head),
                 state: None,
+                credentials: Some(credentials),
             })
         }
     }
@@ -175,13 +189,21 @@ async fn found(
     };
     let validity = Validity::starting_now(Validity::NODE_LIFETIME);
     let credentials = authority.credentials(Role::Head, &name(config)?, validity)?;
-    let transport = network.bind(address, credentials, Some(Arc::new(authority)), source).await?;
+    let transport = network.bind(address, credentials.clone(), Some(Arc::new(authority)), source).await?;
     config.address = transport.local_address().to_string();
     let settings = head::Config { durable: true, ..head::Config::new(config.seed) };
     let (hosted, node) = Hosted::start(settings, Some(Box::new(file)), summary(config))?;
     let head = HeadSide::Here(Box::new(hosted));
     let cluster = Some(transport.local_address());
-    Ok(Entered { node, head, transport: Some(transport), connection: None, cluster, state: None })
+    Ok(Entered {
+        node,
+        head,
+        transport: Some(transport),
+        connection: None,
+        cluster,
+        state: None,
+        credentials: Some(credentials),
+    })
 }
 
 /// Show the head that this daemon knows the cluster's secret, and be given a certificate.
@@ -223,6 +245,24 @@ async fn apply(
         }
         attempt += 1;
         tokio::time::sleep(ATTEMPT_PAUSE).await;
+    }
+}
+
+/// Have the certificate replaced, long before it ends, by the authority at the head's address.
+pub(in super::super) async fn keep_certified(head: SocketAddr, credentials: Credentials) {
+    loop {
+        tokio::time::sleep(Validity::NODE_LIFETIME / 3).await;
+        loop {
+            let renewed = match TcpStream::connect(head).await {
+                Ok(stream) => join::renew(stream, &credentials).await.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match renewed {
+                Ok(()) => break,
+                Err(error) => log!("the certificate is not renewed: {error}"),
+            }
+            tokio::time::sleep(RENEWAL_PAUSE).await;
+        }
     }
 }
 

@@ -32,8 +32,8 @@ use shoal_core::ids::NodeId;
 
 use crate::transport::Transport;
 pub(super) use accepting::listen;
-pub(super) use entering::enter;
 pub use entering::{EnterError, Membership, Network};
+pub(super) use entering::{enter, keep_certified};
 pub(super) use gate::Gate;
 pub(super) use head::{HeadSide, serve};
 pub use hosted::HeadError;
