@@ -279,3 +279,46 @@ def test_strangers_are_turned_away(nodes, tmp_path):
     assert refused.returncode != 0
     assert "secret" in refused.stderr
     assert api.get(where.remote(1), timeout=PATIENCE_SECONDS)[1] == 1
+
+
+# --- objects --------------------------------------------------------------------------------------------
+
+
+@api.remote(num_cpus=0)
+def make(size, value=1):
+    return bytes([value]) * size
+
+
+@api.remote(num_cpus=0)
+def measure(data):
+    return len(data), data[:1], data[-1:]
+
+
+BIG = 5 << 20
+
+
+def test_large_objects_are_read_on_other_nodes(nodes):
+    nodes({"num_cpus": 1, "resources": {"a": 1}}, {"num_cpus": 1, "resources": {"b": 1}})
+    there = make.options(**on("a")).remote(BIG, 7)
+    assert api.get(there, timeout=PATIENCE_SECONDS) == b"\x07" * BIG
+    here = api.put(b"\x08" * BIG)
+    refs = [measure.options(**on(name)).remote(ref) for name in "ab" for ref in (there, here)]
+    expected = [(BIG, bytes([value]), bytes([value])) for value in (7, 8)]
+    assert api.get(refs, timeout=PATIENCE_SECONDS) == expected * 2
+
+
+def test_an_object_is_broadcast(nodes):
+    _, added = nodes(*({"num_cpus": 1, "resources": {f"n{index}": 1}} for index in range(4)))
+    ref = api.put(os.urandom(BIG))
+    sizes = [measure.options(**on(f"n{index}")).remote(ref) for index in range(len(added)) for _ in range(3)]
+    assert {size for size, _, _ in api.get(sizes, timeout=PATIENCE_SECONDS)} == {BIG}
+
+
+def test_objects_of_a_node_that_dies_are_made_again(nodes):
+    cluster, (a,) = nodes({"num_cpus": 1, "resources": {"a": 1}})
+    first = make.options(max_retries=3, **on("a")).remote(BIG, 3)
+    second = measure.options(max_retries=3, **on("a")).remote(first)
+    assert api.get(second, timeout=PATIENCE_SECONDS)[0] == BIG
+    cluster.remove_node(a, allow_graceful=False)
+    cluster.add_node(num_cpus=1, resources={"a": 1})
+    assert api.get(first, timeout=60) == b"\x03" * BIG
