@@ -25,7 +25,7 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Start a node that stays until `shoal stop`.
-    Start(StartOptions),
+    Start(Box<StartOptions>),
     /// Stop the nodes on this machine that `shoal start` has started.
     Stop(StopOptions),
     /// Show nodes, resources, workers, actors and the object store.
