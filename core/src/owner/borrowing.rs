@@ -190,8 +190,8 @@ impl Owner {
             };
             let registered =
                 record.sharing.as_ref().is_some_and(|s| s.grants.iter().any(|(from, _)| *from == owner));
-            let held = record.local > 0 || record.uses > 0;
-            if held && !registered && owner != self.config.process && !kept.contains(object) {
+            // Also what it has lent on: the owner may not know of that borrower yet.
+            if record.is_wanted() && !registered && owner != self.config.process && !kept.contains(object) {
                 kept.push(*object);
                 self.receive_grant(*object, lender, out);
             }

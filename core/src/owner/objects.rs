@@ -91,7 +91,7 @@ impl Object {
     }
 
     /// Whether somebody may still want the value.
-    fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         self.local > 0
             || self.uses > 0
             || self.sharing.as_ref().is_some_and(|s| s.held_for.iter().any(|(_, n)| *n != 0))

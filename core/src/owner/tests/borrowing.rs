@@ -53,3 +53,42 @@ fn a_task_with_an_argument_of_a_dead_owner_fails_instead_of_waiting() {
     let (task, _) = owner.submit(function(1, Returns::Count(1)), vec![lost, other], vec![]);
     assert!(matches!(owner.owner.lookup(task.object(0)), Lookup::Failed(_)));
 }
+
+/// The borrower's registration may travel slower than the end of the task that lent the reference.
+#[test]
+fn what_a_task_has_lent_on_is_kept_until_the_borrower_is_registered() {
+    let (mut owner, mut worker) = (Harness::new(1), Harness::new(2));
+    let lent = owner.put(vec![]);
+    let (task, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![lent]);
+    let effects = owner.grant(requested(&effects)[0], 1, 2);
+    converse(&mut owner, &mut worker, effects, process(1));
+    worker.tell(Input::AddReference { object: lent });
+    // It lends the reference to process 3, which keeps it, and ends.
+    let (inner, effects) = worker.submit(function(2, Returns::Count(1)), vec![], vec![lent]);
+    worker.grant(requested(&effects)[0], 2, 3);
+    let finished = crate::task::Completion {
+        task: inner,
+        attempt: 0,
+        outcomes: vec![Outcome::Value(small())],
+        items: 0,
+        retryable: false,
+        kept: vec![lent],
+        started: 0,
+        micros: 10,
+        exiting: false,
+    };
+    worker.receive(process(3), Message::TaskFinished(Box::new(finished)));
+    worker.tell(Input::RemoveReference { object: inner.object(0) });
+    worker.tell(Input::RemoveReference { object: lent });
+    let effects = worker.ran(task, Outcome::Value(small()));
+    converse(&mut owner, &mut worker, effects, process(2));
+    owner.tell(Input::RemoveReference { object: lent });
+    assert!(owner.owner.has_outcome(lent), "process 3 has it from the worker");
+    // Now the owner hears of process 3, which then needs nothing of the worker any more.
+    owner.receive(process(3), Message::Borrow { object: lent });
+    let effects = worker.receive(process(3), Message::ReturnGrants { object: lent, grants: 1 });
+    converse(&mut owner, &mut worker, effects, process(2));
+    assert!(owner.owner.has_outcome(lent));
+    owner.receive(process(3), Message::ReturnGrants { object: lent, grants: 1 });
+    assert!(!owner.owner.has_outcome(lent), "nobody has it any more");
+}
