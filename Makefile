@@ -20,6 +20,9 @@ PROFILE ?= quick
 # `cargo sim`, whose arguments follow.
 SIM := $(CARGO) run --locked --quiet --profile sim --package shoal-sim-tests --
 
+# `cargo explore`, likewise.
+EXPLORE := $(CARGO) run --locked --quiet --profile sim --package shoal-explore --
+
 # Simulated runs in `make test`, counted up from the commit; minutes of new ones in `make sim`.
 SEED ?= $(shell git rev-parse HEAD 2>/dev/null)
 SEEDS ?= 4000
@@ -34,7 +37,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 # its own: the Python tests are its tests.
 RUST := --workspace --exclude shoal-python
 
-.PHONY: help build demo test test-rust test-sim test-python test-demo sim lint format wheel clean
+.PHONY: help build demo test test-rust test-sim test-explore test-python test-demo sim explore lint format wheel clean
 .PHONY: bench-core bench-build
 
 help: ## Show this list
@@ -75,7 +78,7 @@ demo: build ## Index the Python standard library in parallel
 
 # --- Test ---------------------------------------------------------------------------------------
 
-test: test-rust test-sim test-python test-demo ## Run every test
+test: test-rust test-sim test-explore test-python test-demo ## Run every test
 
 test-rust: ## Rust: machines, store, daemon, command
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
@@ -86,6 +89,9 @@ test-rust: ## Rust: machines, store, daemon, command
 test-sim: ## A short simulation, each seed run twice
 	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
 
+test-explore: ## Every interleaving of small clusters
+	$(EXPLORE) --jobs $(JOBS)
+
 test-python: build ## Python: the package, clusters, types
 	cd python && $(BIN)/python -m pytest -q
 
@@ -94,6 +100,9 @@ test-demo: build ## The demo on a part of its input, compared with the serial re
 
 sim: ## A long simulation (MINUTES=10)
 	$(SIM) --minutes $(MINUTES) --jobs $(JOBS) --doublecheck
+
+explore: ## Every interleaving of larger ones: minutes, and gigabytes of memory
+	$(EXPLORE) --deep
 
 # --- Look ---------------------------------------------------------------------------------------
 
