@@ -306,7 +306,9 @@ fn of_node(effect: node::Effect) -> Option<Output> {
         node::Effect::Kill { process, death } => {
             Some(Output::Start { operation: None, work: Work::Kill { process, death } })
         }
-        node::Effect::StopTemplate { .. } | node::Effect::RememberJob { .. } => None,
+        node::Effect::StopTemplate { .. }
+        | node::Effect::RememberJob { .. }
+        | node::Effect::ForgetJob { .. } => None,
         other => unreachable!("no scenario leads to {other:?}"),
     }
 }
