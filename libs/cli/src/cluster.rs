@@ -1,6 +1,6 @@
 //! Which cluster a node belongs to, from the command line.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
 use shoal_identity::JoinSecret;
@@ -23,8 +23,8 @@ impl ClusterOptions {
     /// Which cluster the node belongs to. `temp` is where sessions are.
     pub(crate) fn membership(&self, temp: &Path) -> Result<Membership, Failure> {
         if self.head {
-            let port = self.port.unwrap_or(HEAD_PORT);
             let state = self.state_dir.clone().unwrap_or_else(|| session::head_directory(temp));
+            let port = self.port.unwrap_or_else(|| self.usual_port(&state));
             let address = SocketAddr::new(self.node_ip_address, port);
             return Ok(Membership::Head { address, state, keep: self.state_dir.is_some() });
         }
@@ -33,6 +33,17 @@ impl ClusterOptions {
         let secret = self.secret(temp)?;
         let address = SocketAddr::new(self.node_ip_address, self.port.unwrap_or(0));
         Ok(Membership::Member { head, address, secret })
+    }
+
+    /// The port that the head of this state had, so that its nodes find it again; else the usual one, or any
+    /// if that is taken.
+    fn usual_port(&self, state: &Path) -> u16 {
+        if let Some(port) = session::head_port(state) {
+            return port;
+        }
+        let usual = SocketAddr::new(self.node_ip_address, HEAD_PORT);
+        let is_free = TcpListener::bind(usual).is_ok() && UdpSocket::bind(usual).is_ok();
+        if is_free { HEAD_PORT } else { 0 }
     }
 
     fn secret(&self, temp: &Path) -> Result<JoinSecret, Failure> {

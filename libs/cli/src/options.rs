@@ -64,7 +64,8 @@ pub(crate) struct ClusterOptions {
     /// Where other nodes reach this one.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub(crate) node_ip_address: IpAddr,
-    /// The port, for UDP and TCP [default: 6464 for a head, else one that is free].
+    /// The port, for UDP and TCP [default: of a head the one that it had before, else 6464 if that is
+    /// free; else any].
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
     /// Where the head keeps what must survive it. Given, it is kept when the head is stopped, too.

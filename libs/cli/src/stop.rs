@@ -23,6 +23,11 @@ pub(crate) fn stop(options: &StopOptions) -> Result<(), Failure> {
         }
         println!("Stopped node {} (pid {}).", node.node, node.pid);
     }
+    if nodes.iter().any(Description::is_head) {
+        // A killed head leaves what the next one would go on with; here nobody wants that. One that was
+        // stopped has removed it.
+        let _ = std::fs::remove_dir_all(session::head_directory(&options.temp.path));
+    }
     // Also what daemons that were killed have left.
     session::clean(&options.temp.path)
         .map_err(|error| Failure::Failed(format!("what is left cannot be removed: {error}")))?;

@@ -29,6 +29,7 @@ const LOCK: &str = "lock";
 const DESCRIPTION: &str = "node.json";
 const CURRENT: &str = "current";
 const SPILL: &str = "spill";
+const HEAD_PORT: &str = "port";
 
 /// What others need to know of a node in order to join it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -164,6 +165,16 @@ pub fn of_cluster(temp: &Path, head: SocketAddr) -> Option<Description> {
 /// stopped in order, so what a start finds there is of a head that was killed.
 pub fn head_directory(temp: &Path) -> PathBuf {
     base_directory(temp).join("head")
+}
+
+/// The port at which the head of this state was reached last.
+pub fn head_port(state: &Path) -> Option<u16> {
+    fs::read_to_string(state.join(HEAD_PORT)).ok()?.trim().parse().ok()
+}
+
+/// Remember the port at which the head of this state is reached.
+pub(super) fn remember_head_port(state: &Path, port: u16) -> io::Result<()> {
+    replace(&state.join(HEAD_PORT), &port.to_string())
 }
 
 /// All live nodes of this user below `temp`, the newest first.

@@ -17,7 +17,7 @@ use shoal_identity::{
 use shoal_state::FileLog;
 use tokio::net::TcpStream;
 
-use super::super::log;
+use super::super::{log, session};
 use super::head::Away;
 use super::word::{Greeting, Reply, Wish, hear, say};
 use super::{HeadError, HeadSide, Hosted};
@@ -195,6 +195,9 @@ async fn found(
     let (hosted, node) = Hosted::start(settings, Some(Box::new(file)), summary(config))?;
     let head = HeadSide::Here(Box::new(hosted));
     let cluster = Some(transport.local_address());
+    if let Err(error) = session::remember_head_port(state, transport.local_address().port()) {
+        log!("the head's port cannot be remembered: {error}");
+    }
     Ok(Entered {
         node,
         head,
