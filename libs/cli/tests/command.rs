@@ -148,9 +148,11 @@ fn a_blocking_start_serves_until_it_is_interrupted() {
 fn what_makes_no_sense_is_refused() {
     let place = Place::new();
     let error = place.fail(&["start"], 2);
-    assert!(error.contains("transport") && error.contains("start --head"), "{error}");
-    let error = place.fail(&["start", "--address", "other:1"], 2);
-    assert!(error.contains("transport"), "{error}");
+    assert!(error.contains("start --head") && error.contains("start --address"), "{error}");
+    let error = place.fail(&["start", "--address", "nonsense"], 2);
+    assert!(error.contains("HOST:PORT"), "{error}");
+    let error = place.fail(&["start", "--address", "127.0.0.1:1"], 2);
+    assert!(error.contains("secret"), "{error}");
     place.fail(&["start", "--head", "--address", "other:1"], 2);
     place.fail(&["start", "--head", "--num-cpus=-1"], 2);
     place.fail(&["start", "--head", "--resources=nonsense"], 2);
