@@ -1,6 +1,6 @@
 //! Which cluster a node belongs to, from the command line.
 
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use shoal_identity::JoinSecret;
@@ -24,26 +24,17 @@ impl ClusterOptions {
     pub(crate) fn membership(&self, temp: &Path) -> Result<Membership, Failure> {
         if self.head {
             let state = self.state_dir.clone().unwrap_or_else(|| session::head_directory(temp));
-            let port = self.port.unwrap_or_else(|| self.usual_port(&state));
-            let address = SocketAddr::new(self.node_ip_address, port);
-            return Ok(Membership::Head { address, state, keep: self.state_dir.is_some() });
+            // Its nodes look for a head that was killed where it was.
+            let wanted = self.port.or_else(|| session::head_port(&state));
+            let address = SocketAddr::new(self.node_ip_address, wanted.unwrap_or(HEAD_PORT));
+            let keep = self.state_dir.is_some();
+            return Ok(Membership::Head { address, or_any_port: wanted.is_none(), state, keep });
         }
         let Some(head) = &self.address else { return Ok(Membership::Alone) };
         let head = resolve(head)?;
         let secret = self.secret(temp)?;
         let address = SocketAddr::new(self.node_ip_address, self.port.unwrap_or(0));
         Ok(Membership::Member { head, address, secret })
-    }
-
-    /// The port that the head of this state had, so that its nodes find it again; else the usual one, or any
-    /// if that is taken.
-    fn usual_port(&self, state: &Path) -> u16 {
-        if let Some(port) = session::head_port(state) {
-            return port;
-        }
-        let usual = SocketAddr::new(self.node_ip_address, HEAD_PORT);
-        let is_free = TcpListener::bind(usual).is_ok() && UdpSocket::bind(usual).is_ok();
-        if is_free { HEAD_PORT } else { 0 }
     }
 
     fn secret(&self, temp: &Path) -> Result<JoinSecret, Failure> {

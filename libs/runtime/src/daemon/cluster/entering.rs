@@ -41,6 +41,8 @@ pub enum Membership {
     Head {
         /// Where other daemons reach it. Port 0 takes one that is free.
         address: SocketAddr,
+        /// If that port is taken, another one will do.
+        or_any_port: bool,
         /// Where the cluster's authority and the head's log are. A cluster that is there already goes on.
         state: PathBuf,
         /// Keep them when the daemon is stopped in order, too.
@@ -145,9 +147,9 @@ pub(in super::super) async fn enter(
                 credentials: None,
             })
         }
-        Membership::Head { address, state, keep } => {
+        Membership::Head { address, or_any_port, state, keep } => {
             let network = network.ok_or(EnterError::NoNetwork)?;
-            let entered = found(network, source, config, address, &state).await?;
+            let entered = found(network, source, config, (address, or_any_port), &state).await?;
             Ok(Entered { state: (!keep).then_some(state), ..entered })
         }
         Membership::Member { head, address, secret } => {
@@ -175,7 +177,7 @@ async fn found(
     network: &dyn Network,
     source: Arc<dyn BulkSource>,
     config: &mut Config,
-    address: SocketAddr,
+    (address, or_any_port): (SocketAddr, bool),
     state: &Path,
 ) -> Result<Entered, EnterError> {
     // The log first: it is the lock that keeps two heads apart.
@@ -189,7 +191,15 @@ async fn found(
     };
     let validity = Validity::starting_now(Validity::NODE_LIFETIME);
     let credentials = authority.credentials(Role::Head, &name(config)?, validity)?;
-    let transport = network.bind(address, credentials.clone(), Some(Arc::new(authority)), source).await?;
+    let authority = Some(Arc::new(authority));
+    let bound = network.bind(address, credentials.clone(), authority.clone(), Arc::clone(&source)).await;
+    let transport = match bound {
+        Err(TransportError::Listen(_)) if or_any_port => {
+            let any = SocketAddr::new(address.ip(), 0);
+            network.bind(any, credentials.clone(), authority, source).await?
+        }
+        bound => bound?,
+    };
     config.address = transport.local_address().to_string();
     let settings = head::Config { durable: true, ..head::Config::new(config.seed) };
     let (hosted, node) = Hosted::start(settings, Some(Box::new(file)), summary(config))?;
