@@ -45,8 +45,8 @@ pub(super) struct Node {
     pub(super) heard: Time,
     /// What is on it is known: it joined under this head, or has told it everything.
     pub(super) known: bool,
-    /// Actors that were placed there and that no report knows of yet.
-    placed: BTreeMap<ActorId, (Time, Resources)>,
+    /// Actors that were placed there and that no report knows of yet; whether one came since.
+    placed: BTreeMap<ActorId, (Time, Resources, bool)>,
 }
 
 impl Node {
@@ -73,20 +73,24 @@ impl Node {
     /// What the node says of itself now.
     pub(super) fn report(&mut self, report: NodeSummary, now: Time) {
         self.summary = NodeSummary { alive: true, node: self.summary.node, ..report };
-        self.placed.retain(|_, (since, _)| *since + PLACED_FOR > now);
-        for (_, resources) in self.placed.values() {
+        self.placed.retain(|_, (since, ..)| *since + PLACED_FOR > now);
+        for (_, resources, reported) in self.placed.values_mut() {
             self.summary.free.subtract(resources);
+            *reported = true;
         }
     }
 
     pub(super) fn place(&mut self, actor: ActorId, resources: &Resources, now: Time) {
         self.summary.free.subtract(resources);
-        self.placed.insert(actor, (now, resources.clone()));
+        self.placed.insert(actor, (now, resources.clone(), false));
     }
 
     /// The node has said something of an actor: its reports know of it.
     pub(super) fn knows(&mut self, actor: ActorId) {
-        self.placed.remove(&actor);
+        // The last report had counted it already: it must not count twice until the next one.
+        if let Some((_, resources, true)) = self.placed.remove(&actor) {
+            self.summary.free.add(&resources);
+        }
     }
 
     /// What others are told of it: a draining node has nothing to offer.
