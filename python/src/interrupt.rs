@@ -11,6 +11,9 @@ use crate::errors;
 
 /// The task that the main thread runs, and whether it is to be interrupted.
 static MAIN: Mutex<Option<(TaskId, bool)>> = Mutex::new(None);
+/// The task that was interrupted when it began, for it had been cancelled already: the word of that
+/// may still come, and must not interrupt it again.
+static BEGUN_CANCELLED: Mutex<Option<TaskId>> = Mutex::new(None);
 static MAIN_THREAD: OnceLock<libc::pthread_t> = OnceLock::new();
 /// An async actor's way to cancel one of its coroutines.
 static CANCEL: Mutex<Option<Py<PyAny>>> = Mutex::new(None);
@@ -26,8 +29,20 @@ pub(crate) fn set_running(task: Option<TaskId>) {
     *MAIN.lock() = task.map(|task| (task, false));
 }
 
+/// Interrupt a task that was cancelled before the main thread took it up: there was nobody to interrupt
+/// then. The word of the cancellation may have come since, or come later.
+pub(crate) fn interrupt_at_its_beginning(task: TaskId) {
+    if matches!(*MAIN.lock(), Some((_, false))) {
+        interrupt(task);
+        *BEGUN_CANCELLED.lock() = Some(task);
+    }
+}
+
 /// Interrupt the task if it runs here in a way that can be interrupted.
 pub(crate) fn interrupt(task: TaskId) {
+    if BEGUN_CANCELLED.lock().take_if(|begun| *begun == task).is_some() {
+        return;
+    }
     {
         let mut main = MAIN.lock();
         if let Some((running, wanted)) = main.as_mut()

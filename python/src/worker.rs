@@ -353,6 +353,9 @@ fn run_one(py: Python<'_>, process: &Arc<Process>, assignment: Box<Assignment>) 
         }
         use_devices(py, &assignment)?;
         interrupt::set_running(Some(assignment.task));
+        if process.peek(|owner| owner.is_cancelled(assignment.task)) {
+            interrupt::interrupt_at_its_beginning(assignment.task);
+        }
     }
     let assigned = Assigned::new(process, assignment);
     let before = CURRENT.replace(Some(assigned.context.clone()));
