@@ -392,6 +392,8 @@ pub enum Message {
         spec: Box<ActorSpec>,
         /// Which start.
         incarnation: u32,
+        /// Which of the orders to start something that this head gave this node, from 1.
+        order: u64,
     },
     /// Head to node: end its process.
     StopActor {
@@ -490,6 +492,8 @@ pub enum Message {
     NodeReport {
         /// The node.
         report: Box<NodeSummary>,
+        /// The last order to start something that it has taken into account, 0 for none.
+        order: u64,
     },
     /// Node to head: I am here, and nothing has changed.
     Heartbeat,

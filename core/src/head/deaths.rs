@@ -93,7 +93,7 @@ mod tests {
     fn report(head: &mut Harness, node: u32, cpus: i64) {
         let free = resources(&[("CPU", cpus)]);
         let report = Box::new(NodeSummary { free, ..summary(NodeId(node)) });
-        head.daemon_says(NodeId(node), Message::NodeReport { report });
+        head.daemon_says(NodeId(node), Message::NodeReport { report, order: 0 });
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(sent(&Message::StopActor { actor: made_on_1, incarnation: 0, graceful: false }), [2]);
         assert_eq!(sent(&Message::Fenced), [1]);
         let starts = effects.iter().any(|effect| {
-            matches!(effect, Effect::Send { to, message: Message::StartActor { incarnation: 1, spec } }
+            matches!(effect, Effect::Send { to, message: Message::StartActor { incarnation: 1, spec, .. } }
                 if *to == ProcessId::daemon(NodeId(2)) && spec.id == restarts)
         });
         assert!(starts, "{effects:?}");

@@ -133,7 +133,7 @@ impl Harness {
     }
 
     pub(super) fn report_node(&mut self) -> Vec<(ProcessId, Message)> {
-        self.receive(DAEMON, Message::NodeReport { report: Box::new(summary(NODE)) })
+        self.receive(DAEMON, Message::NodeReport { report: Box::new(summary(NODE)), order: 0 })
     }
 
     /// Another node joins: its number.

@@ -181,9 +181,6 @@ impl Head {
         if actor.incarnation != incarnation || actor.node != Some(node) {
             return;
         }
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.knows(id);
-        }
         match event {
             ActorEvent::Alive { process, pid } => {
                 if actor.state == ActorState::Starting || actor.state == ActorState::Restarting {
@@ -260,7 +257,7 @@ mod tests {
     const CRASH: Death = Death::Signalled { signal: 11 };
 
     fn start(spec: &ActorSpec, incarnation: u32) -> (ProcessId, Message) {
-        (DAEMON, Message::StartActor { spec: Box::new(spec.clone()), incarnation })
+        (DAEMON, Message::StartActor { spec: Box::new(spec.clone()), incarnation, order: 1 })
     }
 
     fn stop(actor: ActorId, incarnation: u32, graceful: bool) -> (ProcessId, Message) {

@@ -97,12 +97,12 @@ impl Head {
         true
     }
 
-    pub(super) fn node_report(&mut self, report: NodeSummary, out: &mut Outbox) {
+    pub(super) fn node_report(&mut self, report: NodeSummary, order: u64, out: &mut Outbox) {
         let id = report.node;
         let Some(node) = self.nodes.get_mut(id) else { return };
         let before = core::mem::replace(&mut node.summary.total, report.total.clone());
         let offers_more = before != report.total || node.summary.labels != report.labels;
-        node.report(report, out.now);
+        node.report(report, order);
         self.view_changed(id);
         if offers_more {
             self.place_unplaced(out);

@@ -295,7 +295,9 @@ impl Head {
             Message::ProcessEnded { process, .. } if process.node() == node => {
                 self.process_ended(process, out);
             }
-            Message::NodeReport { report } if report.node == node => self.node_report(*report, out),
+            Message::NodeReport { report, order } if report.node == node => {
+                self.node_report(*report, order, out)
+            }
             Message::NodeState { state } if state.report.node == node => self.node_state(node, *state, out),
             Message::ActorReport { actor, incarnation, event } => {
                 self.actor_report(node, actor, incarnation, event, out);

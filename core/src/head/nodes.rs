@@ -6,16 +6,14 @@ use alloc::vec::Vec;
 
 use super::rows::NodeRow;
 use super::{Config, Key, Outbox, Row};
-use crate::ids::{ActorId, NodeId};
-use crate::machine::{Span, Time};
+use crate::ids::NodeId;
+use crate::machine::Time;
 use crate::message::{Message, NodeSummary};
 use crate::mutants::Mutant;
 use crate::resources::{Quantity, Resources};
 
 /// How many dead nodes are remembered.
 const DEAD_MAX: usize = 10_000;
-/// A report that comes so much later than a placement knows of it.
-const PLACED_FOR: Span = Span::from_millis(200);
 
 /// Whether the head and a node hear each other.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,20 +43,22 @@ pub(super) struct Node {
     pub(super) heard: Time,
     /// What is on it is known: it joined under this head, or has told it everything.
     pub(super) known: bool,
-    /// Actors that were placed there and that no report knows of yet; whether one came since.
-    placed: BTreeMap<ActorId, (Time, Resources, bool)>,
+    /// How often it was ordered to start something.
+    orders: u64,
+    /// What it was ordered to start, by the number of the order, and no report knows of yet.
+    placed: BTreeMap<u64, Resources>,
 }
 
 impl Node {
     pub(super) fn new(summary: NodeSummary, now: Time) -> Node {
         let (draining, heir, placed) = (false, None, BTreeMap::new());
-        Node { summary, draining, heir, link: Link::Up, heard: now, known: true, placed }
+        Node { summary, draining, heir, link: Link::Up, heard: now, known: true, orders: 0, placed }
     }
 
     fn restore(row: NodeRow) -> Node {
         let NodeRow { summary, draining, heir } = row;
         let (heard, placed) = (Time(0), BTreeMap::new());
-        Node { summary, draining, heir, link: Link::Awaited, heard, known: false, placed }
+        Node { summary, draining, heir, link: Link::Awaited, heard, known: false, orders: 0, placed }
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -70,27 +70,21 @@ impl Node {
         self.is_alive() && self.link == Link::Up && self.known && !self.draining
     }
 
-    /// What the node says of itself now.
-    pub(super) fn report(&mut self, report: NodeSummary, now: Time) {
+    /// What the node says of itself, having dealt with the orders up to this one.
+    pub(super) fn report(&mut self, report: NodeSummary, order: u64) {
         self.summary = NodeSummary { alive: true, node: self.summary.node, ..report };
-        self.placed.retain(|_, (since, ..)| *since + PLACED_FOR > now);
-        for (_, resources, reported) in self.placed.values_mut() {
+        self.placed.retain(|number, _| *number > order);
+        for resources in self.placed.values() {
             self.summary.free.subtract(resources);
-            *reported = true;
         }
     }
 
-    pub(super) fn place(&mut self, actor: ActorId, resources: &Resources, now: Time) {
+    /// It is about to be ordered to start something that needs this: the number of the order.
+    pub(super) fn order(&mut self, resources: &Resources) -> u64 {
         self.summary.free.subtract(resources);
-        self.placed.insert(actor, (now, resources.clone(), false));
-    }
-
-    /// The node has said something of an actor: its reports know of it.
-    pub(super) fn knows(&mut self, actor: ActorId) {
-        // The last report had counted it already: it must not count twice until the next one.
-        if let Some((_, resources, true)) = self.placed.remove(&actor) {
-            self.summary.free.add(&resources);
-        }
+        self.orders += 1;
+        self.placed.insert(self.orders, resources.clone());
+        self.orders
     }
 
     /// What others are told of it: a draining node has nothing to offer.
@@ -239,5 +233,28 @@ impl Nodes {
             self.alive().next().is_none() || !self.dead.iter().any(heirless),
             "where somebody lives the dead have heirs"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::harness::*;
+
+    #[test]
+    fn what_was_ordered_is_deducted_until_a_report_knows_of_it() {
+        let cpus = |count| resources(&[("CPU", count)]);
+        let report = |count| NodeSummary { free: cpus(count), ..summary(NODE) };
+        let mut node = Node::new(report(4), Time(0));
+        let orders = [node.order(&cpus(1)), node.order(&cpus(2))];
+        assert_eq!(node.summary.free, cpus(1));
+        node.report(report(4), 0);
+        assert_eq!(node.summary.free, cpus(1), "this was on its way before the orders");
+        node.report(report(3), orders[0]);
+        assert_eq!(node.summary.free, cpus(1));
+        node.report(report(1), orders[1]);
+        assert_eq!(node.summary.free, cpus(1));
+        node.report(report(4), orders[1]);
+        assert_eq!(node.summary.free, cpus(4), "both have ended");
     }
 }

@@ -28,8 +28,6 @@ impl Head {
         self.actors.unplaced.remove(&id);
         let actor = self.actors.edit(id, out).expect("it lives");
         actor.node = Some(node);
-        let target = self.nodes.get_mut(node).expect("it was chosen");
-        target.place(id, &actor.spec.placement.resources, out.now);
         self.view_changed(node);
         self.start(id, out);
     }
@@ -38,8 +36,10 @@ impl Head {
     pub(super) fn start(&mut self, id: ActorId, out: &mut Outbox) {
         let Some(actor) = self.actors.get(id) else { return };
         let Some(node) = actor.node else { return };
-        let start = Message::StartActor { spec: actor.spec.clone(), incarnation: actor.incarnation };
-        out.send_to_node(node, start);
+        let Some(target) = self.nodes.get_mut(node) else { return };
+        let order = target.order(&actor.spec.placement.resources);
+        let (spec, incarnation) = (actor.spec.clone(), actor.incarnation);
+        out.send_to_node(node, Message::StartActor { spec, incarnation, order });
     }
 
     /// Something has changed for actors that no node could take.

@@ -22,7 +22,7 @@ impl Head {
             return;
         }
         let NodeState { report, actors, bundles: _, drivers, jobs, nodes } = state;
-        node.report(report, out.now);
+        node.report(report, 0);
         self.view_changed(id);
         self.settle_news(id, &jobs, &nodes, out);
         self.settle_drivers(id, drivers, out);
@@ -158,7 +158,7 @@ mod tests {
         let head = with_actors(2);
         let (_, sent) = taken_over(&head, vec![presence(2, 0, false)]);
         let expected = Box::new(ActorSpec { restarts_max: 1, ..on_first(1) });
-        assert_eq!(sent, [(DAEMON, Message::StartActor { spec: expected, incarnation: 0 })]);
+        assert_eq!(sent, [(DAEMON, Message::StartActor { spec: expected, incarnation: 0, order: 1 })]);
     }
 
     #[test]

@@ -89,7 +89,7 @@ mod tests {
 
     fn report(head: &mut Harness, node: u32, free: &Resources) {
         let report = Box::new(NodeSummary { free: free.clone(), ..summary(NodeId(node)) });
-        head.daemon_says(NodeId(node), Message::NodeReport { report });
+        head.daemon_says(NodeId(node), Message::NodeReport { report, order: 0 });
     }
 
     #[test]

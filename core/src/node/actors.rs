@@ -351,7 +351,7 @@ mod tests {
         let (mut node, process) = alive(&[]);
         let stop = Message::StopActor { actor: actor(1), incarnation: 0, graceful: false };
         assert_eq!(node.receive(driver(), stop), []);
-        let start = Message::StartActor { spec: Box::new(spec(actor(2), &[])), incarnation: 0 };
+        let start = Message::StartActor { spec: Box::new(spec(actor(2), &[])), incarnation: 0, order: 1 };
         assert_eq!(node.receive(process, start), []);
         assert!(node.forks.is_empty());
     }

@@ -146,7 +146,7 @@ impl Harness {
         let mut rest = Vec::new();
         for effect in effects.drain() {
             match effect {
-                Effect::Send { to: ProcessId::HEAD, message: Message::NodeReport { report } } => {
+                Effect::Send { to: ProcessId::HEAD, message: Message::NodeReport { report, .. } } => {
                     self.reports.push(report.free);
                 }
                 Effect::Start { operation, work: Work::ForkWorker { process, environment, .. } } => {
@@ -246,7 +246,7 @@ impl Harness {
 
     pub(super) fn start_actor(&mut self, spec: &ActorSpec) -> Vec<Effect> {
         let spec = Box::new(spec.clone());
-        self.receive(ProcessId::HEAD, Message::StartActor { spec, incarnation: 0 })
+        self.receive(ProcessId::HEAD, Message::StartActor { spec, incarnation: 0, order: 1 })
     }
 }
 

@@ -15,6 +15,7 @@ impl Node {
             return;
         }
         self.head = epoch;
+        self.reporter.ordered(0);
         let state = Box::new(self.state());
         out.send(ProcessId::HEAD, Message::NodeState { state });
         self.reported(out.now);

@@ -459,7 +459,10 @@ impl Node {
 
     fn received_from_head(&mut self, message: Message, out: &mut Outbox) {
         match message {
-            Message::StartActor { spec, incarnation } => self.start_actor(spec, incarnation, out),
+            Message::StartActor { spec, incarnation, order } => {
+                self.reporter.ordered(order);
+                self.start_actor(spec, incarnation, out);
+            }
             Message::StopActor { actor, incarnation, graceful } => {
                 self.stop_actor(actor, incarnation, graceful, out);
             }

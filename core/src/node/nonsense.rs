@@ -223,7 +223,7 @@ fn actor_messages() -> BoxedStrategy<Message> {
                 let mut spec = Box::new(spec(actor, &[]));
                 spec.placement = placement;
                 spec.running = running;
-                Message::StartActor { spec, incarnation }
+                Message::StartActor { spec, incarnation, order: 1 }
             })
             .boxed(),
         (actors(), incarnation.clone(), any::<bool>())

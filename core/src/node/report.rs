@@ -17,7 +17,10 @@ const HEARD_EVERY: Span = Span::from_secs(1);
 /// What the head was told last, and when.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reporter {
-    told: Option<Resources>,
+    told: Option<(Resources, u64)>,
+    /// The last order of the head to start something: until a report names it, the head deducts what
+    /// that needs from what it believes to be free.
+    order: u64,
     not_before: Time,
     heard: Time,
 }
@@ -26,6 +29,11 @@ impl Reporter {
     /// The head is mistaken: tell it again, even what it was told.
     pub(super) fn repeat(&mut self) {
         self.told = None;
+    }
+
+    /// The head has ordered something to be started.
+    pub(super) fn ordered(&mut self, order: u64) {
+        self.order = order;
     }
 
     /// The time for the next report has come.
@@ -38,7 +46,8 @@ impl Node {
     /// Tell the head what is free if that has changed: at once if the last report is long ago.
     pub(super) fn report(&mut self, out: &mut Outbox) {
         let free = self.ledger.free();
-        if self.reporter.told.as_ref() == Some(free) {
+        let order = self.reporter.order;
+        if self.reporter.told.as_ref().is_some_and(|told| told.0 == *free && told.1 == order) {
             return self.heartbeat(out);
         }
         if out.now < self.reporter.not_before {
@@ -47,14 +56,14 @@ impl Node {
         }
         self.reported(out.now);
         let report = Box::new(self.summary());
-        out.send(ProcessId::HEAD, Message::NodeReport { report });
+        out.send(ProcessId::HEAD, Message::NodeReport { report, order });
         self.heartbeat(out);
     }
 
     /// The head is being told what is free.
     pub(super) fn reported(&mut self, now: Time) {
         self.deadlines.disarm(Wakeup::Report);
-        self.reporter.told = Some(self.ledger.free().clone());
+        self.reporter.told = Some((self.ledger.free().clone(), self.reporter.order));
         self.reporter.not_before = now + REPORT_EVERY;
         self.reporter.heard = now;
     }
@@ -102,6 +111,17 @@ mod tests {
     use crate::node::Config;
     use crate::node::harness::*;
     use alloc::string::String;
+
+    #[test]
+    fn an_order_is_reported_even_if_what_it_took_is_free_again() {
+        let mut node = Harness::with_driver(&[("CPU", 2.0)]);
+        let spec = spec(actor(1), &[]);
+        node.start_actor(&spec);
+        node.receive(ProcessId::HEAD, Message::StopActor { actor: spec.id, incarnation: 0, graceful: false });
+        let before = node.reports.len();
+        node.pass(REPORT_EVERY);
+        assert_eq!(node.reports.len(), before + 1, "the head may not know yet that nothing is taken");
+    }
 
     #[test]
     fn a_node_of_a_cluster_is_heard_at_least_once_a_second() {

@@ -35,6 +35,8 @@ pub(super) struct Calls {
     process: Option<ProcessId>,
     /// The link to `process` is closed.
     closed: bool,
+    /// This process has killed it for good: what is called from then on waits for the news.
+    killed: bool,
     /// Set at the creator: what the constructor's arguments hold while the actor may restart.
     creation: Option<Box<Creation>>,
 }
@@ -74,6 +76,7 @@ impl Calls {
             in_flight: OrderedMap::default(),
             process: None,
             closed: false,
+            killed: false,
             creation: None,
         }
     }
@@ -186,6 +189,14 @@ impl Owner {
         }
     }
 
+    /// The program kills it. What was called before a kill for good may still be answered, what is
+    /// called after it is not.
+    pub(super) fn kill_actor(&mut self, actor: ActorId, no_restart: bool, out: Out<'_>) {
+        self.watch_actor(actor, out);
+        self.actors[&actor].killed |= no_restart;
+        self.send(ProcessId::HEAD, Message::KillActor { actor, no_restart }, out);
+    }
+
     /// How many calls of the actor this process has made that have not ended.
     pub fn pending_calls(&self, actor: ActorId) -> usize {
         self.actors.get(&actor).map_or(0, |calls| calls.queue.len() + calls.in_flight.len())
@@ -241,7 +252,7 @@ impl Owner {
             let ActorState::Alive { process } = calls.state else {
                 return;
             };
-            if calls.closed || calls.in_flight.len() >= IN_FLIGHT_MAX {
+            if calls.closed || calls.killed || calls.in_flight.len() >= IN_FLIGHT_MAX {
                 return;
             }
             if self.is_dead(process) {

@@ -35,6 +35,30 @@ fn a_call_whose_argument_fails_does_not_hold_up_those_behind_it() {
     assert_eq!(pushed(&effects, process(5)), [(second, 0)]);
 }
 
+#[test]
+fn what_is_called_after_a_kill_for_good_never_reaches_the_actor() {
+    let mut owner = Harness::new(1);
+    owner.submit(method(actor()), vec![], vec![]);
+    update(&mut owner, actor(), 0, ActorState::Alive { process: process(5) });
+    owner.tell(Input::KillActor { actor: actor(), no_restart: true });
+    let (late, effects) = owner.submit(method(actor()), vec![], vec![]);
+    assert!(pushed(&effects, process(5)).is_empty(), "the process may not have heard of its end yet");
+    update(&mut owner, actor(), 0, ActorState::Dead { cause: ActorDeath::Killed });
+    owner.tell(Input::LinkClosed { peer: process(5) });
+    assert!(matches!(owner.owner.lookup(late.object(0)), Lookup::Failed(Failure::ActorDied { .. })));
+}
+
+#[test]
+fn what_is_called_after_a_kill_that_restarts_the_actor_is_a_call_like_others() {
+    let mut owner = Harness::new(1);
+    update(&mut owner, actor(), 0, ActorState::Alive { process: process(5) });
+    owner.tell(Input::WatchActor { actor: actor() });
+    owner.tell(Input::KillActor { actor: actor(), no_restart: false });
+    update(&mut owner, actor(), 1, ActorState::Alive { process: process(6) });
+    let (call, effects) = owner.submit(method(actor()), vec![], vec![]);
+    assert_eq!(pushed(&effects, process(6)), [(call, 0)]);
+}
+
 /// Invariant 8: what is in flight to the old process is settled before the new one gets calls.
 #[test]
 fn calls_to_a_new_incarnation_wait_until_the_old_ones_are_settled() {
