@@ -83,6 +83,10 @@ pub enum Wakeup {
     Unsealed,
     /// An actor that somebody asked for should have been made by now.
     UnknownActor,
+    /// A placement group that somebody asked for should have been made by now.
+    UnknownGroup,
+    /// Placement groups that wait are looked at again.
+    PlaceGroups,
     /// A head begins to act.
     TakeOver,
     /// A node of which nothing is heard is dead.

@@ -578,6 +578,14 @@ pub enum Message {
         /// The group.
         group: GroupId,
     },
+    /// Head to node: this placement came to nothing. Take back what was set aside for it and is not
+    /// committed; whatever else the group has here stays.
+    ReleaseBundles {
+        /// The group.
+        group: GroupId,
+        /// Which placement.
+        attempt: u32,
+    },
     /// Head to node: end the group's work here and take back what was set aside for it.
     ReturnBundles {
         /// The group.
@@ -636,6 +644,8 @@ pub struct ActorPresence {
 /// What a node tells a head that has just taken over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeState {
+    /// The head that is told. What was said to an earlier one, and not dealt with, may come once more.
+    pub epoch: u64,
     /// What it is and has.
     pub report: NodeSummary,
     /// The actors that it runs or is about to run.
@@ -670,6 +680,9 @@ pub enum ActorEvent {
         /// By its own will or by `StopActor`.
         intended: bool,
     },
+    /// It had not started, and what was set aside here for its placement group is returned: it must be
+    /// placed anew, as the same incarnation.
+    GivenBack,
     /// This node can never place it.
     Unplaceable {
         /// What is missing.

@@ -55,6 +55,10 @@ pub enum Mutant {
     EndJobTwice,
     /// What ends an actor before it is registered is forgotten.
     ForgetEarlyEnd,
+    /// Two placement groups that have lost bundles wait for what is left of each other.
+    NoSurrender,
+    /// That a placement group has lost bundles is not in the head's log.
+    ForgetRescheduling,
 }
 
 impl Mutant {

@@ -12,7 +12,7 @@ use core::ops::RangeInclusive;
 use super::rows::{ActorRow, DeadActorRow, EarlyEnd};
 use super::{Key, Outbox, Row};
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
-use crate::ids::{ActorId, JobId, NodeId, ProcessId};
+use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId};
 use crate::machine::Time;
 use crate::message::Message;
 use crate::value::ActorDeath;
@@ -104,6 +104,10 @@ pub(super) struct Actors {
     by_creator: BTreeMap<ProcessId, BTreeSet<ActorId>>,
     /// How many live actors each job has.
     by_job: BTreeMap<JobId, usize>,
+    /// Those that live in a placement group.
+    by_group: BTreeMap<GroupId, BTreeSet<ActorId>>,
+    /// Those that died just now: placement groups may end with them.
+    pub(super) ended: Vec<ActorId>,
     dead: BTreeMap<ActorId, DeadActorRow>,
     /// The dead in the order of their deaths.
     graves: VecDeque<ActorId>,
@@ -159,12 +163,20 @@ impl Actors {
             self.by_creator.entry(spec.id.creator()).or_default().insert(spec.id);
         }
         *self.by_job.entry(spec.job).or_default() += 1;
+        if let Some(group) = spec.placement.group {
+            self.by_group.entry(group).or_default().insert(spec.id);
+        }
         self.live.insert(spec.id, actor);
     }
 
     /// The actors that die with this process.
     pub(super) fn made_by(&self, creator: ProcessId) -> Vec<ActorId> {
         self.by_creator.get(&creator).into_iter().flatten().copied().collect()
+    }
+
+    /// The actors that live in a placement group.
+    pub(super) fn in_group(&self, group: GroupId) -> impl Iterator<Item = ActorId> {
+        self.by_group.get(&group).into_iter().flatten().copied()
     }
 
     /// Record a new state of a live actor, and tell its subscribers.
@@ -193,6 +205,15 @@ impl Actors {
         if *of_job == 0 {
             self.by_job.remove(&spec.job);
         }
+        if let Some(group) = spec.placement.group
+            && let Some(members) = self.by_group.get_mut(&group)
+        {
+            members.remove(&id);
+            if members.is_empty() {
+                self.by_group.remove(&group);
+            }
+        }
+        self.ended.push(id);
         self.restarts.retain(|(_, restarting)| *restarting != id);
         self.unplaced.remove(&id);
         self.unsubscribe_all(id);

@@ -16,6 +16,7 @@ impl Head {
         let heir = choose_heir(self.nodes.alive().filter(|(other, _)| *other != id));
         self.nodes.bury(id, heir, out);
         self.view.forget(id);
+        self.group_node_died(id, out);
         if self.meta.host == Some(id) {
             self.meta.host = None;
             out.touch(Key::Meta);

@@ -25,7 +25,9 @@ impl Head {
         if Mutant::EndJobTwice.is_active() {
             assert!(!self.jobs.has_ended(process), "the job of {process:?} has ended already");
         }
+        self.group_process_ended(process, out);
         if let Some(job) = self.jobs.end(process, out) {
+            self.remove_groups_of_job(job, out);
             self.nodes.tell_all(&Message::JobEnded { job }, out);
         }
     }

@@ -194,6 +194,11 @@ impl Head {
                 }
             }
             ActorEvent::ConstructorFailed(cause) => self.actors.bury(id, cause, out),
+            ActorEvent::GivenBack if actor.killed => self.restart(id, out),
+            ActorEvent::GivenBack => {
+                self.actors.edit(id, out).expect("it lives").node = None;
+                self.place(id, out);
+            }
             ActorEvent::Unplaceable { detail } => {
                 self.actors.bury(id, ActorDeath::Unschedulable(detail), out);
             }

@@ -7,6 +7,7 @@
 mod actors;
 mod deaths;
 mod endings;
+mod groups;
 #[cfg(test)]
 mod harness;
 mod jobs;
@@ -31,6 +32,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::actors::Actors;
+use self::groups::Groups;
 use self::jobs::Jobs;
 use self::journal::Journal;
 use self::nodes::Nodes;
@@ -201,6 +203,7 @@ pub struct Head {
     jobs: Jobs,
     nodes: Nodes,
     actors: Actors,
+    groups: Groups,
     values: BTreeMap<String, Bytes>,
     view: View,
     deadlines: Deadlines,
@@ -216,6 +219,7 @@ impl Head {
         self.journal.check();
         self.nodes.check();
         self.actors.check();
+        self.groups.check(|node| self.nodes.get(node).is_some());
     }
 
     fn input(&mut self, input: Input, out: &mut Outbox) {
@@ -239,6 +243,8 @@ impl Head {
             match wakeup {
                 Wakeup::RestartActor => self.restart_due(out),
                 Wakeup::UnknownActor => self.awaited_due(out),
+                Wakeup::UnknownGroup => self.awaited_groups_due(out),
+                Wakeup::PlaceGroups => self.groups.stir(),
                 Wakeup::SilentNodes => self.silent_due(out),
                 Wakeup::Unschedulable => self.unplaced_due(out),
                 // Changes are told, and a head begins, after whatever call it is.
@@ -253,7 +259,9 @@ impl Head {
 
     /// Let out what may be known at once, and have written what must be written first.
     fn settle(&mut self, mut out: Outbox, effects: &mut Effects<Effect>) {
+        self.remove_groups_of_dead_actors(&mut out);
         self.forget_jobs(&mut out);
+        self.place_groups(&mut out);
         self.tell_changes(&mut out);
         self.journal.take(out.dirty, out.effects, effects);
         if let Some((operation, keys)) = self.journal.begin_write() {
@@ -273,7 +281,7 @@ impl Head {
             Key::Job(job) => self.jobs.row(*job),
             Key::Actor(actor) => self.actors.row(*actor),
             Key::ActorSpec(actor) => self.actors.spec_row(*actor),
-            Key::Group(_) => None,
+            Key::Group(group) => self.groups.row(*group),
             Key::Value(key) => self.values.get(key).cloned().map(Row::Value),
         }
     }
@@ -302,6 +310,8 @@ impl Head {
             Message::ActorReport { actor, incarnation, event } => {
                 self.actor_report(node, actor, incarnation, event, out);
             }
+            Message::BundlesReserved { group, attempt } => self.bundles_reserved(node, group, attempt, out),
+            Message::BundlesRefused { group, attempt } => self.bundles_refused(node, group, attempt, out),
             Message::Ask { request, query } => self.answer(from, request, query, out),
             // That something came is all that a heartbeat says. The rest is for others, or of others.
             _ => {}
@@ -314,6 +324,10 @@ impl Head {
             Message::SubscribeActor { actor } => self.subscribe_actor(from, actor, out),
             Message::KillActor { actor, no_restart } => self.kill_actor(actor, no_restart, out),
             Message::ActorOutOfScope { actor } => self.actor_out_of_scope(from, actor, out),
+            Message::CreateGroup { spec, request } => self.create_group(from, spec, request, out),
+            Message::RemoveGroup { group } => self.remove_group_asked(from, group, out),
+            Message::SubscribeGroup { group } => self.subscribe_group(from, group, out),
+            Message::UnsubscribeGroup { group } => self.unsubscribe_group(from, group),
             Message::Ask { request, query } => self.answer(from, request, query, out),
             _ => {}
         }

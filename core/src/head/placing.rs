@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::lifecycle::restart_delay;
 use super::{Head, Outbox};
 use crate::actor::ActorState;
-use crate::ids::ActorId;
+use crate::ids::{ActorId, NodeId};
 use crate::machine::Wakeup;
 use crate::message::{Message, NodeSummary};
 use crate::placement;
@@ -17,14 +17,26 @@ impl Head {
     pub(super) fn place(&mut self, id: ActorId, out: &mut Outbox) {
         let Some(actor) = self.actors.get(id) else { return };
         let demand = &actor.spec.placement;
+        if let Some(group) = demand.group {
+            return self.place_in_group(id, group, out);
+        }
         let available = self.nodes.alive().filter(|(_, node)| node.is_available());
         let candidates: Vec<&NodeSummary> = available.map(|(_, node)| &node.summary).collect();
         let Some(node) = placement::choose(&candidates, demand, self.turn) else {
-            let since = *self.actors.unplaced.entry(id).or_insert(out.now);
-            self.deadlines.arm(Wakeup::Unschedulable, since + self.config.infeasible_grace);
-            return;
+            return self.put_off(id, out);
         };
         self.turn = node;
+        self.send_to(id, node, out);
+    }
+
+    /// The actor waits for a node.
+    pub(super) fn put_off(&mut self, id: ActorId, out: &Outbox) {
+        let since = *self.actors.unplaced.entry(id).or_insert(out.now);
+        self.deadlines.arm(Wakeup::Unschedulable, since + self.config.infeasible_grace);
+    }
+
+    /// The actor goes to this node.
+    pub(super) fn send_to(&mut self, id: ActorId, node: NodeId, out: &mut Outbox) {
         self.actors.unplaced.remove(&id);
         let actor = self.actors.edit(id, out).expect("it lives");
         actor.node = Some(node);

@@ -37,9 +37,11 @@ impl Head {
                 let keys = self.values.range(prefix.clone()..).map(|(key, _)| key);
                 Answer::Keys(keys.take_while(|key| key.starts_with(&prefix)).cloned().collect())
             }
+            Query::GroupByName { name, namespace } => self.group_named(&name, &namespace),
+            Query::Groups => self.list_groups(),
             Query::Drain { node, draining } => Answer::Changed(self.drain(node, draining, out)),
             // Asked of the wrong machine.
-            Query::Workers | Query::Store | Query::GroupByName { .. } | Query::Groups => Answer::NotFound,
+            Query::Workers | Query::Store => Answer::NotFound,
         };
         out.send(from, Message::Answer { request, answer });
     }

@@ -4,6 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::actors::Actors;
+use super::groups::Groups;
 use super::jobs::Jobs;
 use super::journal::Journal;
 use super::nodes::Nodes;
@@ -25,6 +26,7 @@ impl Head {
         let (mut nodes, mut jobs) = (BTreeMap::new(), BTreeMap::new());
         let (mut specs, mut live, mut dead) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let (mut early, mut values) = (BTreeMap::new(), BTreeMap::new());
+        let (mut groups, mut unmade) = (BTreeMap::new(), Vec::new());
         for (key, row) in rows {
             match (key, row) {
                 (Key::Meta, Row::Meta(row)) => meta = row,
@@ -34,6 +36,8 @@ impl Head {
                 (Key::Actor(_), Row::DeadActor(row)) => dead.push(*row),
                 (Key::Actor(id), Row::EarlyEnd(end)) => drop(early.insert(id, end)),
                 (Key::ActorSpec(id), Row::ActorSpec(spec)) => drop(specs.insert(id, spec)),
+                (Key::Group(id), Row::Group(row)) => drop(groups.insert(id, *row)),
+                (Key::Group(id), Row::UnmadeGroup) => unmade.push(id),
                 (Key::Value(key), Row::Value(value)) => drop(values.insert(key, value)),
                 (key, row) => panic!("the log holds {row:?} under {key:?}"),
             }
@@ -50,6 +54,7 @@ impl Head {
             jobs: Jobs::restore(seed, jobs),
             nodes: Nodes::restore(nodes),
             actors: Actors::restore(specs, live, dead, early),
+            groups: Groups::restore(groups, unmade),
             values,
             view: View::default(),
             deadlines,
@@ -70,6 +75,7 @@ impl Head {
             self.resume_waiting(out);
         }
         self.await_again(out.now);
+        self.resume_groups(out);
         self.forgive(out.now);
         if self.nodes.alive().next().is_some() {
             self.patrol = out.now + self.config.silence_grace;

@@ -2,10 +2,12 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
+use crate::group::GroupSpec;
 use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId};
 use crate::message::NodeSummary;
 
@@ -43,6 +45,10 @@ pub enum Row {
     Actor(ActorRow),
     /// What was asked for.
     ActorSpec(Box<ActorSpec>),
+    /// A placement group.
+    Group(Box<GroupRow>),
+    /// A placement group that was removed before its creation came.
+    UnmadeGroup,
     /// An actor that is dead.
     DeadActor(Box<DeadActorRow>),
     /// An actor that has not been made yet, and that ends as soon as it is.
@@ -115,6 +121,21 @@ pub struct ActorRow {
     pub quick_ends: u32,
     /// The pid of its process, 0 while it has none.
     pub pid: u32,
+}
+
+/// A placement group that is not removed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// What was asked for.
+    pub spec: Box<GroupSpec>,
+    /// Counts up with each group that is made: the lower, the older.
+    pub order: u64,
+    /// Which placement put its bundles where they are.
+    pub attempt: u32,
+    /// Where its bundles are; `None` is nowhere.
+    pub nodes: Vec<Option<NodeId>>,
+    /// It was whole once.
+    pub was_placed: bool,
 }
 
 /// What is remembered of an actor that is dead.

@@ -17,14 +17,19 @@ use crate::value::{ActorDeath, Death};
 impl Head {
     pub(super) fn node_state(&mut self, id: NodeId, state: NodeState, out: &mut Outbox) {
         let Some(node) = self.nodes.get_mut(id) else { return };
+        if state.epoch != self.meta.epoch {
+            // The present one follows.
+            return;
+        }
         if core::mem::replace(&mut node.known, true) {
             // It is in the picture: this one may be older than what it was told meanwhile.
             return;
         }
-        let NodeState { report, actors, bundles: _, drivers, jobs, nodes } = state;
+        let NodeState { epoch: _, report, actors, bundles, drivers, jobs, nodes } = state;
         node.report(report, 0);
         self.view_changed(id);
         self.settle_news(id, &jobs, &nodes, out);
+        self.settle_bundles(id, bundles, out);
         self.settle_drivers(id, drivers, out);
         self.settle_actors(id, actors, out);
         self.place_unplaced(out);

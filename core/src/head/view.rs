@@ -35,6 +35,7 @@ fn interval(nodes: usize) -> Span {
 
 impl Head {
     pub(super) fn view_changed(&mut self, node: NodeId) {
+        self.groups.stir();
         self.view.changed.insert(node);
     }
 

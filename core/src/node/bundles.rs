@@ -52,6 +52,10 @@ impl Node {
         self.place_again(group, out);
     }
 
+    pub(super) fn release_bundles(&mut self, group: GroupId, attempt: u32) {
+        self.ledger.release(group, attempt);
+    }
+
     pub(super) fn return_bundles(&mut self, group: GroupId, attempt: u32, removed: bool, out: &mut Outbox) {
         self.ledger.return_bundles(group, attempt);
         self.end_returned(removed.then_some(group), out);
@@ -60,7 +64,21 @@ impl Node {
                 self.refuse_removed(&claim, group, out);
             }
         } else {
+            self.give_back_actors(group, out);
             self.place_again(group, out);
+        }
+    }
+
+    /// The head places actors: those that wait for a bundle that was here go somewhere else.
+    fn give_back_actors(&mut self, group: GroupId, out: &mut Outbox) {
+        let waiting = self.take_claims(group);
+        for claim in waiting {
+            match claim.claimant {
+                Claimant::Actor { actor, .. } if !self.can_ever_run(&claim.demand) => {
+                    self.end_actor(actor, ActorEvent::GivenBack, out);
+                }
+                _ => self.queue.push(claim),
+            }
         }
     }
 

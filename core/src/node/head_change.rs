@@ -31,6 +31,7 @@ impl Node {
             Role::Worker(_) => None,
         });
         NodeState {
+            epoch: self.head,
             report: self.summary(),
             actors: self.actors.iter().filter_map(|(id, actor)| self.presence(*id, actor)).collect(),
             bundles: self.ledger.set_aside(),

@@ -478,6 +478,7 @@ impl Node {
             }
             Message::CommitBundles { group, attempt } => self.commit_bundles(group, attempt, out),
             Message::SuspendBundles { group } => self.suspend_bundles(group, out),
+            Message::ReleaseBundles { group, attempt } => self.release_bundles(group, attempt),
             Message::ReturnBundles { group, attempt, removed } => {
                 self.return_bundles(group, attempt, removed, out);
             }

@@ -125,6 +125,11 @@ impl Ledger {
         self.return_those(group, |bundle| bundle.attempt <= attempt);
     }
 
+    /// Take back what was set aside for this placement and not committed.
+    pub(in crate::node) fn release(&mut self, group: GroupId, attempt: u32) {
+        self.return_those(group, |bundle| !bundle.committed && bundle.attempt == attempt);
+    }
+
     fn return_those(&mut self, group: GroupId, picks: impl Fn(&Bundle) -> bool) {
         for share in self.shares(group) {
             let bundle = self.bundle_mut(share);
