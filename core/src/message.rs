@@ -551,6 +551,8 @@ pub enum Message {
         attempt: u32,
         /// Index and amounts.
         bundles: Vec<(u32, Resources)>,
+        /// As in [`Message::StartActor`].
+        order: u64,
     },
     /// Node to head: done.
     BundlesReserved {

@@ -87,6 +87,17 @@ impl Node {
         self.orders
     }
 
+    /// What it was ordered to set aside goes back, and whether a report knew of the order does not
+    /// matter any more.
+    pub(super) fn given_back(&mut self, resources: &Resources, order: Option<u64>) {
+        order.map(|order| self.placed.remove(&order));
+        let NodeSummary { total, free, .. } = &mut self.summary;
+        for (name, amount) in &resources.0 {
+            let sum = Quantity(free.get(name).0 + amount.0);
+            free.set(name, total.get(name).min(sum));
+        }
+    }
+
     /// What others are told of it: a draining node has nothing to offer.
     pub(super) fn shown(&self) -> NodeSummary {
         let mut summary = self.summary.clone();

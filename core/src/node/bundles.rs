@@ -159,7 +159,7 @@ mod tests {
     /// Bundles 0, 1, … of so many CPUs; the answer.
     fn reserve(node: &mut Harness, attempt: u32, cpus: &[f64]) -> Message {
         let bundles = (0..).zip(cpus).map(|(index, cpus)| (index, resources(&[("CPU", *cpus)]))).collect();
-        let reserve = Message::ReserveBundles { group: GROUP, attempt, bundles };
+        let reserve = Message::ReserveBundles { group: GROUP, attempt, bundles, order: 1 };
         let effects = from_head(node, reserve);
         let [Effect::Send { to: ProcessId::HEAD, message }] = &effects[..] else { panic!("{effects:?}") };
         message.clone()
@@ -275,7 +275,7 @@ mod tests {
     fn only_the_head_places_groups_and_older_placements_do_not_end_newer_ones() {
         let mut node = Harness::with_driver(&[("CPU", 1.0)]);
         let bundles = alloc::vec![(0, resources(&[("CPU", 1.0)]))];
-        let reserve_one = Message::ReserveBundles { group: GROUP, attempt: 1, bundles };
+        let reserve_one = Message::ReserveBundles { group: GROUP, attempt: 1, bundles, order: 1 };
         assert_eq!(node.receive(driver(), reserve_one), []);
         reserve(&mut node, 3, &[1.0]);
         commit(&mut node, 3);

@@ -473,7 +473,8 @@ impl Node {
                 self.job_started(job, driver, namespace, launch, out);
             }
             Message::JobEnded { job } => self.job_ended(job, out),
-            Message::ReserveBundles { group, attempt, bundles } => {
+            Message::ReserveBundles { group, attempt, bundles, order } => {
+                self.reporter.ordered(order);
                 self.reserve_bundles(group, attempt, &bundles, out);
             }
             Message::CommitBundles { group, attempt } => self.commit_bundles(group, attempt, out),

@@ -195,7 +195,12 @@ fn cluster_messages() -> BoxedStrategy<Message> {
         (
             2,
             (group.clone(), attempt.clone(), prop::collection::vec((0u32..3, amounts()), 0..3))
-                .prop_map(|(group, attempt, bundles)| Message::ReserveBundles { group, attempt, bundles })
+                .prop_map(|(group, attempt, bundles)| Message::ReserveBundles {
+                    group,
+                    attempt,
+                    bundles,
+                    order: 1,
+                })
                 .boxed(),
         ),
         (

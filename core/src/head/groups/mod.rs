@@ -46,6 +46,8 @@ pub(super) struct Group {
     /// It was whole once, so work may run in what is left of it.
     was_placed: bool,
     phase: Phase,
+    /// The orders of this head by which nodes were told to set bundles aside in the last attempt.
+    orders: BTreeMap<NodeId, u64>,
     /// Since when it is not whole.
     since: Time,
     /// Nodes that refused in a row, and when it may be tried again after that.
@@ -78,6 +80,7 @@ impl Group {
             nodes: vec![None; spec.bundles.len()],
             was_placed: false,
             phase: Phase::Waiting,
+            orders: BTreeMap::new(),
             since: now,
             refusals: 0,
             not_before: Time(0),

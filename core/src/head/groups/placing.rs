@@ -117,12 +117,15 @@ impl Head {
         }
         let group = self.groups.groups.get_mut(&id).expect("it waits");
         group.attempt += 1;
-        let (group, attempt) = (&*group, group.attempt);
+        group.orders.clear();
         for (node, indices) in &places {
             let bundles = group.amounts(indices);
-            let summary = &mut self.nodes.get_mut(*node).expect("it was chosen").summary;
-            bundles.iter().for_each(|(_, amounts)| summary.free.subtract(amounts));
-            out.send_to_node(*node, Message::ReserveBundles { group: id, attempt, bundles });
+            let mut sum = Resources::default();
+            bundles.iter().for_each(|(_, amounts)| sum.add(amounts));
+            let order = self.nodes.get_mut(*node).expect("it was chosen").order(&sum);
+            group.orders.insert(*node, order);
+            let attempt = group.attempt;
+            out.send_to_node(*node, Message::ReserveBundles { group: id, attempt, bundles, order });
         }
         let outstanding: BTreeSet<NodeId> = places.keys().copied().collect();
         outstanding.iter().for_each(|node| self.view_changed(*node));
@@ -208,11 +211,8 @@ impl Head {
     pub(super) fn credit(&mut self, group: &Group, bundles: impl Iterator<Item = (u32, NodeId)>) {
         for (index, id) in bundles {
             let Some(node) = self.nodes.get_mut(id) else { continue };
-            let NodeSummary { total, free, .. } = &mut node.summary;
-            for (name, amount) in &group.bundle(index).resources.0 {
-                let sum = free.get(name).0 + amount.0;
-                free.set(name, total.get(name).min(crate::resources::Quantity(sum)));
-            }
+            let order = group.orders.get(&id).copied();
+            node.given_back(&group.bundle(index).resources, order);
             self.view_changed(id);
         }
     }
