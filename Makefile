@@ -37,7 +37,8 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 # its own: the Python tests are its tests.
 RUST := --workspace --exclude shoal-python
 
-.PHONY: help build demo test test-rust test-sim test-explore test-python test-demo sim explore lint format wheel clean
+.PHONY: help build demo test test-rust test-sim test-explore test-python test-chaos test-demo sim explore chaos
+.PHONY: lint format wheel clean
 .PHONY: bench-core bench-build
 
 help: ## Show this list
@@ -78,7 +79,7 @@ demo: build ## Index the Python standard library in parallel
 
 # --- Test ---------------------------------------------------------------------------------------
 
-test: test-rust test-sim test-explore test-python test-demo ## Run every test
+test: test-rust test-sim test-explore test-python test-chaos test-demo ## Run every test
 
 test-rust: ## Rust: machines, store, daemon, command
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
@@ -89,11 +90,17 @@ test-rust: ## Rust: machines, store, daemon, command
 test-sim: ## A short simulation, each seed run twice
 	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
 
-test-explore: ## Every interleaving of small clusters
+test-chaos: build ## A long time of faults in a real cluster under work (MINUTES=10)
+	$(BIN)/python -m chaos --minutes $(MINUTES) --quiet
+
+explore: ## Every interleaving of small clusters
 	$(EXPLORE) --jobs $(JOBS)
 
 test-python: build ## Python: the package, clusters, types
 	cd python && $(BIN)/python -m pytest -q
+
+test-chaos: build ## A short time of faults in a real cluster under work
+	$(BIN)/python -m chaos --seed $(SEED) --minutes 0.4 --nodes 2
 
 test-demo: build ## The demo on a part of its input, compared with the serial result
 	$(BIN)/python examples/index_library --files 150 --output target/demo
@@ -111,11 +118,12 @@ lint: $(INSTALLED) ## Check format, lints and types
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	cd python && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	cd benches/side_by_side && $(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/ruff check --config python/pyproject.toml examples
-	$(BIN)/ruff format --check --config python/pyproject.toml examples
+	$(BIN)/ruff check --config python/pyproject.toml examples chaos
+	$(BIN)/ruff format --check --config python/pyproject.toml examples chaos
 	cd python && $(BIN)/mypy
 	@# The lints need no build: the examples find the package in its source.
 	MYPYPATH=python $(BIN)/mypy --config-file python/pyproject.toml examples/index_library
+	MYPYPATH=python $(BIN)/mypy --config-file python/pyproject.toml -p chaos
 
 format: $(INSTALLED) ## Format everything
 	$(CARGO) fmt --all

@@ -50,14 +50,18 @@ def command() -> list[str]:
 class Daemon:
     """A running node daemon that this process started and owns."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        """Start it and wait until it serves; ShoalSystemError with its output if it does not."""
+    def __init__(self, arguments: Sequence[str], prefix: Sequence[str] = ()) -> None:
+        """Start it and wait until it serves; ShoalSystemError with its output if it does not.
+
+        `prefix` is a command that becomes the command that follows it, as ``ip netns exec NAME`` does.
+        """
         owner_reads, self._owner = os.pipe()
         ready, ready_writes = os.pipe()
         self._output = os.memfd_create("shoal-daemon-output")
         try:
             self._process = subprocess.Popen(
                 [
+                    *prefix,
                     *command(),
                     "daemon",
                     f"--owner-fd={owner_reads}",
@@ -94,6 +98,10 @@ class Daemon:
         """Its process id."""
         return self._process.pid
 
+    def has_ended(self) -> bool:
+        """Whether its process has."""
+        return self._process.poll() is not None
+
     def stop(self) -> None:
         """End it and everything it started; returns when it has ended. Idempotent."""
         if self._owner < 0:
@@ -106,6 +114,11 @@ class Daemon:
             self._process.kill()
             self._process.wait()
         os.close(self._output)
+
+    def kill(self) -> None:
+        """Kill it at once (SIGKILL); what it started ends by itself."""
+        self._process.kill()
+        self.stop()
 
     def forget(self) -> None:
         """Let go of it without ending it: called in a fork of the process that owns it."""

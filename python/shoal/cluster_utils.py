@@ -10,7 +10,6 @@ import atexit
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import shoal
 from shoal import _daemon
+from shoal.exceptions import ShoalSystemError
 
 __all__ = ["Cluster", "ClusterNode"]
 
@@ -45,8 +45,9 @@ class ClusterNode:
         session: The directory with its logs.
     """
 
-    def __init__(self, daemon: _daemon.Daemon) -> None:
+    def __init__(self, daemon: _daemon.Daemon, temp: str) -> None:
         self._daemon = daemon
+        self._temp = temp
         self.node_id = int(daemon.ready["node"])
         self.address = str(daemon.ready["address"])
         self.pid = daemon.pid
@@ -56,10 +57,26 @@ class ClusterNode:
     def __repr__(self) -> str:
         return f"ClusterNode({self.node_id}, {self.address!r}, pid={self.pid})"
 
+    def status(self) -> dict[str, Any]:
+        """What ``shoal status --json`` says at this node: its workers, actors, store and view of the cluster.
+
+        Raises:
+            ShoalSystemError: it does not answer.
+        """
+        command = [*_daemon.command(), "status", "--json", f"--pid={self.pid}", f"--temp-dir={self._temp}"]
+        answer = subprocess.run(command, capture_output=True, check=False, text=True)
+        if answer.returncode != 0:
+            raise ShoalSystemError(answer.stderr.strip())
+        document: dict[str, Any] = json.loads(answer.stdout)
+        return document
+
     def kill(self) -> None:
         """Kill the daemon at once (SIGKILL), as a machine that loses power does."""
-        os.kill(self.pid, signal.SIGKILL)
-        self._daemon.stop()
+        self._daemon.kill()
+
+    def has_ended(self) -> bool:
+        """Whether its daemon has, by itself or by `kill`."""
+        return self._daemon.has_ended()
 
     def stop(self) -> None:
         """End the node in order."""
@@ -126,11 +143,13 @@ class Cluster:
             raise RuntimeError("the cluster was shut down")
         return self._temp
 
-    def add_node(self, wait: bool = True, **node_args: Any) -> ClusterNode:
+    def add_node(self, wait: bool = True, network_namespace: str | None = None, **node_args: Any) -> ClusterNode:
         """Start a node; the first one is the head's.
 
         Args:
             wait: Return once the head counts it among the nodes.
+            network_namespace: The name of a network namespace to start it in, as ``ip netns`` lists them: a host of
+                its own. Give its address there as ``node_ip_address``.
             **node_args: num_cpus, num_gpus, memory (bytes), object_store_memory (bytes), resources (amounts by
                 name), labels, node_ip_address, port, object_spilling_directory, and for the head state_dir.
 
@@ -151,9 +170,14 @@ class Cluster:
         if self.head_node is None:
             if "port" not in node_args:
                 arguments.append("--port=0")
-            node = self.head_node = ClusterNode(_daemon.Daemon([*arguments, "--head"]))
+            arguments.append("--head")
         else:
-            node = ClusterNode(_daemon.Daemon([*arguments, f"--address={self.address}"]))
+            arguments.append(f"--address={self.address}")
+        prefix = [] if network_namespace is None else ["ip", "netns", "exec", network_namespace]
+        node = ClusterNode(_daemon.Daemon(arguments, prefix), self.temp_directory)
+        if self.head_node is None:
+            self.head_node = node
+        else:
             self.worker_nodes.append(node)
         if wait:
             self._wait_until(lambda nodes: any(entry["node"] == node.node_id and entry["alive"] for entry in nodes), 30)

@@ -10,7 +10,18 @@ import subprocess
 
 import pytest
 
-from harness import ON_SHOAL, PATIENCE_SECONDS, Gate, Tally, api, exceptions, run_driver, submodule, wait_until
+from harness import (
+    ON_SHOAL,
+    PATIENCE_SECONDS,
+    Gate,
+    Tally,
+    api,
+    exceptions,
+    process_alive,
+    run_driver,
+    submodule,
+    wait_until,
+)
 
 pytestmark = pytest.mark.timeout(120 if ON_SHOAL else 400)
 
@@ -215,6 +226,22 @@ def test_tasks_and_actors_of_a_node_that_dies_go_on_elsewhere(nodes, tmp_path):
         api.get(mortal.where.remote(), timeout=60)
     alive = {number_of(node["NodeID"]): node["Alive"] for node in api.nodes()}
     assert alive == {1: True, a.node_id: False, b.node_id: True, replacement.node_id: True}
+
+
+@pytest.mark.shoal_only(reason="it looks at the processes of Shoal's nodes")
+def test_a_node_that_was_believed_dead_ends_when_it_hears_of_it(nodes):
+    cluster, (paused,) = nodes({"num_cpus": 1, "resources": {"a": 1}})
+    actor = Counter.options(**on("a")).remote()
+    pid = api.get(actor.pid.remote(), timeout=PATIENCE_SECONDS)
+    os.kill(paused.pid, signal.SIGSTOP)
+    wait_until(lambda: not any(n["Alive"] for n in api.nodes() if number_of(n["NodeID"]) == paused.node_id), timeout=60)
+    with pytest.raises(exceptions.RayActorError):
+        api.get(actor.add.remote(), timeout=PATIENCE_SECONDS)
+    os.kill(paused.pid, signal.SIGCONT)
+    wait_until(paused.has_ended, what="end of a node that is dead to the others")
+    wait_until(lambda: not process_alive(pid), what="end of its workers")
+    cluster.remove_node(paused)
+    cluster.wait_for_nodes()
 
 
 def test_a_driver_finds_a_node_beside_it_by_the_address_of_the_head(nodes, tmp_path):

@@ -107,6 +107,9 @@ pub(crate) struct StatusOptions {
     /// Print a JSON document.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Ask the node whose daemon has this process id [default: the newest that others may join]
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
     #[command(flatten)]
     pub(crate) temp: TempDirectory,
 }

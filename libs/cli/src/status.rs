@@ -8,15 +8,18 @@ use shoal_runtime::daemon::{client, session};
 use crate::Failure;
 use crate::options::StatusOptions;
 
-/// Show what the newest node says.
+/// Show what a node says.
 pub(crate) fn status(options: &StatusOptions) -> Result<(), Failure> {
     let nodes = session::live(&options.temp.path);
     // A node that everybody may join comes first; one of a single driver is better than none.
-    let node = nodes
-        .iter()
-        .find(|node| !node.owned)
-        .or(nodes.first())
-        .ok_or_else(|| Failure::Failed(String::from("no node runs; `shoal start --head` starts one")))?;
+    let node = match options.pid {
+        Some(pid) => nodes.iter().find(|node| node.pid == pid),
+        None => nodes.iter().find(|node| !node.owned).or(nodes.first()),
+    };
+    let node = node.ok_or_else(|| match options.pid {
+        Some(pid) => Failure::Failed(format!("no node's daemon has the process id {pid}")),
+        None => Failure::Failed(String::from("no node runs; `shoal start --head` starts one")),
+    })?;
     let text = client::status(node)
         .map_err(|error| Failure::Failed(format!("the node (pid {}) does not answer: {error}", node.pid)))?;
     if options.json {

@@ -16,6 +16,8 @@ use crate::transport::{Connection, TransportError};
 
 /// Who has connected must say what for within this time.
 const GREETING_PATIENCE: Duration = Duration::from_secs(5);
+/// Who is refused must take note of it within this time.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
 /// So long the head may take to let a node in: it writes to its log before.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -101,7 +103,10 @@ async fn refuse(
     let reason = reason.into();
     log!("the daemon at {} was refused: {reason}", connection.peer.address);
     say(&mut connection, &Reply::refused(reason, fatal)).await?;
-    connection.writer.finish().await
+    connection.writer.finish().await?;
+    // To close a connection takes back what has not arrived yet: the other end closes when it has read.
+    let _ = tokio::time::timeout(GOODBYE_PATIENCE, connection.reader.greeting()).await;
+    Ok(())
 }
 
 /// What somebody wants of the head.
