@@ -27,13 +27,13 @@ pub(crate) struct Gate {
 }
 
 /// One request at the gate.
-struct Place<'a> {
+pub(crate) struct Place<'a> {
     gate: &'a Gate,
     priority: Priority,
 }
 
 impl Gate {
-    fn enter(&self, priority: Priority) -> Place<'_> {
+    pub(crate) fn enter(&self, priority: Priority) -> Place<'_> {
         *self.active.lock().entry(priority).or_default() += 1;
         Place { gate: self, priority }
     }
@@ -45,7 +45,7 @@ impl Gate {
 
 impl Place<'_> {
     /// Wait until nothing of higher priority is served.
-    async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         loop {
             let mut changed = pin!(self.gate.changed.notified());
             changed.as_mut().enable();

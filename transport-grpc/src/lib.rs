@@ -15,23 +15,30 @@
 //! | `control` | control frames as a stream of messages |
 //! | `client` `server` | the two ends of the gRPC service |
 //! | `bulk` | chunks, and which go first |
+//! | `direct` | bytes of objects over streams of their own |
+//! | `record` | how those are sealed |
 
 mod bulk;
 mod client;
 mod control;
+mod direct;
 mod line;
 pub mod network;
+mod record;
 mod secure;
 mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use shoal_runtime::transport::{BoxFuture, CONNECT_WITHIN, Connection, LocalNode, Transport, TransportError};
+use shoal_runtime::transport::{
+    BoxFuture, BulkError, BulkRequest, CONNECT_WITHIN, Connection, LocalNode, Transport, TransportError,
+};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use direct::{Giving, Taking};
 use line::Lines;
 use network::{Network, Tcp};
 
@@ -49,6 +56,7 @@ const NAME: &str = "gRPC";
 pub struct Grpc {
     node: LocalNode,
     network: Arc<dyn Network>,
+    taking: Taking,
     address: SocketAddr,
     accepted: Mutex<mpsc::Receiver<Connection>>,
     lines: Lines,
@@ -79,9 +87,20 @@ impl Grpc {
         let (incoming, secured) = mpsc::channel(BACKLOG);
         let lines = Lines::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(secure::listen(listener, node.clone(), lines.clone(), incoming));
+        let giving = Arc::new(Giving::new(node.source.clone()));
+        let door = secure::Door { node: node.clone(), lines: lines.clone(), secured: incoming, giving };
+        tasks.spawn(secure::listen(listener, door));
         tasks.spawn(server::serve(secured, node.clone(), accept));
-        Ok(Grpc { node, network, address, accepted: Mutex::new(accepted), lines, tasks: Mutex::new(tasks) })
+        let taking = Taking::new(network.clone(), node.clone());
+        Ok(Grpc {
+            node,
+            network,
+            taking,
+            address,
+            accepted: Mutex::new(accepted),
+            lines,
+            tasks: Mutex::new(tasks),
+        })
     }
 
     async fn connect_to(&self, address: SocketAddr) -> Result<Connection, TransportError> {
@@ -109,6 +128,15 @@ impl Transport for Grpc {
 
     fn accept(&self) -> BoxFuture<'_, Option<Connection>> {
         Box::pin(async { self.accepted.lock().await.recv().await })
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        address: SocketAddr,
+        request: BulkRequest,
+        into: &'a mut [u8],
+    ) -> Option<BoxFuture<'a, Result<(), BulkError>>> {
+        Some(Box::pin(self.taking.fetch(address, request, into)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_identity::join::{self, JoinError};
-use shoal_identity::{JOIN_PROTOCOL, Member, NODE_PROTOCOL, Refusal};
+use shoal_identity::{BULK_PROTOCOL, JOIN_PROTOCOL, Member, NODE_PROTOCOL, Refusal};
 use shoal_runtime::transport::{CONNECT_WITHIN, LocalNode, Peer, STRANGERS_MAX, TransportError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::{self, ClientConfig};
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 
 use crate::NAME;
+use crate::direct::{self, Giving};
 use crate::line::{Line, LineStream, Lines};
 use crate::network::{ByteStream, Listener};
 
@@ -31,30 +33,45 @@ pub(crate) async fn initiate(
     node: &LocalNode,
     lines: &Lines,
 ) -> Result<LineStream, TransportError> {
-    let connector = TlsConnector::from(Arc::new(node.credentials.client_config(NODE_PROTOCOL)));
+    let (stream, member) = introduce(stream, node.credentials.client_config(NODE_PROTOCOL), node).await?;
+    let line = Line::new(Peer { member, address, transport: NAME });
+    lines.add(&line);
+    Ok(LineStream::new(stream.into(), line))
+}
+
+/// Secure a stream, and learn who is at its other end.
+pub(crate) async fn introduce(
+    stream: Box<dyn ByteStream>,
+    config: ClientConfig,
+    node: &LocalNode,
+) -> Result<(client::TlsStream<Box<dyn ByteStream>>, Member), TransportError> {
+    let connector = TlsConnector::from(Arc::new(config));
     let mut stream = connector.connect(node.credentials.server_name(), stream).await.map_err(from_tls)?;
     let session = stream.get_ref().1;
     let member = node.credentials.admit(session.alpn_protocol(), session.peer_certificates())?;
     let member = member.ok_or(Refusal::NoCertificate)?;
     let mut welcome = [0; WELCOME.len()];
     stream.read_exact(&mut welcome).await.map_err(from_tls)?;
-    if welcome != *WELCOME {
-        return Err(Refusal::Protocol.into());
-    }
-    let line = Line::new(Peer { member, address, transport: NAME });
-    lines.add(&line);
-    Ok(LineStream::new(stream.into(), line))
+    if welcome == *WELCOME { Ok((stream, member)) } else { Err(Refusal::Protocol.into()) }
 }
 
-/// Take connections and find out whose they are. Those of nodes go to `secured`.
-pub(crate) async fn listen(
-    listener: Box<dyn Listener>,
-    node: LocalNode,
-    lines: Lines,
-    secured: mpsc::Sender<LineStream>,
-) {
+/// What those who come in become.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) node: LocalNode,
+    pub(crate) lines: Lines,
+    /// Takes the streams of nodes that want to talk.
+    pub(crate) secured: mpsc::Sender<LineStream>,
+    /// Serves those that want bytes of objects.
+    pub(crate) giving: Arc<Giving>,
+}
+
+/// Take connections and find out whose they are.
+pub(crate) async fn listen(listener: Box<dyn Listener>, door: Door) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
-    let config = node.credentials.server_config(true);
+    let mut config = door.node.credentials.server_config(true);
+    // For streams of bulk bytes, whose records are made here.
+    config.enable_secret_extraction = true;
     let acceptor = TlsAcceptor::from(Arc::new(config));
     loop {
         let Ok((stream, address)) = listener.accept().await else {
@@ -63,47 +80,69 @@ pub(crate) async fn listen(
         };
         // One too many is turned away by dropping its stream.
         let Ok(place) = strangers.clone().try_acquire_owned() else { continue };
-        let (acceptor, node, lines) = (acceptor.clone(), node.clone(), lines.clone());
-        let secured = secured.clone();
+        let (acceptor, door) = (acceptor.clone(), door.clone());
         tokio::spawn(async move {
-            let let_in = let_in(stream, address, acceptor, &node, &lines, secured, place);
-            if let Err(error) = let_in.await {
-                (node.log)(format_args!("a connection from {address} by gRPC was refused: {error}"));
+            if let Err(error) = door.let_in(stream, address, acceptor, place).await {
+                (door.node.log)(format_args!("a connection from {address} by gRPC was refused: {error}"));
             }
         });
     }
 }
 
-async fn let_in(
-    stream: Box<dyn ByteStream>,
-    address: SocketAddr,
-    acceptor: TlsAcceptor,
-    node: &LocalNode,
-    lines: &Lines,
-    secured: mpsc::Sender<LineStream>,
-    place: OwnedSemaphorePermit,
-) -> Result<(), TransportError> {
-    let introduced = async {
+/// A stream whose other end is known.
+enum Guest {
+    Talks(LineStream),
+    Fetches(direct::Stream, Peer),
+    Left,
+}
+
+impl Door {
+    async fn let_in(
+        &self,
+        stream: Box<dyn ByteStream>,
+        address: SocketAddr,
+        acceptor: TlsAcceptor,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(), TransportError> {
+        let introduced = timeout(CONNECT_WITHIN, self.introduce(stream, address, acceptor));
+        let guest = introduced.await.map_err(|_| TransportError::TimedOut)??;
+        drop(place);
+        match guest {
+            // Nobody takes it any more when the node stops: dropping it closes it.
+            Guest::Talks(stream) => drop(self.secured.send(stream).await),
+            Guest::Fetches(stream, peer) => self.giving.clone().serve(stream, peer).await,
+            Guest::Left => {}
+        }
+        Ok(())
+    }
+
+    async fn introduce(
+        &self,
+        stream: Box<dyn ByteStream>,
+        address: SocketAddr,
+        acceptor: TlsAcceptor,
+    ) -> Result<Guest, TransportError> {
         let mut stream = acceptor.accept(stream).await.map_err(from_tls)?;
         let session = stream.get_ref().1;
-        let member = node.credentials.admit(session.alpn_protocol(), session.peer_certificates())?;
+        let member = self.node.credentials.admit(session.alpn_protocol(), session.peer_certificates())?;
         if session.alpn_protocol() == Some(JOIN_PROTOCOL) {
-            return let_join(&mut stream, address, node, member.as_ref()).await.map(|()| None);
+            return let_join(&mut stream, address, &self.node, member.as_ref()).await.map(|()| Guest::Left);
         }
+        let fetches = session.alpn_protocol() == Some(BULK_PROTOCOL);
         let member = member.ok_or(Refusal::NoCertificate)?;
         stream.write_all(WELCOME).await?;
         stream.flush().await?;
-        let line = Line::new(Peer { member, address, transport: NAME });
-        lines.add(&line);
-        Ok(Some(LineStream::new(stream.into(), line)))
-    };
-    let introduced = timeout(CONNECT_WITHIN, introduced).await.map_err(|_| TransportError::TimedOut)??;
-    drop(place);
-    if let Some(stream) = introduced {
-        // Nobody takes it any more when the node stops: dropping it closes it.
-        let _ = secured.send(stream).await;
+        let peer = Peer { member, address, transport: NAME };
+        if fetches {
+            // The peer says nothing before it is welcome, so nothing of it is in TLS's buffers.
+            let (stream, session) = stream.into_inner();
+            let secrets = session.dangerous_extract_secrets().map_err(refused)?;
+            return Ok(Guest::Fetches(direct::Stream::new(stream, secrets)?, peer));
+        }
+        let line = Line::new(peer);
+        self.lines.add(&line);
+        Ok(Guest::Talks(LineStream::new(stream.into(), line)))
     }
-    Ok(())
 }
 
 async fn let_join(
@@ -130,8 +169,12 @@ async fn let_join(
 }
 
 fn from_tls(error: io::Error) -> TransportError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>()) {
-        Some(tls) => Refusal::from_tls(tls).into(),
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls) => refused(tls.clone()),
         None => error.into(),
     }
+}
+
+pub(crate) fn refused(error: rustls::Error) -> TransportError {
+    Refusal::from_tls(&error).into()
 }

@@ -10,6 +10,8 @@ const CRYPTO: std::ops::Range<u64> = 0x100..0x200;
 /// Codes with which an end closes a connection: because it is done with it, or does not want it.
 pub(crate) const DONE: VarInt = VarInt::from_u32(0);
 pub(crate) const REFUSED: VarInt = VarInt::from_u32(1);
+/// The other end is not there to read this.
+pub(crate) const GONE: VarInt = VarInt::from_u32(2);
 
 pub(crate) fn from_connection(error: ConnectionError) -> TransportError {
     match &error {

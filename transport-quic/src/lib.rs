@@ -9,11 +9,13 @@
 //! | `settings` | windows, time limits, and TLS as QUIC wants it |
 //! | `connection` | one connection, from its handshake to its end |
 //! | `bulk` | both sides of a request for bytes of an object |
+//! | `presence` | whether anybody listens any more where a connection leads |
 //! | `errors` | what errors of QUIC mean |
 
 mod bulk;
 mod connection;
 mod errors;
+mod presence;
 mod settings;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -42,6 +44,8 @@ pub struct Quic {
     client: quinn::ClientConfig,
     server_name: String,
     node: LocalNode,
+    /// Whether the system is asked about ends that are silent.
+    watches: bool,
     accepted: Mutex<mpsc::Receiver<Connection>>,
 }
 
@@ -62,7 +66,7 @@ impl Quic {
             Arc::new(TokioRuntime),
         )
         .map_err(listen)?;
-        Quic::start(node, settings, endpoint)
+        Quic::start(node, settings, endpoint, true)
     }
 
     /// The same over a socket of the caller's, a simulated one, say.
@@ -75,16 +79,22 @@ impl Quic {
         let server = Some(settings.server.clone());
         let endpoint = Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
             .map_err(listen)?;
-        Quic::start(node, settings, endpoint)
+        Quic::start(node, settings, endpoint, false)
     }
 
-    fn start(node: LocalNode, settings: Settings, endpoint: Endpoint) -> Result<Quic, TransportError> {
+    fn start(
+        node: LocalNode,
+        settings: Settings,
+        endpoint: Endpoint,
+        watches: bool,
+    ) -> Result<Quic, TransportError> {
         let address = endpoint.local_addr().map_err(listen)?;
         let (accept, accepted) = mpsc::channel(BACKLOG);
-        tokio::spawn(listen_for(endpoint.clone(), node.clone(), accept));
+        let door = Door { node: node.clone(), watches, accept };
+        tokio::spawn(listen_for(endpoint.clone(), door));
         let server_name = node.credentials.server_name().to_str().into_owned();
         let accepted = Mutex::new(accepted);
-        Ok(Quic { endpoint, address, client: settings.client, server_name, node, accepted })
+        Ok(Quic { endpoint, address, client: settings.client, server_name, node, watches, accepted })
     }
 
     async fn connect_to(&self, address: SocketAddr) -> Result<Connection, TransportError> {
@@ -94,6 +104,7 @@ impl Quic {
             .map_err(|error| TransportError::Lost(error.to_string()))?;
         let connected = async {
             let connection = connecting.await.map_err(errors::from_connection)?;
+            watched(connection.clone(), self.watches, &self.node);
             connection::initiate(connection, &self.node).await
         };
         timeout(CONNECT_WITHIN, connected).await.unwrap_or(Err(TransportError::TimedOut))
@@ -135,8 +146,23 @@ fn listen(error: std::io::Error) -> TransportError {
     TransportError::Listen(error.to_string())
 }
 
+/// Where connections come in.
+#[derive(Clone)]
+struct Door {
+    node: LocalNode,
+    watches: bool,
+    accept: mpsc::Sender<Connection>,
+}
+
+/// Notice when the other end's process has ended. Over a simulated network there is no system that says so.
+fn watched(connection: quinn::Connection, watches: bool, node: &LocalNode) {
+    if watches {
+        tokio::spawn(presence::watch(connection, node.log));
+    }
+}
+
 /// Take connections until the endpoint is closed.
-async fn listen_for(endpoint: Endpoint, node: LocalNode, accept: mpsc::Sender<Connection>) {
+async fn listen_for(endpoint: Endpoint, door: Door) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     while let Some(incoming) = endpoint.accept().await {
         let Ok(place) = strangers.clone().try_acquire_owned() else {
@@ -149,19 +175,16 @@ async fn listen_for(endpoint: Endpoint, node: LocalNode, accept: mpsc::Sender<Co
             let _ = incoming.retry();
             continue;
         }
-        tokio::spawn(let_in(incoming, node.clone(), accept.clone(), place));
+        tokio::spawn(let_in(incoming, door.clone(), place));
     }
 }
 
-async fn let_in(
-    incoming: Incoming,
-    node: LocalNode,
-    accept: mpsc::Sender<Connection>,
-    place: OwnedSemaphorePermit,
-) {
+async fn let_in(incoming: Incoming, door: Door, place: OwnedSemaphorePermit) {
+    let Door { node, watches, accept } = door;
     let address = incoming.remote_address();
     let introduced = async {
         let connection = incoming.await.map_err(errors::from_connection)?;
+        watched(connection.clone(), watches, &node);
         connection::respond(connection, &node).await
     };
     let introduced = timeout(CONNECT_WITHIN, introduced).await.unwrap_or(Err(TransportError::TimedOut));

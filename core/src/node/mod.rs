@@ -309,6 +309,8 @@ pub enum Work {
         offset: u64,
         /// Bytes.
         size: u64,
+        /// Whether a reader is blocked by it: its bytes go before those that nobody is.
+        urgent: bool,
     },
     /// Forget a spilled object.
     DeleteSpilled {

@@ -345,6 +345,11 @@ mod tests {
         cluster.says(blocked, 2, Message::Blocked);
         cluster.run();
         assert_eq!(wanted(&cluster), [0, 3], "what tasks will need does not count against it");
+        let urgent = cluster.work.values().filter_map(|work| match work {
+            Work::Fetch { object, urgent, .. } => Some((object.task.number, *urgent)),
+            _ => None,
+        });
+        assert_eq!(urgent.collect::<Vec<_>>(), [(0, false), (3, true)], "its bytes go first, too");
         cluster.finish_all();
         assert_eq!(cluster.told(task).len(), 3);
     }

@@ -20,6 +20,8 @@ use crate::{ClusterId, Member, Refusal};
 
 /// What nodes speak with each other. The number changes when they would not understand each other.
 pub const NODE_PROTOCOL: &[u8] = b"shoal/1";
+/// What nodes speak over streams that carry nothing but bytes of objects.
+pub const BULK_PROTOCOL: &[u8] = b"shoal-bulk/1";
 /// What a node speaks that has no certificate yet, or wants a new one.
 pub const JOIN_PROTOCOL: &[u8] = b"shoal-join/1";
 
@@ -108,6 +110,7 @@ impl Credentials {
         config.alpn_protocols = vec![NODE_PROTOCOL.to_vec()];
         if joins {
             config.alpn_protocols.push(JOIN_PROTOCOL.to_vec());
+            config.alpn_protocols.push(BULK_PROTOCOL.to_vec());
         }
         // A resumed connection would not look at the certificate again, which may have expired.
         config.send_tls13_tickets = 0;
@@ -142,7 +145,7 @@ impl Credentials {
             .transpose()?;
         match protocol {
             Some(JOIN_PROTOCOL) => Ok(member),
-            Some(NODE_PROTOCOL) => member.map(Some).ok_or(Refusal::NoCertificate),
+            Some(NODE_PROTOCOL | BULK_PROTOCOL) => member.map(Some).ok_or(Refusal::NoCertificate),
             _ => Err(Refusal::Protocol),
         }
     }

@@ -22,7 +22,7 @@ mod refusal;
 mod secret;
 
 pub use authority::{AuthorityError, ClusterAuthority, Validity};
-pub use credentials::{Credentials, JOIN_PROTOCOL, NODE_PROTOCOL};
+pub use credentials::{BULK_PROTOCOL, Credentials, JOIN_PROTOCOL, NODE_PROTOCOL};
 pub use member::{ClusterId, InvalidName, Member, NodeName, Role};
 pub use refusal::Refusal;
 pub use secret::{InvalidSecret, JoinSecret};

@@ -51,13 +51,14 @@ impl<C: Content> Cluster<C> {
                 WorkResult::Done
             }
             Work::Reserve { .. } => self.reserve_ends(id),
-            Work::Fetch { object, from, offset, size } => {
+            Work::Fetch { object, from, offset, size, urgent } => {
                 match self.fetch_ends(id, object, from, offset, size, cancelled) {
                     Some(result) => result,
                     None => {
                         // Nothing comes through just now: the driver tries again.
                         let Some(daemon) = self.nodes.get_mut(&id) else { return };
-                        daemon.operations.insert(operation, Work::Fetch { object, from, offset, size });
+                        let work = Work::Fetch { object, from, offset, size, urgent };
+                        daemon.operations.insert(operation, work);
                         let again = self.now() + micros(1 + self.settings.redial_micros);
                         self.schedule(again, Event::Work(id, operation));
                         return;

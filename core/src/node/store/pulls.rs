@@ -306,7 +306,8 @@ impl Store {
     pub(super) fn fetch(&mut self, id: ObjectId, offset: u64, room: u64, out: &mut Outbox) {
         let pull = self.pulls.table.get_mut(&id).expect("room of a pull that is over is nobody's");
         let Stage::Room { from, offer } = pull.stage else { unreachable!("{id:?} got room twice") };
-        let operation = out.start(Work::Fetch { object: id, from, offset, size: offer.size });
+        let (size, urgent) = (offer.size, pull.urgent);
+        let operation = out.start(Work::Fetch { object: id, from, offset, size, urgent });
         pull.stage = Stage::Fetching { from, offer, operation };
         self.operations.insert(operation, Operation::Fetch { object: id, offset, room });
     }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::broker::Pairs;
-use super::cluster::{Cluster, Fetches, Gate, HeadSide, Offers};
+use super::cluster::{Cluster, Fetches, Gate, HeadSide, Offers, Wanted};
 use super::links::{Link, LinkId};
 use super::memory::MemoryReader;
 use super::status::StatusRequests;
@@ -330,8 +330,8 @@ impl Daemon {
                 Work::ForkWorker { process, job, environment } => {
                     self.fork_worker(operation, process, job, environment);
                 }
-                Work::Fetch { object, from, offset, size } => {
-                    self.fetch(operation, object, from, offset, size);
+                Work::Fetch { object, from, offset, size, urgent } => {
+                    self.fetch(operation, Wanted { object, from, offset, size, urgent });
                 }
                 work => self.start_store_work(operation, work),
             },

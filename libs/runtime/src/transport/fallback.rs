@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::{BoxFuture, Connection, Log, Transport, TransportError};
+use super::{BoxFuture, BulkError, BulkRequest, Connection, Log, Transport, TransportError};
 
 /// How long the first transport may try before the second one does.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -20,6 +20,8 @@ const MEMORY: Duration = Duration::from_secs(60);
 pub struct Fallback {
     first: Arc<dyn Transport>,
     second: Arc<dyn Transport>,
+    /// The one whose streams carry bytes of objects, if they do not go over the connections.
+    bulk: Option<Arc<dyn Transport>>,
     patience: Duration,
     log: Log,
     /// Addresses that only the second has reached, until when that is believed.
@@ -29,12 +31,19 @@ pub struct Fallback {
 impl Fallback {
     /// Prefer `first`; say in `log` where `second` is used instead.
     pub fn new(first: Arc<dyn Transport>, second: Arc<dyn Transport>, log: Log) -> Self {
-        Fallback { first, second, patience: PATIENCE, log, unreachable: Mutex::default() }
+        Fallback { first, second, bulk: None, patience: PATIENCE, log, unreachable: Mutex::default() }
     }
 
     /// Let the first transport try for another time than a second.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Let bytes of objects go over streams of a transport's own ([`Transport::fetch`]), whichever of the two
+    /// carries the connection; where those do not pass they go over the connection.
+    pub fn with_bulk(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.bulk = Some(transport);
         self
     }
 
@@ -91,6 +100,15 @@ impl Transport for Fallback {
                 connection = self.second.accept() => connection,
             }
         })
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        address: SocketAddr,
+        request: BulkRequest,
+        into: &'a mut [u8],
+    ) -> Option<BoxFuture<'a, Result<(), BulkError>>> {
+        self.bulk.as_ref()?.fetch(address, request, into)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -52,6 +52,18 @@ pub trait Transport: Send + Sync {
     /// future loses nothing.
     fn accept(&self) -> BoxFuture<'_, Option<Connection>>;
 
+    /// Read a range of an object of the node at an address into `into`, which is as long as it, over a stream
+    /// that carries nothing else. Dropping the future cancels. None: this transport has no such streams, and
+    /// the range is to be fetched over the connection with that node ([`Bulk::fetch`]).
+    fn fetch<'a>(
+        &'a self,
+        _address: SocketAddr,
+        _request: BulkRequest,
+        _into: &'a mut [u8],
+    ) -> Option<BoxFuture<'a, Result<(), BulkError>>> {
+        None
+    }
+
     /// Close all connections and stop listening.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
@@ -75,7 +87,7 @@ pub type Log = fn(fmt::Arguments<'_>);
 /// How long a connection may take until both ends know each other.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How often an end that has nothing to say shows that it is there.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// A connection over which nothing comes for so long is lost. Its session is not: that is for the head to
 /// say.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);

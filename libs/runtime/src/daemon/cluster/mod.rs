@@ -39,7 +39,7 @@ pub(super) use head::{HeadSide, serve};
 pub use hosted::HeadError;
 pub(super) use hosted::Hosted;
 use peers::Peer;
-pub(super) use transfers::{Fetches, Offers};
+pub(super) use transfers::{Fetches, Offers, Wanted};
 
 /// See the module's text.
 pub(super) struct Cluster {

@@ -19,7 +19,7 @@ use super::gate;
 use super::word::{Greeting, Reply, Wish, hear, say};
 use crate::control::Control;
 use crate::frame::{self, HEADER_BYTES, Header, Kind};
-use crate::transport::{Bulk, Connection, Ended, PeerSession, TransportError};
+use crate::transport::{Bulk, Connection, Ended, PeerSession, Transport, TransportError};
 
 /// The first pause between attempts to reach a node; it doubles up to the second one.
 const DIAL_PAUSE: Duration = Duration::from_millis(20);
@@ -320,6 +320,12 @@ impl Daemon {
         if let Some(peer) = self.cluster.peers.remove(&node) {
             self.resume(peer.full.filled_by);
         }
+    }
+
+    /// How a node is reached without the connection that there is, or will be.
+    pub(super) fn way_to(&self, node: NodeId) -> Option<(Arc<dyn Transport>, SocketAddr)> {
+        let address = self.address_of(node).filter(|_| !self.cluster.dead.contains(&node))?;
+        Some((self.cluster.transport.clone()?, address))
     }
 
     /// Where the daemon of another node is reached, if the cluster's view says so.

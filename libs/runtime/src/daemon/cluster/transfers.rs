@@ -12,13 +12,29 @@ use shoal_core::value::Failure;
 use shoal_core::wire;
 use tokio::task::AbortHandle;
 
+use super::super::log;
 use super::super::state::{Daemon, Shared, with};
 use super::super::work::Memory;
-use crate::transport::{Bulk, BulkRefusal, BulkRequest, BulkSource, Peer, Priority};
+use crate::transport::{Bulk, BulkError, BulkRefusal, BulkRequest, BulkSource, Peer, Priority};
 
 /// A node that has just said that it offers an object must be connected again within this time.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTION_POLL: Duration = Duration::from_millis(10);
+/// What a reader is blocked by, and what is fetched ahead of its readers.
+const URGENT: Priority = Priority(1);
+const AHEAD: Priority = Priority(0);
+
+/// A copy of an object that is to come from another node.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Wanted {
+    pub(in super::super) object: ObjectId,
+    pub(in super::super) from: NodeId,
+    /// Where it goes.
+    pub(in super::super) offset: u64,
+    pub(in super::super) size: u64,
+    /// Whether a reader is blocked by it.
+    pub(in super::super) urgent: bool,
+}
 
 /// What this node offers to which other one, and where it is in the segment.
 pub(in super::super) struct Offers {
@@ -82,22 +98,14 @@ impl Daemon {
     }
 
     /// Copy an object from another node, which offers it.
-    pub(in super::super) fn fetch(
-        &mut self,
-        operation: OperationId,
-        object: ObjectId,
-        from: NodeId,
-        offset: u64,
-        size: u64,
-    ) {
+    pub(in super::super) fn fetch(&mut self, operation: OperationId, wanted: Wanted) {
         let shared = self.shared();
         let memory = Arc::clone(&self.offers.memory);
         let own = self.id;
         let task = tokio::task::spawn_local(async move {
-            let fetched = fetch(&shared, memory, (own, from), object, offset, size).await;
-            let result = match fetched {
+            let result = match fetch(&shared, memory, own, wanted).await {
                 Ok(()) => WorkResult::Done,
-                Err(detail) => WorkResult::Failed(Failure::ObjectLost { object, detail }),
+                Err(detail) => WorkResult::Failed(Failure::ObjectLost { object: wanted.object, detail }),
             };
             with(&shared, |daemon| daemon.fetch_ended(operation, result));
         });
@@ -120,14 +128,8 @@ impl Daemon {
     }
 }
 
-async fn fetch(
-    shared: &Shared,
-    memory: Arc<Memory>,
-    (own, from): (NodeId, NodeId),
-    object: ObjectId,
-    offset: u64,
-    size: u64,
-) -> Result<(), String> {
+async fn fetch(shared: &Shared, memory: Arc<Memory>, own: NodeId, wanted: Wanted) -> Result<(), String> {
+    let Wanted { object, from, offset, size, urgent } = wanted;
     let name = name(own, object).ok_or_else(|| String::from("it has no name"))?;
     let prepared = Arc::clone(&memory);
     // Pages may have to be found, which takes time.
@@ -135,14 +137,31 @@ async fn fetch(
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
-    let bulk = connected(shared, from).await.ok_or_else(|| format!("node {} cannot be reached", from.0))?;
+    let priority = if urgent { URGENT } else { AHEAD };
+    let request = BulkRequest { object: name, offset: 0, length: size, priority };
     // SAFETY: the machine has set the range aside for this operation; nobody else reads or writes it
-    // before the operation has ended, and the mapping lives as long as `memory`.
-    let into = unsafe { memory.slice_mut(offset, size) }.ok_or("the range is not in the segment")?;
-    let request = BulkRequest { object: name, offset: 0, length: size, priority: Priority::default() };
-    bulk.fetch(request, into)
-        .await
-        .map_err(|error| format!("it could not be copied from node {}: {error}", from.0))
+    // before the operation has ended, the mapping lives as long as `memory`, and of two slices that are
+    // made here the first is gone when the second is made.
+    let range = || unsafe { memory.slice_mut(offset, size) };
+    let way = shared.borrow().way_to(from);
+    if let Some((transport, address)) = way
+        && let Some(into) = range()
+        && let Some(fetching) = transport.fetch(address, request.clone(), into)
+    {
+        match fetching.await {
+            Err(BulkError::Connection(error)) => {
+                log!("no stream for objects leads to node {} ({error}): its connection is used", from.0);
+            }
+            fetched => return fetched.map_err(|error| not_copied(from, &error)),
+        }
+    }
+    let bulk = connected(shared, from).await.ok_or_else(|| format!("node {} cannot be reached", from.0))?;
+    let into = range().ok_or("the range is not in the segment")?;
+    bulk.fetch(request, into).await.map_err(|error| not_copied(from, &error))
+}
+
+fn not_copied(from: NodeId, error: &BulkError) -> String {
+    format!("it could not be copied from node {}: {error}", from.0)
 }
 
 /// The bulk side of the connection with a node, once there is one.
