@@ -61,6 +61,17 @@ def use_devices(devices: Mapping[str, Sequence[int]]) -> None:
 _given_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def use_group(group: bytes | None) -> None:
+    """Make what this process submits without saying where run in this placement group; None is anywhere."""
+    if options.captured_group == group:
+        return
+    from shoal import _session
+
+    options.captured_group = group
+    # What was exported says where it runs.
+    _session.forget_exports()
+
+
 def _be_actor(construction: _shoal.Construction) -> None:
     use_devices(construction.devices) if construction.devices else None
     if construction.asynchronous:
@@ -89,6 +100,8 @@ def _be_actor(construction: _shoal.Construction) -> None:
 
 def construct(construction: _shoal.Construction) -> bool:
     """Run the constructor and report how it ended."""
+    group, captures = _shoal.current_group() or (None, False)
+    use_group(group if captures else None)
     try:
         cls, args, kwargs = construction.prepare()
         instance = cls(*args, **kwargs)

@@ -40,6 +40,16 @@ def check_selector(selector: Mapping[str, str] | None) -> str | None:
     return None
 
 
+def to_core(selector: Mapping[str, str]) -> list[tuple[str, list[str], bool]]:
+    """A selector as the extension takes it: key, values, and whether these are excluded."""
+    found = []
+    for key, expression in selector.items():
+        listed = _LIST.fullmatch(expression)
+        values = listed.group(1).split(",") if listed else [expression.removeprefix("!")]
+        found.append((key, [value.strip() for value in values], expression.startswith("!")))
+    return found
+
+
 def check_fallback(strategies: list[Any] | None) -> str | None:
     """What is wrong with a list of fallback strategies, or None."""
     for strategy in strategies or []:

@@ -59,6 +59,12 @@ def bind(thing: SessionBound) -> None:
     _bound.add(thing)
 
 
+def forget_exports() -> None:
+    """Have everything that was sent to the cluster sent again before it is used."""
+    for thing in list(_bound):
+        thing.forget_session()
+
+
 def find() -> Session | None:
     """The session, or None where this process has none. A worker's is there without `init`."""
     if current is None:

@@ -48,11 +48,13 @@ def is_connected() -> bool:
 
 def ask(query: str, arguments: dict[str, Any]) -> Any:
     """Ask head or node: 'nodes', 'actors' (dead: bool), 'actor_by_name' (name, namespace),
-    'put' (key, value: bytes, overwrite), 'get' (key), 'delete' (key), 'workers', 'store'.
+    'put' (key, value: bytes, overwrite), 'get' (key), 'delete' (key), 'workers', 'store',
+    'groups', 'group_by_name' (name, namespace).
 
     Returns plain dicts, lists, bytes, bools, or None for not found. A node: node, alive, host, total, free, labels
     (a dict). An actor: actor (bytes), job, label, name, namespace, incarnation, state, pid.
-    'actor_by_name' returns (actor: Actor (weak), handle: bytes) or None.
+    A placement group: group (bytes), job, name, namespace, bundles, strategy, state, detail, nodes; 'group_by_name'
+    returns a list with it. 'actor_by_name' returns (actor: Actor (weak), handle: bytes) or None.
     """
 
 # --- objects ----------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ class Function:
         code: bytes,
         name: str,
         resources: dict[str, float],
-        strategy: str | tuple[int, bool],
+        strategy: str | tuple[int, bool] | tuple[bytes, int, bool],
         variables: list[tuple[str, str]],
         returns: int,
         backpressure: int,
@@ -149,7 +151,8 @@ class Function:
         retry_exceptions: bool | bytes,
         calls_max: int,
     ) -> Self:
-        """``returns`` -1 is a stream; ``strategy`` is 'hybrid', 'spread' or (node, soft);
+        """``returns`` -1 is a stream; ``strategy`` is 'hybrid', 'spread', (node, soft) or
+        (placement group, bundle or -1, whether what it submits runs there, too);
         ``retry_exceptions`` bytes is a pickled tuple of classes."""
     def submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """ObjectRef, list of them, None for no returns, or Stream."""
@@ -194,7 +197,7 @@ def create_actor(
     kwargs: dict[str, Any],
     placement: dict[str, float],
     running: dict[str, float],
-    strategy: str | tuple[int, bool],
+    strategy: str | tuple[int, bool] | tuple[bytes, int, bool],
     variables: list[tuple[str, str]],
     restarts_max: int,
     name: str,
@@ -210,6 +213,23 @@ def create_actor(
     Waits for the head only if ``name`` is set; raises ActorAlreadyExistsError then.
     ``handle`` is what 'actor_by_name' gives back.
     """
+
+# --- placement groups -----------------------------------------------------------------------------
+
+def create_group(
+    *,
+    bundles: list[tuple[dict[str, float], list[tuple[str, list[str], bool]]]],
+    strategy: str,
+    name: str,
+    namespace: str,
+    detached: bool,
+) -> bytes:
+    """Ask the head to make a group; ValueError if it refuses. A bundle is its amounts, and for each
+    label: key, values, whether these are excluded. ``strategy`` is 'PACK', 'SPREAD', … ."""
+
+def remove_group(group: bytes) -> None: ...
+def wait_group(group: bytes, timeout: float | None) -> bool:
+    """Whether the group was placed in time. ValueError if it was removed."""
 
 # --- serialization hooks ------------------------------------------------------------------------
 
@@ -281,6 +301,9 @@ def take_interrupt() -> bool:
 def current_task() -> dict[str, Any] | None:
     """What this thread or coroutine runs: task (bytes), attempt, label, actor (bytes or None),
     actor_label, function, devices (dict name -> list of indices), resources; None in a driver."""
+
+def current_group() -> tuple[bytes, bool] | None:
+    """The placement group that this process works in, and whether what it submits runs there, too."""
 
 def process_info() -> dict[str, Any]:
     """process, node, job, namespace, session, is_worker, actor (bytes|None), incarnation.

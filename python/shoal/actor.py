@@ -243,7 +243,7 @@ def _create_actor(
         kwargs=kwargs,
         placement=placement,
         running=running,
-        strategy=options.strategy(given.get("scheduling_strategy")),
+        strategy=options.placement(given, running, placement),
         variables=options.variables(given.get("runtime_env")),
         restarts_max=given.get("max_restarts") or 0,
         name=given.get("name") or "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ _RESERVED_RESOURCES = {
 _WHOLE_UNIT_RESOURCES = frozenset({"GPU", "TPU", "neuron_cores", "NPU", "HPU", "RBLN", "FURIOSA", "TTNPU", "MBLT"})
 SYSTEM_GROUPS = frozenset({"_ray_system", "_ray_system_error", "_shoal_system"})
 
-Strategy = str | tuple[int, bool]
+Strategy = str | tuple[int, bool] | tuple[bytes, int, bool]
 
 
 class Option(NamedTuple):
@@ -257,19 +258,17 @@ def _validate(options: Mapping[str, Any], known: Mapping[str, Option], what: str
 
 def _refuse_unsupported(options: Mapping[str, Any]) -> None:
     """Refuse early what a cluster cannot honour yet, instead of ignoring it."""
-    if options.get("placement_group", "default") not in (None, "default"):
-        if options.get("scheduling_strategy") is not None:
-            raise ValueError(
-                "'placement_group' and 'scheduling_strategy' exclude each other; use "
-                "scheduling_strategy=PlacementGroupSchedulingStrategy(...) alone"
-            )
-        raise NotImplementedError("placement groups are not supported yet")
+    if options.get("placement_group", "default") not in (None, "default") and options.get("scheduling_strategy"):
+        raise ValueError(
+            "'placement_group' and 'scheduling_strategy' exclude each other; use "
+            "scheduling_strategy=PlacementGroupSchedulingStrategy(...) alone"
+        )
     if options.get("label_selector") or options.get("fallback_strategy"):
         raise NotImplementedError(
             "'label_selector' and 'fallback_strategy' are not supported yet; give nodes a custom "
             "resource and ask for it in 'resources'"
         )
-    strategy(options.get("scheduling_strategy"))
+    strategy(_scheduling_strategy(options))
     variables(options.get("runtime_env"))
 
 
@@ -308,8 +307,63 @@ def actor_resources(options: Mapping[str, Any]) -> tuple[dict[str, float], dict[
     return {**held, "CPU": 1.0}, held
 
 
+def _scheduling_strategy(options: Mapping[str, Any]) -> Any:
+    """The option of this name, or what the older options of placement groups say."""
+    group = options.get("placement_group", "default")
+    if group == "default":
+        return options.get("scheduling_strategy")
+    from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(
+        group,
+        options.get("placement_group_bundle_index", -1),
+        options.get("placement_group_capture_child_tasks"),
+    )
+
+
+def placement(options: Mapping[str, Any], *needs: Mapping[str, float]) -> Strategy:
+    """Where work runs that needs these amounts, at different times of its life.
+
+    ValueError if that is in a placement group none of whose bundles can ever hold it.
+    """
+    found = strategy(_scheduling_strategy(options))
+    if isinstance(found, tuple) and len(found) == 3:
+        group, bundle, _ = found
+        for amounts in needs:
+            _check_fits(group, bundle, amounts, _scheduling_strategy(options))
+    return found
+
+
+def _check_fits(group: bytes, bundle: int, amounts: Mapping[str, float], given: Any) -> None:
+    handle = getattr(given, "placement_group", None) or _captured_handle(group)
+    bundles = handle.bundle_specs
+    if not -1 <= bundle < len(bundles):
+        raise ValueError(
+            f"placement group bundle index {bundle} is invalid: the group has the bundles 0 to {len(bundles) - 1}"
+        )
+    candidates = bundles if bundle == -1 else [bundles[bundle]]
+    if not any(all(spec.get(name, 0) >= amount for name, amount in amounts.items()) for spec in candidates):
+        which = "any bundle" if bundle == -1 else f"bundle {bundle}"
+        raise ValueError(
+            f"Cannot schedule this with the placement group: it needs {dict(amounts)}, which cannot fit into {which} "
+            f"of {bundles}. Options such as num_cpus say what it needs; an actor needs one CPU to start by default."
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _captured_handle(group: bytes) -> Any:
+    from shoal.ids import PlacementGroupID
+    from shoal.util.placement_group import PlacementGroup
+
+    return PlacementGroup(PlacementGroupID(group))
+
+
 def strategy(value: Any) -> Strategy:
-    """Where work runs: 'hybrid', 'spread' or (node, soft)."""
+    """Where work runs: 'hybrid', 'spread', (node, soft), or (placement group, bundle or -1, whether
+    what it submits runs there, too).
+    """
+    if value is None and captured_group is not None:
+        return captured_group, -1, True
     if value is None or value == "DEFAULT":
         return "hybrid"
     if value == "SPREAD":
@@ -319,15 +373,18 @@ def strategy(value: Any) -> Strategy:
     if isinstance(value, scheduling_strategies.NodeAffinitySchedulingStrategy):
         return value.to_core()
     if isinstance(value, scheduling_strategies.PlacementGroupSchedulingStrategy):
-        if value.placement_group is None:
-            return "hybrid"
-        raise NotImplementedError("placement groups are not supported yet")
+        group = value.to_core(captures=captured_group is not None)
+        return "hybrid" if group is None else group
     if isinstance(value, scheduling_strategies.NodeLabelSchedulingStrategy):
         raise NotImplementedError("NodeLabelSchedulingStrategy is not supported yet")
     raise TypeError(
         "option 'scheduling_strategy' takes None, 'DEFAULT', 'SPREAD' or an object of "
         f"shoal.util.scheduling_strategies, not {value!r}"
     )
+
+
+captured_group: bytes | None = None
+"""In a worker: the placement group in which what it submits runs, unless that says otherwise."""
 
 
 def variables(runtime_env: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -266,11 +266,12 @@ class RemoteFunction(Generic[F_co, Result_co]):
 
         given = self._default_options
         returns = options.returns(given, is_generator=is_generator(self._function))
+        resources = options.resources(given, cpus_default=1)
         core: Any = _shoal.Function(
             code=self._code.pickled(session),
             name=given.get("name") or self._function_name,
-            resources=options.resources(given, cpus_default=1),
-            strategy=options.strategy(given.get("scheduling_strategy")),
+            resources=resources,
+            strategy=options.placement(given, resources),
             variables=options.variables(given.get("runtime_env")),
             returns=returns,
             backpressure=options.backpressure(given),

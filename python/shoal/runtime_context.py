@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shoal import _session, options
-from shoal.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from shoal.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID, WorkerID
 
 if TYPE_CHECKING:
     from shoal.actor import ActorHandle
@@ -109,9 +109,16 @@ class RuntimeContext:
 
         return actors.ActorHandle(_shoal.rebuild_actor(actor, True), *actors._unpack(description), _session.require())
 
+    def _group(self) -> tuple[bytes, bool] | None:
+        from shoal import _shoal
+
+        _session.require()
+        return _shoal.current_group()
+
     def get_placement_group_id(self) -> str | None:
         """The placement group this runs in, or None."""
-        return None
+        group = self._group()
+        return None if group is None else PlacementGroupID(group[0]).hex()
 
     @property
     def current_placement_group_id(self) -> str | None:
@@ -121,7 +128,8 @@ class RuntimeContext:
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
         """Whether tasks submitted here run in the placement group of this one."""
-        return False
+        group = self._group()
+        return group is not None and group[1]
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What this task or actor holds: amounts by resource name. Empty in a driver."""

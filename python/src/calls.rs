@@ -16,7 +16,7 @@ use shoal_core::value::{INLINE_BYTES_MAX, Value};
 use shoal_runtime::process::Process;
 
 use crate::objects::{Actor, ObjectRef, Stream};
-use crate::{errors, session, values, worker};
+use crate::{errors, groups, session, values, worker};
 
 /// An argument that is in the encoding itself.
 pub(crate) const GIVEN: u8 = 0;
@@ -135,7 +135,7 @@ fn retry_exceptions(given: &Bound<'_, PyAny>) -> PyResult<RetryExceptions> {
     Ok(RetryExceptions::Listed(given.extract::<Vec<u8>>()?.into()))
 }
 
-fn resources(given: Vec<(String, f64)>) -> PyResult<Resources> {
+pub(crate) fn resources(given: Vec<(String, f64)>) -> PyResult<Resources> {
     let mut resources = Resources::default();
     for (name, amount) in given {
         if !amount.is_finite() || amount < 0.0 {
@@ -144,6 +144,21 @@ fn resources(given: Vec<(String, f64)>) -> PyResult<Resources> {
         resources.set(&name, Quantity::from_f64(amount));
     }
     Ok(resources)
+}
+
+/// A demand for these amounts, where `given` says.
+fn demand(
+    resources: Resources,
+    given: &Bound<'_, PyAny>,
+    variables: Vec<(String, String)>,
+) -> PyResult<Demand> {
+    let plain = Demand { environment: Environment { variables }, ..Demand::default() };
+    if let Ok((group, bundle, captures)) = given.extract::<(Vec<u8>, i64, bool)>() {
+        let group = groups::parse_id(&group)?;
+        let resources = shoal_core::group::demanded(&resources, group, u32::try_from(bundle).ok());
+        return Ok(Demand { resources, group: Some(group), captures, ..plain });
+    }
+    Ok(Demand { resources, strategy: strategy(given)?, ..plain })
 }
 
 fn strategy(given: &Bound<'_, PyAny>) -> PyResult<Strategy> {
@@ -157,7 +172,7 @@ fn strategy(given: &Bound<'_, PyAny>) -> PyResult<Strategy> {
     }
 }
 
-fn pairs(given: &Bound<'_, PyDict>) -> PyResult<Vec<(String, f64)>> {
+pub(crate) fn pairs(given: &Bound<'_, PyDict>) -> PyResult<Vec<(String, f64)>> {
     given.iter().map(|(name, amount)| Ok((name.extract()?, amount.extract()?))).collect()
 }
 
@@ -184,12 +199,7 @@ impl Function {
         retry_exceptions: &Bound<'_, PyAny>,
         calls_max: u32,
     ) -> PyResult<Function> {
-        let demand = Demand {
-            resources: self::resources(pairs(resources)?)?,
-            strategy: self::strategy(strategy)?,
-            environment: Environment { variables },
-            ..Demand::default()
-        };
+        let demand = demand(self::resources(pairs(resources)?)?, strategy, variables)?;
         let definition = Definition {
             function: function_id(&code),
             code: code.into(),
@@ -340,13 +350,8 @@ pub(crate) fn create_actor(
 ) -> PyResult<Actor> {
     let process = session::current()?;
     let arguments = Arguments::encode(&process, args, kwargs)?;
-    let placement = Demand {
-        resources: resources(pairs(placement)?)?,
-        strategy: self::strategy(strategy)?,
-        environment: Environment { variables },
-        ..Demand::default()
-    };
-    let running = resources(pairs(running)?)?;
+    let running = demand(resources(pairs(running)?)?, strategy, Vec::new())?.resources;
+    let placement = demand(resources(pairs(placement)?)?, strategy, variables)?;
     let groups = groups
         .into_iter()
         .map(|(name, limit)| ConcurrencyGroup { name: name.as_str().into(), limit })

@@ -4,6 +4,7 @@
 mod calls;
 mod errors;
 mod execute;
+mod groups;
 mod interrupt;
 mod objects;
 mod session;
@@ -31,6 +32,8 @@ mod _shoal {
     #[pymodule_export]
     use super::execute::Assigned;
     #[pymodule_export]
+    use super::groups::{create_group, remove_group, wait_group};
+    #[pymodule_export]
     use super::interrupt::{on_cancel, take_interrupt};
     #[pymodule_export]
     use super::objects::{Actor, ObjectRef, Stream, rebuild_actor, rebuild_reference};
@@ -42,8 +45,8 @@ mod _shoal {
     use super::waits::{cancel, get, get_one, wait_many, wait_refs};
     #[pymodule_export]
     use super::worker::{
-        Construction, current_task, exit_actor_requested, flush, is_canceled, poll_tasks, pollable,
-        run_tasks, run_template, set_asynchronous,
+        Construction, current_group, current_task, exit_actor_requested, flush, is_canceled, poll_tasks,
+        pollable, run_tasks, run_template, set_asynchronous,
     };
     #[pymodule_export]
     use super::{main, version};

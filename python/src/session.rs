@@ -18,8 +18,8 @@ use shoal_core::resources::Resources;
 use shoal_runtime::control::Launch;
 use shoal_runtime::process::{Hooks, Process, Stopped};
 
-use crate::errors;
 use crate::objects::Actor;
+use crate::{errors, groups};
 
 static PROCESS: RwLock<Option<Arc<Process>>> = RwLock::new(None);
 
@@ -178,6 +178,10 @@ pub(crate) fn ask<'py>(
         "actor_by_name" => {
             (ProcessId::HEAD, Query::ActorByName { name: text("name")?, namespace: text("namespace")? })
         }
+        "groups" => (ProcessId::HEAD, Query::Groups),
+        "group_by_name" => {
+            (ProcessId::HEAD, Query::GroupByName { name: text("name")?, namespace: text("namespace")? })
+        }
         "put" => {
             let value: Vec<u8> = argument(arguments, "value")?.extract()?;
             let overwrite = argument(arguments, "overwrite")?.extract()?;
@@ -247,20 +251,19 @@ fn list<'py, T>(
 
 fn group_dict<'py>(py: Python<'py>, (spec, state): (GroupSpec, GroupState)) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
-    dict.set_item("owner", spec.id.0.owner.0)?;
-    dict.set_item("number", spec.id.0.number)?;
+    dict.set_item("group", groups::id_bytes(py, spec.id))?;
     dict.set_item("job", spec.job.0)?;
     dict.set_item("name", spec.name)?;
     dict.set_item("namespace", spec.namespace)?;
     let bundles: PyResult<Vec<_>> =
         spec.bundles.iter().map(|bundle| resources_dict(py, &bundle.resources)).collect();
     dict.set_item("bundles", bundles?)?;
-    dict.set_item("strategy", format!("{:?}", spec.strategy))?;
+    dict.set_item("strategy", groups::strategy_name(spec.strategy))?;
     let (state, detail, nodes) = match state {
-        GroupState::Pending { detail } => ("pending", detail, Vec::new()),
-        GroupState::Placed { nodes } => ("placed", String::new(), nodes),
-        GroupState::Rescheduling { detail } => ("rescheduling", detail, Vec::new()),
-        GroupState::Removed => ("removed", String::new(), Vec::new()),
+        GroupState::Pending { detail } => ("PENDING", detail, Vec::new()),
+        GroupState::Placed { nodes } => ("CREATED", String::new(), nodes),
+        GroupState::Rescheduling { detail } => ("RESCHEDULING", detail, Vec::new()),
+        GroupState::Removed => ("REMOVED", String::new(), Vec::new()),
     };
     dict.set_item("state", state)?;
     dict.set_item("detail", detail)?;

@@ -12,16 +12,16 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use shoal_core::actor::ActorSpec;
-use shoal_core::ids::{FunctionId, TaskId};
+use shoal_core::ids::{ActorId, FunctionId, GroupId, TaskId};
 use shoal_core::owner::Input;
-use shoal_core::resources::{Demand, Devices};
+use shoal_core::resources::{Demand, Devices, Resources};
 use shoal_core::task::{Assignment, Callee};
 use shoal_core::value::{ActorDeath, Payload};
 use shoal_runtime::process::{Job, Process, Stopped};
 use shoal_runtime::template::{Event, Template};
 
 use crate::execute::{self, Assigned};
-use crate::{errors, interrupt, session, waits};
+use crate::{errors, groups, interrupt, session, waits};
 
 /// What a running task can ask about itself.
 pub(crate) struct TaskContext {
@@ -103,18 +103,45 @@ pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>
         Some(actor) => {
             info.set_item("actor", errors::actor_bytes(py, actor.spec.id))?;
             info.set_item("actor_label", &*actor.spec.label)?;
-            info.set_item("resources", session::resources_dict(py, &actor.spec.running)?)?;
+            describe_held(py, &info, &actor.spec.running, actor.spec.placement.group)?;
             &actor.devices
         }
         None => {
             info.set_item("actor", py.None())?;
             let served = SERVED.lock().clone().unwrap_or_default();
-            info.set_item("resources", session::resources_dict(py, &served.resources)?)?;
+            describe_held(py, &info, &served.resources, served.group)?;
             &context.devices
         }
     };
     info.set_item("devices", devices_dict(py, devices)?)?;
     Ok(Some(info))
+}
+
+/// What it holds, by the names under which it was asked for.
+fn describe_held(
+    py: Python<'_>,
+    info: &Bound<'_, PyDict>,
+    held: &Resources,
+    group: Option<GroupId>,
+) -> PyResult<()> {
+    let plain = group.and_then(|group| shoal_core::group::needed(held, group)).map(|(plain, _)| plain);
+    info.set_item("resources", session::resources_dict(py, plain.as_ref().unwrap_or(held))?)
+}
+
+/// The placement group in which this process runs what it runs, and whether what that submits runs
+/// there, too.
+#[pyfunction]
+pub(crate) fn current_group(py: Python<'_>) -> Option<(Bound<'_, PyBytes>, bool)> {
+    let demand = match ACTOR.read().as_ref() {
+        Some(actor) => actor.spec.placement.clone(),
+        None => SERVED.lock().as_deref()?.clone(),
+    };
+    Some((groups::id_bytes(py, demand.group?), demand.captures))
+}
+
+/// The actor that lives in this process.
+pub(crate) fn actor_here() -> Option<ActorId> {
+    ACTOR.read().as_ref().map(|actor| actor.spec.id)
 }
 
 fn devices_dict<'py>(py: Python<'py>, devices: &Devices) -> PyResult<Bound<'py, PyDict>> {
@@ -352,6 +379,7 @@ fn run_one(py: Python<'_>, process: &Arc<Process>, assignment: Box<Assignment>) 
             return Err(PyOSError::new_err(error.to_string()));
         }
         use_devices(py, &assignment)?;
+        use_group(py, &assignment)?;
         interrupt::set_running(Some(assignment.task));
         if process.peek(|owner| owner.is_cancelled(assignment.task)) {
             interrupt::interrupt_at_its_beginning(assignment.task);
@@ -377,6 +405,21 @@ fn use_devices(py: Python<'_>, assignment: &Assignment) -> PyResult<()> {
     }
     py.import("shoal._executor")?.call_method1("use_devices", (devices_dict(py, devices)?,))?;
     *DEVICES.lock() = devices.clone();
+    Ok(())
+}
+
+/// The placement group in which the process was last told to run what it submits.
+static CAPTURED: Mutex<Option<GroupId>> = Mutex::new(None);
+
+fn use_group(py: Python<'_>, assignment: &Assignment) -> PyResult<()> {
+    let Callee::Function { demand: Some(demand), .. } = &assignment.callee else { return Ok(()) };
+    let captured = demand.group.filter(|_| demand.captures);
+    if *CAPTURED.lock() == captured {
+        return Ok(());
+    }
+    let group = captured.map(|group| groups::id_bytes(py, group));
+    py.import("shoal._executor")?.call_method1("use_group", (group,))?;
+    *CAPTURED.lock() = captured;
     Ok(())
 }
 

@@ -1,4 +1,7 @@
-//! Placement groups that the program made or asked for: what the head last said of each.
+//! Placement groups that the program made, asked for, or runs tasks in: what the head last said of each.
+//!
+//! Where its tasks can run the nodes know; that a group is gone for good the head tells everybody who
+//! has something to do with it, for a node that has none of its bundles does not hear of it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -8,6 +11,7 @@ use super::{Effect, Out, Owner};
 use crate::group::{GroupSpec, GroupState};
 use crate::ids::{GroupId, ProcessId, RequestId};
 use crate::message::Message;
+use crate::value::{Failure, Outcome};
 
 impl Owner {
     /// The program makes a group; it watches it from now on.
@@ -44,7 +48,28 @@ impl Owner {
             return;
         }
         *known = Some(state.clone());
+        if state == GroupState::Removed {
+            for class in 0..self.leases.classes.len() {
+                if self.leases.classes[class].demand.group == Some(group) {
+                    self.refuse_tasks(class, &Failure::GroupRemoved { group }, out);
+                }
+            }
+            self.cancel_idle_requests(out);
+        }
         out.push(Effect::GroupChanged { group, state });
+    }
+
+    /// The group that tasks of this class were to run in, if it is gone.
+    pub(super) fn removed_group(&self, class: usize) -> Option<GroupId> {
+        let group = self.leases.classes[class].demand.group?;
+        (self.group_state(group) == Some(&GroupState::Removed)).then_some(group)
+    }
+
+    /// No task of the class that waits for a worker will ever get one.
+    pub(super) fn refuse_tasks(&mut self, class: usize, failure: &Failure, out: Out<'_>) {
+        for number in core::mem::take(&mut self.leases.classes[class].queue) {
+            self.fail(self.now, number, Outcome::Failure(failure.clone().into()), out);
+        }
     }
 
     /// What the head last said of a group that this process watches.

@@ -16,7 +16,7 @@ use crate::ids::{FunctionId, LeaseId, NodeId, ProcessId, RequestId, TaskId};
 use crate::machine::{Span, Time, Wakeup};
 use crate::resources::{Demand, Devices};
 use crate::task::{Callee, Target};
-use crate::value::{Death, Outcome, Payload};
+use crate::value::{Death, Failure, Outcome, Payload};
 use crate::{Map, OrderedMap};
 
 /// At most this many tasks are on their way to one worker.
@@ -167,7 +167,11 @@ impl Owner {
         let Target::Function(definition) = &task.submission.target else {
             return;
         };
-        let class = self.leases.class_of(&definition.demand);
+        let demand = definition.demand.clone();
+        if let Some(group) = demand.group {
+            self.watch_group(group, out);
+        }
+        let class = self.leases.class_of(&demand);
         let queue = &mut self.leases.classes[class].queue;
         if front {
             queue.push_front(number);
@@ -203,6 +207,9 @@ impl Owner {
 
     /// Push what can be pushed; ask for more workers if something is left.
     pub(super) fn dispatch(&mut self, now: Time, class: usize, out: Out<'_>) {
+        if let Some(group) = self.removed_group(class) {
+            return self.refuse_tasks(class, &Failure::GroupRemoved { group }, out);
+        }
         while let Some(&number) = self.leases.classes[class].queue.front() {
             let Some(function) = self.function_of(number) else {
                 // Cancelled or failed meanwhile.

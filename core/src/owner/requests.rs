@@ -13,7 +13,7 @@ use crate::ids::{LeaseId, NodeId, ProcessId, RequestId};
 use crate::machine::Time;
 use crate::message::{Message, Route};
 use crate::resources::Devices;
-use crate::value::{Failure, Outcome};
+use crate::value::Failure;
 
 impl Owner {
     pub(super) fn request_leases(&mut self, class: usize, out: Out<'_>) {
@@ -143,11 +143,13 @@ impl Owner {
         let Some(class) = self.close_request(from, request) else {
             return;
         };
-        if matches!(failure, Failure::Unschedulable { .. } | Failure::EnvironmentSetup { .. }) {
+        let of_demand = matches!(
+            failure,
+            Failure::Unschedulable { .. } | Failure::EnvironmentSetup { .. } | Failure::GroupRemoved { .. }
+        );
+        if of_demand {
             // It holds for every task of this demand.
-            for number in core::mem::take(&mut self.leases.classes[class].queue) {
-                self.fail(now, number, Outcome::Failure(failure.clone().into()), out);
-            }
+            self.refuse_tasks(class, &failure, out);
         } else {
             self.dispatch(now, class, out);
         }

@@ -374,6 +374,11 @@ impl Owner {
             self.fail(now, number, Outcome::Failure(Box::new(Failure::Cancelled)), out);
             return;
         }
+        if let (None, Death::GroupRemoved { group }) = (task.actor(), death) {
+            let failure = Failure::GroupRemoved { group: *group };
+            self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
+            return;
+        }
         if task.retries_left == 0 {
             let failure = Failure::WorkerCrashed { worker, death: death.clone() };
             self.fail(now, number, Outcome::Failure(Box::new(failure)), out);

@@ -5,6 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# Not when it is first used, like the others: whoever imports the module of this name first would
+# find that instead of the function.
+from shoal.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
 if TYPE_CHECKING:
     from shoal.util import accelerators, queue, scheduling_strategies
     from shoal.util.actor_pool import ActorPool
@@ -19,14 +29,19 @@ __all__ = [
     "accelerators",
     "as_completed",
     "deregister_serializer",
+    "get_current_placement_group",
     "get_node_instance_id",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
     "log_once",
     "map_unordered",
+    "placement_group",
+    "placement_group_table",
     "queue",
     "register_serializer",
+    "remove_placement_group",
     "scheduling_strategies",
 ]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shoal.ids import NodeID
+
+if TYPE_CHECKING:
+    from shoal.util.placement_group import PlacementGroup
 
 __all__ = [
     "DoesNotExist",
@@ -66,23 +69,54 @@ class NodeAffinitySchedulingStrategy:
 
 
 class PlacementGroupSchedulingStrategy:
-    """Run in a placement group. Placement groups are not supported yet.
+    """Run in a placement group.
 
     Args:
-        placement_group: The group; None is no group.
+        placement_group: The group; None or `PlacementGroup.empty()` is no group.
         placement_group_bundle_index: Which of its bundles; -1 is any.
-        placement_group_capture_child_tasks: Whether tasks submitted there run there, too.
+        placement_group_capture_child_tasks: Whether tasks and actors submitted there run in the
+            group, too, unless they say otherwise; ``scheduling_strategy="DEFAULT"`` does. None: if
+            the submitter's own do.
+
+    Example:
+        >>> import shoal
+        >>> from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        >>> group = shoal.util.placement_group([{"CPU": 1}])
+        >>> @shoal.remote(num_cpus=1)
+        ... def double(x):
+        ...     return 2 * x
+        >>> strategy = PlacementGroupSchedulingStrategy(group)
+        >>> shoal.get(double.options(scheduling_strategy=strategy).remote(2))
+        4
+        >>> shoal.util.remove_placement_group(group)
     """
 
     def __init__(
         self,
-        placement_group: Any,
+        placement_group: PlacementGroup | None,
         placement_group_bundle_index: int = -1,
         placement_group_capture_child_tasks: bool | None = None,
     ) -> None:
+        from shoal.util.placement_group import PlacementGroup
+
+        if placement_group is not None and not isinstance(placement_group, PlacementGroup):
+            raise TypeError(f"placement_group is a PlacementGroup or None, not {placement_group!r}")
+        is_none = placement_group is None or placement_group.is_empty
+        if is_none and placement_group_bundle_index != -1:
+            raise ValueError("If placement group is not set, the value of bundle index must be -1.")
+        if placement_group_bundle_index < -1:
+            raise ValueError(f"placement group bundle index {placement_group_bundle_index} is invalid: -1 is any")
         self.placement_group = placement_group
         self.placement_group_bundle_index = placement_group_bundle_index
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
+
+    def to_core(self, *, captures: bool) -> tuple[bytes, int, bool] | None:
+        """The group, the bundle or -1, and whether it captures, which is `captures` by default."""
+        if self.placement_group is None or self.placement_group.is_empty:
+            return None
+        given = self.placement_group_capture_child_tasks
+        captures = captures if given is None else bool(given)
+        return self.placement_group.id.binary(), self.placement_group_bundle_index, captures
 
 
 class In:

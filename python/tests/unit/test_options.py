@@ -57,9 +57,8 @@ def test_impossible_task_options(given, error):
     [
         {"runtime_env": {"pip": ["a-package"]}},
         {"label_selector": {"zone": "!in(a,b)"}},
-        {"placement_group": object()},
     ],
-    ids=["pip", "labels", "placement group"],
+    ids=["pip", "labels"],
 )
 def test_what_cannot_be_honoured_is_refused(given):
     with pytest.raises(NotImplementedError):

@@ -3,6 +3,7 @@
 mod borrowing;
 mod calls;
 mod copies;
+mod groups;
 mod leases;
 mod nodes;
 mod streams;
