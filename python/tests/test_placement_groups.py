@@ -289,7 +289,8 @@ def test_impossible_work_is_refused(make):
     small = make([{"CPU": 0.5}])
     with pytest.raises(ValueError, match="cannot fit"):
         Counter.options(**in_group(small)).remote()
-    assert api.get(current.options(scheduling_strategy=InGroup(None)).remote(), timeout=PATIENCE_SECONDS) is None
+    nowhere = current.options(num_cpus=0, scheduling_strategy=InGroup(None)).remote()
+    assert api.get(nowhere, timeout=PATIENCE_SECONDS) is None
 
 
 @pytest.mark.shoal_only(reason="Ray lets it wait for ever")

@@ -139,8 +139,9 @@ def test_groups_under_repair_do_not_wait_for_each_other(start):
     victims = [of_number[int(min(found)[:8], 16)] for found in placed]
     for victim in victims:
         cluster.remove_node(victim, allow_graceful=False)
+    wait_until(lambda: sum(node["Alive"] for node in api.nodes()) == 3, timeout=60, what="news of both deaths")
     # Two nodes are left for two groups of two: one of them must give way.
-    assert groups[0].wait(60), [util.placement_group_table(group) for group in groups]
+    wait_until(lambda: state_of(groups[0]) == "CREATED", timeout=60)
     assert state_of(groups[1]) == "RESCHEDULING"
     for _ in range(2):
         cluster.add_node(num_cpus=2)
