@@ -70,7 +70,9 @@ impl Ledger {
             self.bundles.insert(self.last_share, bundle);
             self.by_group.entry(group).or_default().push(self.last_share);
         }
-        self.shown = self.show();
+        if self.shown.is_none() {
+            self.shown = self.show();
+        }
         true
     }
 
@@ -100,6 +102,7 @@ impl Ledger {
 
     /// The group is whole: what this placement has set aside can be used, and what was there goes on.
     pub(in crate::node) fn commit(&mut self, group: GroupId, attempt: u32) {
+        self.show_group(group, Resources::subtract);
         for share in self.shares(group) {
             let bundle = self.bundle_mut(share);
             if !bundle.returning && (bundle.committed || bundle.attempt == attempt) {
@@ -108,14 +111,15 @@ impl Ledger {
             }
         }
         self.suspended.remove(&group);
-        self.shown = self.show();
+        self.show_group(group, Resources::add);
     }
 
     /// The group is not whole: it admits nothing new.
     pub(in crate::node) fn suspend(&mut self, group: GroupId) {
         if self.by_group.contains_key(&group) {
+            self.show_group(group, Resources::subtract);
             self.suspended.insert(group);
-            self.shown = self.show();
+            self.show_group(group, Resources::add);
         }
     }
 
@@ -131,6 +135,7 @@ impl Ledger {
     }
 
     fn return_those(&mut self, group: GroupId, picks: impl Fn(&Bundle) -> bool) {
+        self.show_group(group, Resources::subtract);
         for share in self.shares(group) {
             let bundle = self.bundle_mut(share);
             if picks(bundle) {
@@ -140,7 +145,7 @@ impl Ledger {
                 }
             }
         }
-        self.shown = self.show();
+        self.show_group(group, Resources::add);
     }
 
     /// The group in whose bundle this is, if that bundle goes back to the node.
@@ -194,9 +199,12 @@ impl Ledger {
             self.suspended.remove(&bundle.group);
         }
         self.give_back(bundle.holding);
-        self.shown = self.show();
+        if self.bundles.is_empty() {
+            self.shown = None;
+        }
     }
 
+    /// What is to be shown. It is kept up to date bundle by bundle, and made anew for the first one only.
     pub(super) fn show(&self) -> Option<Shown> {
         if self.bundles.is_empty() {
             return None;
@@ -210,6 +218,18 @@ impl Ledger {
             }
         }
         Some(shown)
+    }
+
+    /// Add what the bundles of a group offer to what is shown, or take it away before they change.
+    fn show_group(&mut self, group: GroupId, change: impl Fn(&mut Resources, &Resources)) {
+        let Some(mut shown) = self.shown.take() else { return };
+        for bundle in self.of_group(group).filter(|bundle| bundle.is_open()) {
+            change(&mut shown.total, &bundle.offers(bundle.stock.total()));
+            if !self.suspended.contains(&group) {
+                change(&mut shown.free, &bundle.offers(bundle.stock.free()));
+            }
+        }
+        self.shown = Some(shown);
     }
 
     pub(super) fn show_free(&mut self, share: Option<Share>, change: impl Fn(&mut Resources, &Resources)) {

@@ -6,7 +6,7 @@ use crate::ids::GroupId;
 use crate::resources::Resources;
 
 /// Somebody else has made it.
-const GROUP: GroupId = GroupId(TaskId { owner: process(9), number: 1 });
+const GROUP: GroupId = GroupId(TaskId { owner: ProcessId::new(NODE, 9), number: 1 });
 const REMOVED: Message = Message::GroupUpdate { group: GROUP, state: GroupState::Removed };
 
 /// A function that runs in a bundle of the group.
