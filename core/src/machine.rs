@@ -67,6 +67,8 @@ pub enum Wakeup {
     ShareLeases,
     /// One more small task may run than the cap allows, for those that run may wait for it.
     RaiseCap,
+    /// CPUs are held back, or no longer, for work that needs many of them at once.
+    HoldBack,
     /// A demand that cannot be met here has had its grace period.
     Unschedulable,
     /// Guesses about other nodes are given up: work that waits here may fit there.

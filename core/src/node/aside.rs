@@ -2,6 +2,7 @@
 //! while they are refused with the reason.
 
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::vec::Vec;
 
 use super::Node;
@@ -83,8 +84,13 @@ impl Node {
         for claim in late {
             let home = self.summary();
             let nodes: Vec<&NodeSummary> = self.view.nodes().chain([&home]).collect();
-            let detail = placement::shortage(&nodes, &claim.demand, &home);
+            let detail = if self.is_known(claim.pool) {
+                placement::shortage(&nodes, &claim.demand, &home)
+            } else {
+                format!("node {} knows nothing of its job", home.node.0)
+            };
             self.refuse_claim(&claim, detail, out);
         }
+        self.look_at_ended_jobs();
     }
 }

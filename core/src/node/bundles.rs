@@ -47,7 +47,7 @@ impl Node {
         self.ledger.suspend(group);
         for (claim, holding) in self.pools.remove_waiting(|claim, _| claim.demand.group == Some(group)) {
             self.ledger.give_back(holding);
-            self.queue.push(claim);
+            self.queue.push(claim, out.now);
         }
         self.place_again(group, out);
     }
@@ -77,7 +77,7 @@ impl Node {
                 Claimant::Actor { actor, .. } if !self.can_ever_run(&claim.demand) => {
                     self.end_actor(actor, ActorEvent::GivenBack, out);
                 }
-                _ => self.queue.push(claim),
+                _ => self.queue.push(claim, out.now),
             }
         }
     }
@@ -87,7 +87,7 @@ impl Node {
         let ledger = &self.ledger;
         for (claim, holding) in self.pools.remove_waiting(|_, holding| ledger.returning(holding).is_some()) {
             self.ledger.give_back(holding);
-            self.queue.push(claim);
+            self.queue.push(claim, out.now);
         }
         let workers = self.processes.workers();
         let returning = workers

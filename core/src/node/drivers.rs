@@ -124,6 +124,12 @@ impl Node {
     /// Stop what is left of an ended job, unless something here keeps it going.
     pub(super) fn close_job(&mut self, job: JobId, out: &mut Outbox) {
         let Some(known) = self.jobs.get(&job) else { return };
+        if !known.known && !self.claims().any(|(_, pool)| self.pools.get(pool).job == job) {
+            // Others have spoken of it, and the head has not, or not any more.
+            self.pools.forget(job);
+            self.jobs.remove(&job);
+            return;
+        }
         if !known.ended || !known.present || self.is_rooted(job) {
             return;
         }
@@ -151,10 +157,11 @@ impl Node {
         !ended || self.is_rooted(job)
     }
 
-    /// Whether an ended job goes on here: in an actor, or for a process of another node, which is one
-    /// or works for one.
+    /// Whether an ended job goes on here: in an actor, for a process of another node, which is one or
+    /// works for one, or for the steward, which makes again what such processes need.
     fn is_rooted(&self, job: JobId) -> bool {
-        let elsewhere = |process: ProcessId| !process.is_daemon() && !self.is_local(process);
+        let elsewhere =
+            |process: ProcessId| !process.is_daemon() && (process.is_steward() || !self.is_local(process));
         let of_job = |pool: PoolId| self.pools.get(pool).job == job;
         let leased = |lease: &Lease| {
             elsewhere(lease.lessee)
@@ -165,9 +172,9 @@ impl Node {
             || self.claims().any(|(party, pool)| elsewhere(party) && of_job(pool))
     }
 
-    /// Something that may have kept ended jobs going is over.
+    /// Something is over that may have kept ended jobs going here, or was all that is known of a job.
     pub(super) fn look_at_ended_jobs(&mut self) {
-        let ended = self.jobs.iter().filter(|(_, job)| job.ended && job.present);
+        let ended = self.jobs.iter().filter(|(_, job)| (job.ended || !job.known) && job.present);
         self.closing.extend(ended.map(|(id, _)| *id));
     }
 

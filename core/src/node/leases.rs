@@ -152,6 +152,9 @@ impl Node {
         let pool = self.pools.find(job, &demand.environment);
         let claim = Claim { claimant: Claimant::Lessee { process: from, request }, pool, demand };
         self.route(claim, route, prefer, out);
+        if !self.is_known(pool) {
+            self.look_at_ended_jobs();
+        }
     }
 
     /// A process gets workers of its own job. Stewards own what processes of any job have left; what a
@@ -189,7 +192,12 @@ impl Node {
         self.drop_claims(from, |claimant| {
             *claimant == Claimant::Lessee { process: from, request: cancelled }
         });
-        if !self.is_local(from) {
+        self.outsider_gone(from);
+    }
+
+    /// A process that kept ended jobs going here does so less than before.
+    fn outsider_gone(&mut self, process: ProcessId) {
+        if process.is_steward() || !self.is_local(process) {
             self.look_at_ended_jobs();
         }
     }
@@ -221,9 +229,7 @@ impl Node {
         }
         let worker = lease.worker;
         self.leases.remove(id);
-        if !self.is_local(from) {
-            self.look_at_ended_jobs();
-        }
+        self.outsider_gone(from);
         self.prove(worker);
         self.worker_state(worker, State::Retired);
         let exiting = self.processes.worker(worker).is_some_and(|worker| worker.exit.is_some());
@@ -245,9 +251,7 @@ impl Node {
         if !Mutant::StaleGrant.is_active() || self.is_local(lessee) {
             self.drop_claims(lessee, |claimant| claimant.party() == lessee);
         }
-        if !self.is_local(lessee) {
-            self.look_at_ended_jobs();
-        }
+        self.outsider_gone(lessee);
         for id in self.leases.ids_of(lessee) {
             let worker = self.leases.remove(id).worker;
             self.worker_state(worker, State::Retired);

@@ -32,6 +32,7 @@ mod queue;
 mod report;
 mod routing;
 mod schedule;
+mod starvation;
 mod store;
 mod view;
 mod watches;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use super::pools::PoolId;
 use crate::ids::{ActorId, ProcessId, RequestId};
+use crate::machine::Time;
 use crate::resources::Demand;
 
 /// Who needs a worker.
@@ -47,6 +48,16 @@ struct Group {
     pool: PoolId,
     demand: Arc<Demand>,
     claims: VecDeque<Claimant>,
+    /// When one of them got what it waited for, or the first of them came.
+    since: Time,
+}
+
+/// Some who wait for the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter<'a> {
+    pub(super) demand: &'a Arc<Demand>,
+    /// Since when none of them has got it.
+    pub(super) since: Time,
 }
 
 /// All claims that wait for resources.
@@ -63,7 +74,7 @@ impl Queue {
         self.length == 0
     }
 
-    pub(super) fn push(&mut self, claim: Claim) {
+    pub(super) fn push(&mut self, claim: Claim, now: Time) {
         let party = claim.claimant.party();
         let groups = self.parties.entry(party).or_insert_with(|| {
             self.turns.push_back(party);
@@ -76,13 +87,14 @@ impl Queue {
             return;
         }
         let claims = VecDeque::from([claim.claimant]);
-        groups.push_back(Group { pool: claim.pool, demand: claim.demand, claims });
+        groups.push_back(Group { pool: claim.pool, demand: claim.demand, claims, since: now });
     }
 
     /// Take out the next claim that `fits`, and put its party and its group last. `has` tells how much
     /// a party has already.
     pub(super) fn take(
         &mut self,
+        now: Time,
         has: impl Fn(ProcessId) -> usize,
         mut fits: impl FnMut(&Claimant, &Demand) -> bool,
     ) -> Option<Claim> {
@@ -97,6 +109,7 @@ impl Queue {
             let claimant = group.claims.pop_front().expect("groups are never empty");
             let claim = Claim { claimant, pool: group.pool, demand: group.demand.clone() };
             if !group.claims.is_empty() {
+                group.since = now;
                 groups.push_back(group);
             }
             self.length -= 1;
@@ -131,6 +144,12 @@ impl Queue {
         self.turns.retain(|party| self.parties.contains_key(party));
         self.length -= taken.len();
         taken
+    }
+
+    /// Who waits for what, and since when.
+    pub(super) fn waiters(&self) -> impl Iterator<Item = Waiter<'_>> {
+        let groups = self.parties.values().flatten();
+        groups.map(|group| Waiter { demand: &group.demand, since: group.since })
     }
 
     /// Who waits, and of which pools they want a worker.
@@ -205,7 +224,8 @@ mod tests {
         let mut queue = Queue::default();
         for (number, (party, cpus)) in (0..).zip(claims) {
             let claimant = Claimant::Lessee { process: process(*party), request: RequestId(number) };
-            queue.push(Claim { claimant, pool, demand: Arc::new(demand(&[("CPU", *cpus)])) });
+            let claim = Claim { claimant, pool, demand: Arc::new(demand(&[("CPU", *cpus)])) };
+            queue.push(claim, Time(0));
         }
         queue
     }
@@ -213,7 +233,7 @@ mod tests {
     fn order(mut queue: Queue, has: impl Fn(ProcessId) -> usize, cpus_max: f64) -> Vec<u64> {
         let most = crate::resources::Quantity::from_f64(cpus_max);
         let mut order = Vec::new();
-        while let Some(claim) = queue.take(&has, |_, demand| demand.resources.get("CPU") <= most) {
+        while let Some(claim) = queue.take(Time(0), &has, |_, demand| demand.resources.get("CPU") <= most) {
             queue.check();
             if let Claimant::Lessee { request, .. } = claim.claimant {
                 order.push(request.0);

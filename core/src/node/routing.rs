@@ -56,7 +56,7 @@ impl Node {
             Route::Queue | Route::Fresh | Route::Rejected { .. } => Decision::Nowhere,
         };
         match decision {
-            Decision::Here if self.is_known(claim.pool) => self.queue.push(claim),
+            Decision::Here if self.is_known(claim.pool) => self.queue.push(claim, out.now),
             Decision::To(node, route) => self.redirect(&claim, node, route, out),
             Decision::Here | Decision::Nowhere => self.put_aside(claim, out),
         }
@@ -70,7 +70,7 @@ impl Node {
             Claimant::Actor { .. } => Decision::Nowhere,
         };
         match decision {
-            Decision::Here if self.is_known(claim.pool) => self.queue.push(claim),
+            Decision::Here if self.is_known(claim.pool) => self.queue.push(claim, out.now),
             Decision::To(node, route) => self.redirect(&claim, node, route, out),
             Decision::Here | Decision::Nowhere => return Some(claim),
         }
@@ -182,7 +182,8 @@ impl Node {
     /// Whether a lessee's claim would get what it needs now.
     fn can_run_now(&self, demand: &Demand) -> bool {
         let capped = is_light(demand) && self.ledger.light_running() >= self.light_cap();
-        !capped && self.ledger.lacking(demand).is_empty()
+        let held = Node::is_held_back(self.shares.held_for.as_ref(), demand);
+        !capped && !held && self.ledger.lacking(demand).is_empty()
     }
 }
 
@@ -333,10 +334,29 @@ mod tests {
     fn work_of_a_job_that_is_not_known_yet_waits_for_the_news() {
         let mut node = Harness::new(config(&[("CPU", 1.0)]));
         let lessee = afar(2, 7);
-        node.request_by(lessee, &demand(&[("CPU", 1.0)]), Route::Queue, None);
+        let cpu = demand(&[("CPU", 1.0)]);
+        node.request_by(lessee, &cpu, Route::Queue, None);
         assert!(node.forks.is_empty());
         node.job_started(afar(2, 1));
         assert_eq!(granted(&node.fork_next().1).len(), 1);
+        // The news may never come.
+        let mut node = Harness::new(config(&[("CPU", 1.0)]));
+        node.request_by(lessee, &cpu, Route::Queue, None);
+        assert_eq!(refused(&node.pass(Span::from_secs(10))), 1);
+        node.request_by(lessee, &cpu, Route::IfFree, None);
+        assert_eq!(node.node.inspect().jobs, [], "nothing is kept of it");
+    }
+
+    #[test]
+    fn the_steward_gets_workers_of_any_job_even_of_one_that_has_ended() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        let steward = ProcessId::steward(NODE);
+        node.exited(driver(), KILLED);
+        node.receive(ProcessId::HEAD, Message::JobEnded { job: JOB });
+        node.request(steward, &demand(&[("CPU", 1.0)]));
+        let (worker, effects) = node.fork_next();
+        let (lease, _) = granted(&effects)[0];
+        assert_eq!(asked_to_exit(&node.give_back(steward, lease)), [worker]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ const CAP_RISES_AFTER: Span = Span::from_secs(1);
 pub(super) struct Shares {
     /// How far the cap of light leases was raised.
     raised: u32,
+    /// For whom CPUs are held back.
+    pub(super) held_for: Option<Arc<Demand>>,
 }
 
 /// A group of claims that wait, and what its party has already of what they lack.
@@ -58,7 +60,7 @@ fn is_over_share(has: usize, others: usize) -> bool {
 
 impl Node {
     pub(super) fn schedule(&mut self, out: &mut Outbox) {
-        self.admit();
+        self.admit(out.now);
         while let Some((claim, holding, worker)) = self.pools.next_match() {
             match claim.claimant {
                 Claimant::Lessee { .. } => self.grant(claim, holding, worker, out),
@@ -77,14 +79,19 @@ impl Node {
     }
 
     /// Give free resources to claims, in turns.
-    fn admit(&mut self) {
+    fn admit(&mut self, now: Time) {
+        self.watch_starvation(now);
         let cap = self.light_cap();
         while !self.queue.is_empty() {
             let ledger = &mut self.ledger;
             let mut holding = None;
             let has = |party| self.leases.count(party);
-            let claim = self.queue.take(has, |claimant, demand| {
+            let held_for = self.shares.held_for.as_ref();
+            let claim = self.queue.take(now, has, |claimant, demand| {
                 let counted = claimant.is_counted();
+                if Node::is_held_back(held_for, demand) {
+                    return false;
+                }
                 if counted && is_light(demand) && ledger.light_running() >= cap {
                     return false;
                 }

@@ -34,6 +34,8 @@ pub(super) struct Executor {
     blocked: u32,
     /// The process takes nothing more and ends when nothing runs.
     leaving: Option<String>,
+    /// The process ends now, and what runs was interrupted.
+    aborting: bool,
     /// Stored arguments that queued tasks wait for; almost always empty.
     awaited: Vec<ObjectId>,
     /// Those of them that must be made again.
@@ -317,6 +319,9 @@ impl Owner {
         // A method cannot be interrupted: that it was cancelled is all that its caller learns. A
         // task that ended before the interrupt came has its value.
         let raised = outcomes.iter().any(|o| matches!(o, Outcome::Exception(_)));
+        if self.executor.aborting && raised && running.is_function {
+            return;
+        }
         if running.cancelled && (raised || !running.is_function) {
             outcomes = vec![Outcome::Failure(Box::new(Failure::Cancelled))];
         }
@@ -542,6 +547,13 @@ impl Owner {
 
     pub(super) fn exit_requested(&mut self, graceful: bool, reason: String, out: Out<'_>) {
         if !graceful {
+            // What runs is interrupted. That is no outcome of it: whoever waits for it learns that this
+            // process has ended.
+            self.executor.aborting = true;
+            let running = self.executor.running.iter().filter(|(_, running)| running.is_function);
+            for (task, _) in running {
+                out.push(Effect::Interrupt { task: *task });
+            }
             out.push(Effect::Exit { reason, force: false });
             return;
         }

@@ -200,6 +200,11 @@ impl Store {
         self.objects.contains_key(&object)
     }
 
+    /// For [`Node::inspect`](super::Node::inspect).
+    pub(super) fn objects(&self) -> impl Iterator<Item = (ObjectId, Option<NodeId>)> {
+        self.objects.iter().map(|(id, object)| (*id, object.primary))
+    }
+
     /// The copies that were made since the last call.
     pub(super) fn take_copied(&mut self) -> Vec<(ObjectId, u32)> {
         core::mem::take(&mut self.copied)

@@ -94,6 +94,12 @@ impl Store {
         }
     }
 
+    /// For [`Node::inspect`](crate::node::Node::inspect).
+    pub(in crate::node) fn offers(&self) -> impl Iterator<Item = (NodeId, ObjectId)> {
+        let readers = self.pins.iter().filter(|(reader, _)| reader.is_daemon());
+        readers.flat_map(|(reader, pins)| pins.keys().map(|id| (reader.node(), *id)))
+    }
+
     /// A node is dead: it reads nothing here, nothing comes from it, and it keeps nothing.
     pub(in crate::node) fn node_gone(&mut self, node: NodeId, out: &mut Outbox) {
         self.reader_gone(ProcessId::daemon(node), out);

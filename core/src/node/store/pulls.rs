@@ -453,6 +453,11 @@ impl Store {
         }
     }
 
+    /// For [`Node::inspect`](crate::node::Node::inspect).
+    pub(in crate::node) fn pulls(&self) -> impl Iterator<Item = (ObjectId, Option<NodeId>)> {
+        self.pulls.table.iter().map(|(id, pull)| (*id, pull.stage.source()))
+    }
+
     /// What the table says of itself must be true.
     pub(super) fn check_pulls(&self) {
         for (id, pull) in &self.pulls.table {
