@@ -352,6 +352,11 @@ impl Actors {
         }
     }
 
+    /// The actors that are not dead.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Actor> {
+        self.live.values()
+    }
+
     /// Whether live actors belong to a job.
     pub(super) fn has(&self, job: JobId) -> bool {
         self.by_job.contains_key(&job)

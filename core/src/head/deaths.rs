@@ -42,6 +42,7 @@ impl Head {
         let of_node = ProcessId::new(node, 0)..=ProcessId::new(node, u32::MAX);
         let mut processes = self.actors.processes_in(of_node.clone());
         processes.extend(self.jobs.drivers_in(of_node));
+        processes.extend(self.values.askers_on(node));
         processes
     }
 }

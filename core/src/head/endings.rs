@@ -13,6 +13,7 @@ impl Head {
     /// report the ends of their processes.
     pub(super) fn process_ended(&mut self, process: ProcessId, out: &mut Outbox) {
         self.actors.unsubscribe(process);
+        self.values.forget(process, out);
         for id in self.actors.made_by(process) {
             self.stop(id, false, out);
             self.actors.bury(id, ActorDeath::CreatorDied, out);

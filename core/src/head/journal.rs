@@ -45,7 +45,6 @@ impl Journal {
     }
 
     /// How many effects wait for the log.
-    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.held.len()
     }

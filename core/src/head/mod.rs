@@ -10,6 +10,7 @@ mod endings;
 mod groups;
 #[cfg(test)]
 mod harness;
+mod inspect;
 mod jobs;
 mod journal;
 mod lifecycle;
@@ -20,24 +21,27 @@ mod placing;
 mod questions;
 mod restore;
 mod rows;
+#[cfg(test)]
+mod soak;
 mod takeover;
+mod values;
 mod view;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::actors::Actors;
 use self::groups::Groups;
+pub use self::inspect::{ActorView, Inspection, NodeView};
 use self::jobs::Jobs;
 use self::journal::Journal;
 use self::nodes::Nodes;
 use self::outbox::Outbox;
 pub use self::rows::{ActorRow, DeadActorRow, EarlyEnd, JobRow, Key, Meta, NodeRow, Row};
+use self::values::Values;
 use self::view::View;
 use crate::deadlines::Deadlines;
 use crate::ids::{NodeId, OperationId, ProcessId};
@@ -204,7 +208,7 @@ pub struct Head {
     nodes: Nodes,
     actors: Actors,
     groups: Groups,
-    values: BTreeMap<String, Bytes>,
+    values: Values,
     view: View,
     deadlines: Deadlines,
     /// The node that got an actor last.
@@ -282,7 +286,8 @@ impl Head {
             Key::Actor(actor) => self.actors.row(*actor),
             Key::ActorSpec(actor) => self.actors.spec_row(*actor),
             Key::Group(group) => self.groups.row(*group),
-            Key::Value(key) => self.values.get(key).cloned().map(Row::Value),
+            Key::Value(key) => self.values.row(key),
+            Key::Answers(process) => self.values.answers_row(*process),
         }
     }
 

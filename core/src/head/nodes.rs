@@ -67,7 +67,12 @@ impl Node {
 
     /// Whether something may be placed there: a node that is cut off may be dead already.
     pub(super) fn is_available(&self) -> bool {
-        self.is_alive() && self.link == Link::Up && self.known && !self.draining
+        self.is_settled() && !self.draining
+    }
+
+    /// Whether it is connected, and what is on it is known.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_alive() && self.link == Link::Up && self.known
     }
 
     /// What the node says of itself, having dealt with the orders up to this one.
@@ -159,6 +164,11 @@ impl Nodes {
         self.nodes.get_mut(&id).filter(|node| node.is_alive())
     }
 
+    /// Every node that is remembered.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().map(|(id, node)| (*id, node))
+    }
+
     /// The nodes that are not dead.
     pub(super) fn alive(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         self.nodes.iter().filter(|(_, node)| node.is_alive()).map(|(id, node)| (*id, node))
@@ -223,7 +233,8 @@ impl Nodes {
         self.dead.iter().filter_map(|id| Some((*id, self.living_heir(*id)?)))
     }
 
-    fn living_heir(&self, id: NodeId) -> Option<NodeId> {
+    /// The living node that has in the end inherited from a dead one.
+    pub(super) fn living_heir(&self, id: NodeId) -> Option<NodeId> {
         // An heir was alive when the other died, so the chain goes on in time, and ends.
         let mut heir = self.nodes.get(&id)?.heir?;
         while let Some(next) = self.nodes.get(&heir).filter(|node| !node.is_alive()) {

@@ -22,6 +22,11 @@ impl Outbox {
         Outbox { now, effects: Vec::new(), dirty: BTreeSet::new(), durable }
     }
 
+    /// Whether there is a log.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durable
+    }
+
     pub(super) fn push(&mut self, effect: Effect) {
         self.effects.push(effect);
     }

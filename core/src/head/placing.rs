@@ -1,5 +1,6 @@
 //! Which node gets an actor, and the actors that no node can take.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::lifecycle::restart_delay;
@@ -85,7 +86,7 @@ impl Head {
 
     /// Why no node can ever run work of this demand. It is not known while a node that could is not
     /// there; and work of a placement group waits for the group.
-    fn hopeless(&self, demand: &Demand) -> Option<alloc::string::String> {
+    pub(super) fn hopeless(&self, demand: &Demand) -> Option<String> {
         let nodes: Vec<&NodeSummary> = self.nodes.alive().map(|(_, node)| &node.summary).collect();
         let home = self.nodes.alive().find(|(_, node)| node.is_available())?.1;
         let hope = demand.group.is_some() || nodes.iter().any(|node| placement::is_feasible(node, demand));

@@ -1,6 +1,6 @@
 //! Answers to questions about the cluster, and the key-value table.
 
-use super::{Head, Key, Outbox};
+use super::{Head, Outbox};
 use crate::ids::{ProcessId, RequestId};
 use crate::message::{Answer, Message, Query};
 
@@ -16,27 +16,13 @@ impl Head {
             Query::Actors { dead } => Answer::Actors(self.actors.list(dead)),
             Query::Nodes => Answer::Nodes(self.nodes.list()),
             Query::Put { key, value, overwrite } => {
-                let free = overwrite || !self.values.contains_key(&key);
-                if free {
-                    out.touch(Key::Value(key.clone()));
-                    self.values.insert(key, value);
-                }
-                Answer::Changed(free)
+                Answer::Changed(self.values.set((from, request), key, Some(value), overwrite, out))
             }
             Query::Get { key } => {
                 self.values.get(&key).map_or(Answer::NotFound, |value| Answer::Value(value.clone()))
             }
-            Query::Delete { key } => {
-                let found = self.values.remove(&key).is_some();
-                if found {
-                    out.touch(Key::Value(key));
-                }
-                Answer::Changed(found)
-            }
-            Query::Keys { prefix } => {
-                let keys = self.values.range(prefix.clone()..).map(|(key, _)| key);
-                Answer::Keys(keys.take_while(|key| key.starts_with(&prefix)).cloned().collect())
-            }
+            Query::Delete { key } => Answer::Changed(self.values.set((from, request), key, None, true, out)),
+            Query::Keys { prefix } => Answer::Keys(self.values.keys(&prefix)),
             Query::GroupByName { name, namespace } => self.group_named(&name, &namespace),
             Query::Groups => self.list_groups(),
             Query::Drain { node, draining } => Answer::Changed(self.drain(node, draining, out)),
@@ -84,6 +70,49 @@ mod tests {
         assert_eq!(ask(&mut head, get()), Answer::Value(Bytes::from_static(b"2")));
         assert_eq!(ask(&mut head, delete()), Answer::Changed(true));
         assert_eq!(ask(&mut head, delete()), Answer::Changed(false));
+    }
+
+    #[test]
+    fn a_question_that_comes_again_to_the_next_head_changes_nothing_more() {
+        let mut head = Harness::durable();
+        head.join();
+        let key = || String::from("k");
+        let put = Query::Put { key: key(), value: Bytes::from_static(b"1"), overwrite: false };
+        let say = |head: &mut Harness, number, request, query| {
+            let request = RequestId(request);
+            head.receive(process(number), Message::Ask { request, query });
+            head.write_all();
+            let sent = head.sent();
+            sent.into_iter().find_map(|(to, message)| match message {
+                Message::Answer { request: answered, answer } => {
+                    assert_eq!((to, answered), (process(number), request));
+                    Some(answer)
+                }
+                _ => None,
+            })
+        };
+        let changes = |head: &mut Harness, number, request, query| {
+            assert_eq!(say(head, number, request, query), Some(Answer::Changed(true)));
+        };
+        changes(&mut head, 1, 5, put.clone());
+        changes(&mut head, 2, 5, Query::Delete { key: key() });
+        let mut second = head.restart();
+        second.returns(NODE, alloc::vec::Vec::new());
+        second.write_all();
+        second.let_out.clear();
+        let ask = |head: &mut Harness, number, query| {
+            let request = RequestId(5);
+            head.receive(process(number), Message::Ask { request, query })
+        };
+        let answer = |answer| Message::Answer { request: RequestId(5), answer };
+        let (yes, nothing) = (answer(Answer::Changed(true)), answer(Answer::NotFound));
+        assert_eq!(ask(&mut second, 1, put), [(process(1), yes.clone())]);
+        assert_eq!(ask(&mut second, 3, Query::Get { key: key() }), [(process(3), nothing)]);
+        assert_eq!(ask(&mut second, 2, Query::Delete { key: key() }), [(process(2), yes)]);
+        let death = crate::value::Death::Exited { code: 0 };
+        second.daemon_says(NODE, Message::ProcessEnded { process: process(1), death });
+        second.write_all();
+        assert!(!second.log.contains_key(&crate::head::Key::Answers(process(1))));
     }
 
     #[test]

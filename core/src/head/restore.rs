@@ -8,6 +8,7 @@ use super::groups::Groups;
 use super::jobs::Jobs;
 use super::journal::Journal;
 use super::nodes::Nodes;
+use super::values::Values;
 use super::view::View;
 use super::{Config, Head, Key, Meta, Outbox, Row};
 use crate::deadlines::Deadlines;
@@ -25,7 +26,7 @@ impl Head {
         let mut meta = Meta::default();
         let (mut nodes, mut jobs) = (BTreeMap::new(), BTreeMap::new());
         let (mut specs, mut live, mut dead) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let (mut early, mut values) = (BTreeMap::new(), BTreeMap::new());
+        let (mut early, mut values, mut answers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (mut groups, mut unmade) = (BTreeMap::new(), Vec::new());
         for (key, row) in rows {
             match (key, row) {
@@ -38,6 +39,7 @@ impl Head {
                 (Key::ActorSpec(id), Row::ActorSpec(spec)) => drop(specs.insert(id, spec)),
                 (Key::Group(id), Row::Group(row)) => drop(groups.insert(id, *row)),
                 (Key::Group(id), Row::UnmadeGroup) => unmade.push(id),
+                (Key::Answers(process), Row::Answers(row)) => drop(answers.insert(process, row)),
                 (Key::Value(key), Row::Value(value)) => drop(values.insert(key, value)),
                 (key, row) => panic!("the log holds {row:?} under {key:?}"),
             }
@@ -55,7 +57,7 @@ impl Head {
             nodes: Nodes::restore(nodes),
             actors: Actors::restore(specs, live, dead, early),
             groups: Groups::restore(groups, unmade),
-            values,
+            values: Values::restore(values, answers),
             view: View::default(),
             deadlines,
             turn: NodeId(0),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::group::GroupSpec;
-use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId};
+use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId, RequestId};
 use crate::message::NodeSummary;
 
 /// Names a row.
@@ -28,6 +28,8 @@ pub enum Key {
     Value(String),
     /// What was asked for as an actor that is not dead. It never changes.
     ActorSpec(ActorId),
+    /// What was answered to a process that has changed values.
+    Answers(ProcessId),
 }
 
 /// What is written of a thing.
@@ -53,6 +55,8 @@ pub enum Row {
     DeadActor(Box<DeadActorRow>),
     /// An actor that has not been made yet, and that ends as soon as it is.
     EarlyEnd(EarlyEnd),
+    /// To which questions of a process the answer was that they have, or have not, changed a value.
+    Answers(Vec<(RequestId, bool)>),
 }
 
 /// What came for an actor before its creation did.
