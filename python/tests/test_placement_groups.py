@@ -147,6 +147,7 @@ def test_two_groups_that_cannot_both_be_get_their_turn(make):
         groups.remove(there[0])
 
 
+@pytest.mark.shoal_only(reason="Ray tries the task that ran again, and that waits for ever")
 def test_removal_ends_the_work_of_the_group(make, tmp_path):
     started = Tally(tmp_path / "started")
     gate = Gate(tmp_path / "gate")
@@ -245,7 +246,7 @@ def test_named_groups_are_found(make):
     util.remove_placement_group(group)
     with pytest.raises(ValueError, match="by name"):
         wait_until(lambda: not util.get_placement_group("by name"))
-    with pytest.raises(ValueError, match="name"):
+    with pytest.raises(ValueError, match="empty"):
         util.get_placement_group("")
 
 
@@ -300,7 +301,7 @@ def test_work_that_its_bundle_cannot_hold_is_refused(make):
         current.options(num_cpus=2, **in_group(group, 0)).remote()
 
 
-def test_a_group_ends_with_its_actor_and_with_its_driver_unless_it_is_detached(tmp_path):
+def test_a_group_ends_with_its_driver_unless_it_is_detached(tmp_path):
     address = api.get_runtime_context().gcs_address
     source = f"""
         import sys
@@ -319,7 +320,11 @@ def test_a_group_ends_with_its_actor_and_with_its_driver_unless_it_is_detached(t
     wait_until(lambda: util.placement_group_table()[mortal]["state"] == "REMOVED")
     assert util.placement_group_table()[lasting]["state"] == "CREATED"
     util.remove_placement_group(util.PlacementGroup(api.PlacementGroupID.from_hex(lasting)))
+    wait_until(lambda: api.available_resources().get("CPU") == 4)
 
+
+@pytest.mark.shoal_only(reason="Ray's outlives its actor until the driver ends, against its documentation")
+def test_a_group_ends_with_the_actor_that_made_it():
     @api.remote(num_cpus=0)
     class Maker:
         def make(self):
