@@ -17,11 +17,14 @@ def start(no_cluster):
     """A function that starts a cluster: a head without CPUs, and a node for each dictionary of arguments."""
     started = []
 
-    def start(*arguments):
+    def start(*arguments, connect_to=None):
         cluster = submodule("cluster_utils").Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         started.append(cluster)
         nodes = [cluster.add_node(**given) for given in arguments]
-        cluster.connect()
+        if connect_to is None:
+            cluster.connect()
+        else:
+            api.init(address=nodes[connect_to].socket)
         cluster.wait_for_nodes()
         return cluster, nodes
 
@@ -176,3 +179,33 @@ def test_removal_reaches_all_nodes(start, tmp_path):
             api.get(ref, timeout=PATIENCE_SECONDS)
     assert api.get(others, timeout=PATIENCE_SECONDS) == ["removed"] * 2
     wait_until(lambda: api.available_resources().get("CPU") == 3)
+
+
+@pytest.mark.shoal_only(reason="a head of Ray that dies without Redis takes the cluster with it")
+def test_groups_outlive_the_head(start):
+    cluster, (_, lost) = start({"num_cpus": 2}, {"num_cpus": 2}, connect_to=0)
+    group = util.placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD", name="whole")
+    assert group.wait(PATIENCE_SECONDS)
+    actors = [
+        Resident.options(max_restarts=1, max_task_retries=3, **in_group(group, bundle)).remote() for bundle in (0, 1)
+    ]
+    before = api.get([actor.where.remote() for actor in actors], timeout=PATIENCE_SECONDS)
+    waiting = util.placement_group([{"CPU": 2}] * 2, strategy="STRICT_SPREAD")
+    assert not waiting.wait(0.2)
+    port = int(cluster.address.rpartition(":")[2])
+    cluster.remove_node(cluster.head_node, allow_graceful=False)
+    # Without a head the group works on, and one of its nodes dies unnoticed.
+    assert api.get([actor.where.remote() for actor in actors], timeout=PATIENCE_SECONDS) == before
+    cluster.remove_node(lost, allow_graceful=False)
+
+    cluster.add_node(num_cpus=0, port=port)
+    assert util.get_placement_group("whole") == group
+    wait_until(lambda: state_of(group) == "RESCHEDULING", timeout=60)
+    assert state_of(waiting) == "PENDING"
+    cluster.add_node(num_cpus=1)
+    wait_until(lambda: state_of(group) == "CREATED", timeout=60)
+    after = api.get([actor.where.remote() for actor in actors], timeout=60)
+    assert sum(one == other for one, other in zip(before, after, strict=True)) == 1
+    util.remove_placement_group(group)
+    cluster.add_node(num_cpus=2)
+    assert waiting.wait(60)
