@@ -504,8 +504,8 @@ pub enum Message {
     },
     /// Head to nodes: these nodes are new or have changed.
     View {
-        /// The nodes.
-        nodes: Vec<NodeSummary>,
+        /// The nodes. Shared, for the same goes to all.
+        nodes: Arc<[Arc<NodeSummary>]>,
     },
     /// Head to node: you were declared dead; end.
     Fenced,
@@ -625,6 +625,8 @@ pub enum Route {
     Rejected {
         /// The node that rejected it.
         by: NodeId,
+        /// How often it was rejected.
+        times: u32,
     },
     /// From another node, which believed that there is room: grant or reject.
     IfFree,

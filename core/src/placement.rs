@@ -28,6 +28,28 @@ pub(crate) fn fits_now(node: &NodeSummary, demand: &Demand) -> bool {
     is_feasible(node, demand) && node.free.covers(&demand.resources)
 }
 
+/// So many nodes where work fits are looked at, before the least full of them is taken.
+const CANDIDATES_MAX: usize = 64;
+
+/// Of these nodes where it fits now, in this order, the first that stays less than half full, else the least
+/// full one of the first.
+pub(crate) fn first_with_room<'a>(
+    nodes: impl Iterator<Item = &'a NodeSummary>,
+    demand: &Demand,
+) -> Option<NodeId> {
+    let mut best: Option<(i128, NodeId)> = None;
+    for node in nodes.filter(|node| fits_now(node, demand)).take(CANDIDATES_MAX) {
+        let load = load_after(node, &demand.resources);
+        if load <= SPREAD_ABOVE {
+            return Some(node.node);
+        }
+        if best.is_none_or(|(least, _)| load < least) {
+            best = Some((load, node.node));
+        }
+    }
+    best.map(|(_, node)| node)
+}
+
 /// The best of these nodes: the first that stays less than half full, else the least full one. Nodes
 /// are counted from `from` on, so that those who choose at the same time do not all choose the same.
 pub(crate) fn best<'a>(

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod many_nodes;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 

@@ -52,6 +52,7 @@ impl Head {
         let Some(target) = self.nodes.get_mut(node) else { return };
         let order = target.order(&actor.spec.placement.resources);
         let (spec, incarnation) = (actor.spec.clone(), actor.incarnation);
+        self.view_changed(node);
         out.send_to_node(node, Message::StartActor { spec, incarnation, order });
     }
 

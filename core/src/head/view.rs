@@ -1,7 +1,9 @@
 //! What nodes are told of each other, and of jobs.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt::{self, Debug, Formatter};
 
 use super::{Head, Outbox};
 use crate::ids::NodeId;
@@ -19,12 +21,24 @@ pub(super) struct View {
     /// Nodes that are new or have changed.
     changed: BTreeSet<NodeId>,
     not_before: Time,
+    shown: Shown,
+}
+
+/// What was told last of each node, if it is still so. Follows from the rest of the head.
+#[derive(Clone, Default)]
+struct Shown(BTreeMap<NodeId, Arc<NodeSummary>>);
+
+impl Debug for Shown {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str("..")
+    }
 }
 
 impl View {
     /// The node is dead: that is told otherwise.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.changed.remove(&node);
+        self.shown.0.remove(&node);
     }
 }
 
@@ -37,6 +51,7 @@ impl Head {
     pub(super) fn view_changed(&mut self, node: NodeId) {
         self.groups.stir();
         self.view.changed.insert(node);
+        self.view.shown.0.remove(&node);
     }
 
     /// Tell all nodes what has changed, if it is time for that.
@@ -49,8 +64,7 @@ impl Head {
             return;
         }
         let changed = core::mem::take(&mut self.view.changed);
-        let shown = changed.into_iter().filter_map(|id| self.nodes.get(id).map(|node| node.shown()));
-        let nodes: Vec<NodeSummary> = shown.collect();
+        let nodes: Arc<[Arc<NodeSummary>]> = changed.into_iter().filter_map(|id| self.shown(id)).collect();
         self.view.not_before = out.now + interval(self.nodes.alive().count());
         for to in self.nodes.within_reach() {
             if nodes.iter().any(|summary| summary.node != to) {
@@ -59,10 +73,17 @@ impl Head {
         }
     }
 
+    /// What nodes are told of a living one.
+    fn shown(&mut self, id: NodeId) -> Option<Arc<NodeSummary>> {
+        let node = self.nodes.get(id)?;
+        Some(self.view.shown.0.entry(id).or_insert_with(|| Arc::new(node.shown())).clone())
+    }
+
     /// Tell a node that has come what it must know of nodes and jobs. One that has been here before says
     /// itself what it may have missed of those that are over: see [`Head::settle_news`].
     pub(super) fn brief(&mut self, to: NodeId, new: bool, out: &mut Outbox) {
-        let nodes = self.nodes.alive().map(|(_, node)| node.shown()).collect();
+        let alive: Vec<NodeId> = self.nodes.alive().map(|(id, _)| id).collect();
+        let nodes = alive.into_iter().filter_map(|id| self.shown(id)).collect();
         out.send_to_node(to, Message::View { nodes });
         for (node, heir) in self.nodes.dead().filter(|_| new) {
             out.send_to_node(to, Message::NodeDied { node, heir });

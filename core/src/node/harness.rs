@@ -209,7 +209,7 @@ impl Harness {
 
     /// The head tells of other nodes.
     pub(super) fn view(&mut self, nodes: &[NodeSummary]) -> Vec<Effect> {
-        self.receive(ProcessId::HEAD, Message::View { nodes: nodes.to_vec() })
+        self.receive(ProcessId::HEAD, Message::View { nodes: nodes.iter().cloned().map(Arc::new).collect() })
     }
 
     pub(super) fn node_died(&mut self, node: u32) -> Vec<Effect> {

@@ -488,7 +488,7 @@ impl Node {
             }
             Message::JobForgotten { job } => self.job_forgotten(job, out),
             Message::View { nodes } => {
-                self.view.update(nodes);
+                self.view.update(&nodes);
                 self.changed = true;
             }
             Message::NodeDied { node, heir } => self.node_died(node, heir, out),

@@ -94,7 +94,7 @@ fn demands() -> impl Strategy<Value = Demand> {
 fn routes() -> impl Strategy<Value = Route> {
     Union::new(vec![
         Just(Route::Fresh).boxed(),
-        nodes().prop_map(|by| Route::Rejected { by }).boxed(),
+        nodes().prop_map(|by| Route::Rejected { by, times: 1 }).boxed(),
         Just(Route::IfFree).boxed(),
         Just(Route::Queue).boxed(),
     ])
@@ -173,7 +173,7 @@ fn cluster_messages() -> BoxedStrategy<Message> {
             free,
             ..summary(node.0, &[("CPU", 2.0), ("slot", 1.0)])
         });
-        Message::View { nodes: seen.collect() }
+        Message::View { nodes: seen.map(Arc::new).collect() }
     });
     let group = (0u64..2).prop_map(|number| GroupId(TaskId { owner: driver(), number }));
     let attempt = 0u32..3;

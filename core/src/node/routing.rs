@@ -10,6 +10,10 @@ use crate::message::{Message, Route};
 use crate::placement;
 use crate::resources::{Demand, Strategy};
 
+/// A request that was rejected so often waits at home until more is known of the others: in a large cluster
+/// that is full it would go round all nodes, and those of everybody else with it.
+const REJECTIONS_MAX: u32 = 8;
+
 /// Where a claim goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Decision {
@@ -34,10 +38,11 @@ impl Node {
         let local = self.is_local(process);
         let decision = match route {
             Route::Fresh if local => self.decide(demand, prefer, out),
-            Route::Rejected { by } if local => {
+            Route::Rejected { by, times } if local => {
                 self.view.rejected(by, demand, out.now);
-                if demand.resources.is_empty() && self.can_ever_run(demand) {
-                    // Nothing of it is ever short: the caps on light work are what rejects it.
+                // Nothing is ever short of what needs nothing: the caps on light work are what rejects it.
+                let hopeless = demand.resources.is_empty() || times >= REJECTIONS_MAX;
+                if hopeless && self.can_ever_run(demand) {
                     Decision::Here
                 } else {
                     self.decide(demand, None, out)
@@ -247,14 +252,14 @@ mod tests {
         let cpu = demand(&[("CPU", 1.0)]);
         node.request(driver(), &cpu);
         let again = |node: &mut Harness, by| {
-            let route = Route::Rejected { by: NodeId(by) };
+            let route = Route::Rejected { by: NodeId(by), times: 1 };
             redirected(&node.request_by(driver(), &cpu, route, Some(by)).1)
         };
         assert_eq!(again(&mut node, 2), [(3, Route::IfFree)]);
         assert_eq!(again(&mut node, 3), []);
         assert_eq!(redirected(&node.view(&[summary(2, &[("CPU", 2.0)])])), [(2, Route::IfFree)]);
         // Light work that was rejected stays: nothing would tell when to try again.
-        let route = Route::Rejected { by: NodeId(2) };
+        let route = Route::Rejected { by: NodeId(2), times: 1 };
         let (_, effects) = node.request_by(driver(), &demand(&[]), route, Some(2));
         assert_eq!((redirected(&effects), node.forks.len()), (vec![], 1));
     }

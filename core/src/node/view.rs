@@ -4,8 +4,10 @@
 //! node with a lower number than this one's that it has never named died before this one came. Of a
 //! higher number that is not known the news is still on its way.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use crate::ids::NodeId;
 use crate::machine::{Span, Time};
@@ -22,11 +24,13 @@ pub(super) const GUESSED_FOR: Span = Span::from_secs(1);
 pub(super) struct View {
     own: NodeId,
     /// Nodes that live, this one left out. What is free is a guess where `guesses` says so.
-    nodes: BTreeMap<NodeId, NodeSummary>,
+    nodes: BTreeMap<NodeId, Arc<NodeSummary>>,
+    /// Those of them where some CPU is free, as far as is known or guessed.
+    roomy: BTreeSet<NodeId>,
     /// Nodes that died while this one lived, and their heirs.
     dead: BTreeMap<NodeId, NodeId>,
-    /// What is said to be free at nodes of which something else is assumed, and since when.
-    guesses: BTreeMap<NodeId, (Time, Resources)>,
+    /// What is said of nodes of which something else is assumed, and since when.
+    guesses: BTreeMap<NodeId, (Time, Arc<NodeSummary>)>,
     /// The head has spoken.
     informed: bool,
     /// Who got work last that goes to one node after the other.
@@ -36,7 +40,7 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(own: NodeId) -> View {
         let (nodes, dead, guesses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        View { own, nodes, dead, guesses, informed: false, turn: own }
+        View { own, nodes, roomy: BTreeSet::new(), dead, guesses, informed: false, turn: own }
     }
 
     /// Where a live node's daemon is reached.
@@ -45,7 +49,7 @@ impl View {
     }
 
     /// The head tells of nodes.
-    pub(super) fn update(&mut self, nodes: Vec<NodeSummary>) {
+    pub(super) fn update(&mut self, nodes: &[Arc<NodeSummary>]) {
         self.informed = true;
         for summary in nodes {
             let node = summary.node;
@@ -54,11 +58,21 @@ impl View {
             }
             self.guesses.remove(&node);
             if summary.alive {
-                self.nodes.insert(node, summary);
+                self.set(summary.clone());
             } else {
                 self.nodes.remove(&node);
+                self.roomy.remove(&node);
             }
         }
+    }
+
+    fn set(&mut self, summary: Arc<NodeSummary>) {
+        if summary.free.get(Resources::CPU) > Quantity(0) {
+            self.roomy.insert(summary.node);
+        } else {
+            self.roomy.remove(&summary.node);
+        }
+        self.nodes.insert(summary.node, summary);
     }
 
     /// The head has recorded a death. Says whether that was news.
@@ -68,6 +82,7 @@ impl View {
         }
         if !Mutant::RedirectToDead.is_active() {
             self.nodes.remove(&node);
+            self.roomy.remove(&node);
         }
         self.guesses.remove(&node);
         true
@@ -86,17 +101,23 @@ impl View {
 
     /// The other nodes that live.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeSummary> {
-        self.nodes.values()
+        self.nodes.values().map(|node| &**node)
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&NodeSummary> {
-        self.nodes.get(&node)
+        self.nodes.get(&node).map(|node| &**node)
     }
 
     /// The best other node of those where such work fits now.
     pub(super) fn best_free(&self, demand: &Demand) -> Option<NodeId> {
-        let fitting = self.nodes().filter(|node| placement::fits_now(node, demand));
-        placement::best(fitting, demand, self.own)
+        let after = (Bound::Excluded(self.own), Bound::Unbounded);
+        if demand.resources.get(Resources::CPU) > Quantity(0) {
+            let numbers = self.roomy.range(after).chain(self.roomy.range(..self.own));
+            let nodes = numbers.filter_map(|node| self.get(*node));
+            return placement::first_with_room(nodes, demand);
+        }
+        let nodes = self.nodes.range(after).chain(self.nodes.range(..self.own));
+        placement::first_with_room(nodes.map(|(_, node)| &**node), demand)
     }
 
     /// The best other node of those that can ever run such work.
@@ -129,23 +150,29 @@ impl View {
     }
 
     fn guess(&mut self, node: NodeId, now: Time, change: impl FnOnce(&mut Resources)) {
-        let Some(summary) = self.nodes.get_mut(&node) else { return };
-        self.guesses.entry(node).or_insert_with(|| (now, summary.free.clone()));
-        change(&mut summary.free);
+        let Some(summary) = self.nodes.get(&node) else { return };
+        let said = summary.clone();
+        let mut guessed = NodeSummary::clone(summary);
+        change(&mut guessed.free);
+        self.guesses.entry(node).or_insert((now, said));
+        self.set(Arc::new(guessed));
     }
 
     /// Give up guesses that nothing has confirmed in time. Says whether there were any.
     pub(super) fn expire(&mut self, now: Time) -> bool {
-        let View { nodes, guesses, .. } = self;
-        let before = guesses.len();
-        guesses.retain(|node, (since, free)| {
+        let mut given_up = Vec::new();
+        self.guesses.retain(|_, (since, said)| {
             let keep = *since + GUESSED_FOR > now;
-            if !keep && let Some(summary) = nodes.get_mut(node) {
-                summary.free = core::mem::take(free);
+            if !keep {
+                given_up.push(said.clone());
             }
             keep
         });
-        guesses.len() < before
+        let any = !given_up.is_empty();
+        for said in given_up {
+            self.set(said);
+        }
+        any
     }
 
     /// When the first guess is given up.
@@ -159,6 +186,9 @@ impl View {
         if !Mutant::RedirectToDead.is_active() {
             assert!(self.dead.keys().all(|node| !self.nodes.contains_key(node)), "the dead are gone");
         }
+        let cpu = |node: &NodeId| self.nodes[node].free.get(Resources::CPU) > Quantity(0);
+        assert!(self.roomy.iter().all(cpu), "where there is no CPU there is no room");
+        assert_eq!(self.roomy.len(), self.nodes.keys().filter(|node| cpu(node)).count());
         assert!(self.guesses.keys().all(|node| self.nodes.contains_key(node)), "guesses are of nodes");
     }
 }
@@ -169,9 +199,14 @@ mod tests {
     use crate::node::harness::{demand, summary};
     use alloc::vec;
 
+    fn tell(view: &mut View, nodes: Vec<NodeSummary>) {
+        let nodes: Vec<Arc<NodeSummary>> = nodes.into_iter().map(Arc::new).collect();
+        view.update(&nodes);
+    }
+
     fn view() -> View {
         let mut view = View::new(NodeId(5));
-        view.update(vec![summary(2, &[("CPU", 2.0)]), summary(5, &[]), summary(7, &[("CPU", 2.0)])]);
+        tell(&mut view, vec![summary(2, &[("CPU", 2.0)]), summary(5, &[]), summary(7, &[("CPU", 2.0)])]);
         view
     }
 
@@ -182,7 +217,7 @@ mod tests {
         let mut view = view();
         assert_eq!(dead(&view), [1, 3, 4]);
         assert!(view.bury(NodeId(7), NodeId(2)) && !view.bury(NodeId(7), NodeId(2)));
-        view.update(vec![summary(7, &[("CPU", 2.0)])]);
+        tell(&mut view, vec![summary(7, &[("CPU", 2.0)])]);
         assert_eq!(dead(&view), [1, 3, 4, 7], "late news of a dead node");
         assert_eq!((view.heir(NodeId(7)), view.heir(NodeId(1))), (Some(NodeId(2)), None));
         view.check();
@@ -198,7 +233,7 @@ mod tests {
             sent.push(node.0);
         }
         assert_eq!(sent, [7, 2, 7, 2], "each stays half empty as long as possible");
-        view.update(vec![summary(2, &[("CPU", 2.0)])]);
+        tell(&mut view, vec![summary(2, &[("CPU", 2.0)])]);
         assert_eq!(view.best_free(&cpu), Some(NodeId(2)));
         view.rejected(NodeId(2), &cpu, Time(2));
         assert_eq!(view.best_free(&cpu), None);

@@ -57,6 +57,8 @@ pub(super) struct Request {
     pub(super) class: usize,
     /// The node whose daemon has it now.
     pub(super) at: NodeId,
+    /// How often a node that was said to have room had none.
+    pub(super) rejections: u32,
 }
 
 /// One leased worker.

@@ -23,7 +23,7 @@ impl Owner {
             self.leases.next_request += 1;
             // Requests for leases have numbers of their own, above those of the program's questions.
             let request = RequestId(1 << 62 | self.leases.next_request);
-            self.leases.requests.insert(request, Request { class, at });
+            self.leases.requests.insert(request, Request { class, at, rejections: 0 });
             self.leases.classes[class].requested += 1;
             self.ask_for_lease(request, at, Route::Fresh, out);
         }
@@ -41,6 +41,16 @@ impl Owner {
         let job = self.config.job;
         let message = Message::RequestLease { request, job, demand, route, prefer };
         self.send(ProcessId::daemon(node), message, out);
+    }
+
+    /// The request found no room there.
+    fn ask_at_home(&mut self, request: RequestId, by: NodeId, out: Out<'_>) {
+        let Some(open) = self.leases.requests.get_mut(&request) else {
+            return;
+        };
+        open.rejections += 1;
+        let route = Route::Rejected { by, times: open.rejections };
+        self.ask_for_lease(request, self.node(), route, out);
     }
 
     /// Whether `from` is the daemon that has this request now.
@@ -61,7 +71,7 @@ impl Owner {
             return;
         }
         if self.heirs.contains_key(&to) {
-            self.ask_for_lease(request, self.node(), Route::Rejected { by: to }, out);
+            self.ask_at_home(request, to, out);
         } else {
             self.ask_for_lease(request, to, route, out);
         }
@@ -70,7 +80,7 @@ impl Owner {
     /// The node that was said to have room has none.
     pub(super) fn lease_rejected(&mut self, from: ProcessId, request: RequestId, out: Out<'_>) {
         if self.has_request(from, request) {
-            self.ask_for_lease(request, self.node(), Route::Rejected { by: from.node() }, out);
+            self.ask_at_home(request, from.node(), out);
         }
     }
 

@@ -35,7 +35,10 @@ fn a_request_goes_where_it_is_sent_and_home_when_it_is_rejected() {
     assert_eq!(sent(&effects, THERE), [lease_request(request, Route::IfFree, None)]);
     assert!(owner.receive(DAEMON, Message::LeaseRejected { request }).is_empty(), "it is not there any more");
     let effects = owner.receive(THERE, Message::LeaseRejected { request });
-    assert_eq!(sent(&effects, DAEMON), [lease_request(request, Route::Rejected { by: OTHER }, None)]);
+    assert_eq!(
+        sent(&effects, DAEMON),
+        [lease_request(request, Route::Rejected { by: OTHER, times: 1 }, None)]
+    );
 }
 
 #[test]
@@ -60,7 +63,10 @@ fn what_was_asked_of_a_node_that_dies_is_asked_at_home() {
     let effects = node_died(&mut owner);
     assert_eq!(sent(&effects, DAEMON), [lease_request(request, Route::Fresh, None)]);
     let effects = redirected(&mut owner, request, Route::IfFree);
-    assert_eq!(sent(&effects, DAEMON), [lease_request(request, Route::Rejected { by: OTHER }, None)]);
+    assert_eq!(
+        sent(&effects, DAEMON),
+        [lease_request(request, Route::Rejected { by: OTHER, times: 1 }, None)]
+    );
 }
 
 /// Invariant 3: nobody can tell what the workers of a dead node had started.
