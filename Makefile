@@ -118,6 +118,7 @@ lint: $(INSTALLED) ## Check format, lints and types
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	cd python && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	cd benches/side_by_side && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	cd benches/network && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/ruff check --config python/pyproject.toml examples chaos
 	$(BIN)/ruff format --check --config python/pyproject.toml examples chaos
 	cd python && $(BIN)/mypy
@@ -129,6 +130,7 @@ format: $(INSTALLED) ## Format everything
 	$(CARGO) fmt --all
 	$(BIN)/ruff format --config python/pyproject.toml python examples
 	cd benches/side_by_side && $(BIN)/ruff format .
+	cd benches/network && $(BIN)/ruff format .
 
 # --- Measure ------------------------------------------------------------------------------------
 
