@@ -25,13 +25,13 @@ use shoal_runtime::transport::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, spawn_blocking, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::ExtractedSecrets;
 
 use crate::bulk::Gate;
-use crate::network::{ByteStream, Network, wake_after};
-use crate::record::{self, HEADER_BYTES, Opener, RECORD_BYTES_MAX, Sealer, Unsealed, sealed_bytes};
+use crate::network::{ByteStream, Network};
+use crate::record::{self, Opener, RECORD_BYTES_MAX, Sealer, Unsealed};
 use crate::secure;
 
 const REQUEST_BYTES_MAX: usize = OBJECT_BYTES_MAX + 32;
@@ -40,12 +40,6 @@ const NOT_OFFERED: u8 = 1;
 const OUT_OF_RANGE: u8 = 2;
 /// So much is read from the network at once if there is so much.
 const READ_BYTES: usize = 256 << 10;
-/// So many chunks are sealed on another thread while those before them are sent.
-const CHUNKS_TOGETHER: usize = 4;
-/// Waking up for every packet takes more time than its bytes: who takes an object of more than
-/// [`GATHERED_FROM`] bytes is woken for so many together.
-const GATHERED_BYTES: usize = 128 << 10;
-const GATHERED_FROM: usize = 8 << 20;
 /// A stream that is not needed is kept for so long by who has connected; a bit longer by the other end.
 const KEPT: Duration = Duration::from_secs(20);
 /// Streams that other nodes have opened here; one more is closed.
@@ -54,7 +48,7 @@ const STREAMS_MAX: usize = 256;
 /// A stream whose records are sealed and opened here.
 pub(crate) struct Stream {
     stream: Box<dyn ByteStream>,
-    sealer: Arc<Mutex<Sealer>>,
+    sealer: Sealer,
     opener: Opener,
     /// What has come: `start..end` is sealed yet, `plain` is open and not taken.
     buffer: Box<[u8]>,
@@ -64,9 +58,6 @@ pub(crate) struct Stream {
     outgoing: Vec<u8>,
 }
 
-/// Chunks with their headers, as records.
-type Sealing = JoinHandle<Result<Vec<u8>, Unsealed>>;
-
 impl Stream {
     /// Go on with a stream over which TLS has nothing more to say in either direction.
     pub(crate) fn new(
@@ -74,19 +65,18 @@ impl Stream {
         secrets: ExtractedSecrets,
     ) -> Result<Stream, TransportError> {
         let (sealer, opener) = (Sealer::new(secrets.tx)?, Opener::new(secrets.rx)?);
-        let sealer = Arc::new(Mutex::new(sealer));
         let buffer = vec![0; READ_BYTES + RECORD_BYTES_MAX].into();
         let outgoing = Vec::new();
         Ok(Stream { stream, sealer, opener, buffer, start: 0, end: 0, plain: 0..0, outgoing })
     }
 
     fn is_spent(&self) -> bool {
-        self.sealer.lock().is_spent() || self.opener.is_spent()
+        self.sealer.is_spent() || self.opener.is_spent()
     }
 
     /// Seal bytes, to be written with what follows them.
     fn put(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
-        Ok(self.sealer.lock().seal(bytes, &mut self.outgoing)?)
+        Ok(self.sealer.seal(bytes, &mut self.outgoing)?)
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -95,34 +85,10 @@ impl Stream {
         within(self.stream.flush()).await
     }
 
-    /// Send what was put, and then these records.
-    async fn send(&mut self, records: &[u8]) -> io::Result<()> {
-        if !self.outgoing.is_empty() {
-            self.flush().await?;
-        }
-        within(self.stream.write_all(records)).await?;
-        within(self.stream.flush()).await
-    }
-
-    /// Seal chunks on another thread, while this one sends the ones before. Nothing else is put before that
-    /// has ended.
-    fn seal_elsewhere(&self, chunks: Vec<Bytes>) -> Sealing {
-        let sealer = Arc::clone(&self.sealer);
-        spawn_blocking(move || {
-            let mut records = Vec::with_capacity(chunks.len() * (CHUNK_BYTES + (4 << 10)));
-            let mut sealer = sealer.lock();
-            for chunk in chunks {
-                sealer.seal(&header(&chunk), &mut records)?;
-                sealer.seal(&chunk, &mut records)?;
-            }
-            Ok(records)
-        })
-    }
-
     async fn read_exact(&mut self, mut into: &mut [u8]) -> Result<(), TransportError> {
         while !into.is_empty() {
             if self.plain.is_empty() {
-                self.next_record(sealed_bytes(into.len())).await?;
+                self.next_record().await?;
                 continue;
             }
             let count = into.len().min(self.plain.len());
@@ -134,29 +100,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Read `length` bytes to the front of `room`, opening them where they come to lie if there is room for
-    /// what surrounds them.
-    async fn read_chunk(&mut self, room: &mut [u8], length: usize) -> Result<(), TransportError> {
-        let sealed = sealed_bytes(length);
-        if !self.plain.is_empty() || room.len() < sealed {
-            return self.read_exact(&mut room[..length]).await;
-        }
-        let room = &mut room[..sealed];
-        let mut filled = sealed.min(self.end - self.start);
-        room[..filled].copy_from_slice(&self.buffer[self.start..self.start + filled]);
-        self.start += filled;
-        while filled < sealed {
-            match self.stream.read(&mut room[filled..]).await? {
-                0 => return Err(closed()),
-                count => filled += count,
-            }
-        }
-        Ok(self.opener.open_together(room, length)?)
-    }
-
-    /// Open the next record, as soon as it has come in full. Of those behind it no more is read than `wanted`
-    /// bytes, so that the rest can be read to where it belongs.
-    async fn next_record(&mut self, wanted: usize) -> Result<(), TransportError> {
+    /// Open the next record, as soon as it has come in full.
+    async fn next_record(&mut self) -> Result<(), TransportError> {
         loop {
             let sealed = &mut self.buffer[self.start..self.end];
             if let Some(length) = record::length(sealed)?.filter(|length| *length <= sealed.len()) {
@@ -171,11 +116,11 @@ impl Stream {
                 self.buffer.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
             }
-            let until = self.buffer.len().min(self.start + wanted.max(HEADER_BYTES)).max(self.end + 1);
-            match self.stream.read(&mut self.buffer[self.end..until]).await? {
-                0 => return Err(closed()),
-                count => self.end += count,
+            let count = self.stream.read(&mut self.buffer[self.end..]).await?;
+            if count == 0 {
+                return Err(TransportError::Closed("the other end has closed it".into()));
             }
+            self.end += count;
         }
     }
 }
@@ -186,20 +131,7 @@ impl From<Unsealed> for TransportError {
     }
 }
 
-fn closed() -> TransportError {
-    TransportError::Closed("the other end has closed it".into())
-}
-
-/// What goes before a chunk: its length and its checksum.
-fn header(chunk: &[u8]) -> [u8; 8] {
-    let mut header = [0; 8];
-    header[..4].copy_from_slice(&(chunk.len() as u32).to_le_bytes());
-    header[4..].copy_from_slice(&checksum(chunk).to_le_bytes());
-    header
-}
-
-/// A peer that takes nothing for so long is gone. One that sends nothing may have more urgent things to
-/// send: of its death the head tells.
+/// A peer that takes nothing, or sends nothing, for so long is gone.
 async fn within<T>(done: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(SILENCE_MAX, done).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -246,25 +178,19 @@ impl Giving {
         };
         stream.put(&[status])?;
         let place = gate.enter(request.priority);
-        if bytes.len() <= CHUNK_BYTES {
+        for chunk in chunks(bytes) {
             place.turn().await;
-            for chunk in chunks(bytes) {
-                stream.put(&header(&chunk))?;
-                stream.put(&chunk)?;
-            }
-            return Ok(stream.flush().await?);
+            let mut header = [0; 8];
+            header[..4].copy_from_slice(&(chunk.len() as u32).to_le_bytes());
+            header[4..].copy_from_slice(&checksum(&chunk).to_le_bytes());
+            stream.put(&header)?;
+            stream.put(&chunk)?;
+            stream.flush().await?;
+            // Sealing takes time, and others have messages to send.
+            yield_now().await;
         }
-        let mut rest = chunks(bytes);
-        let mut piece =
-            || Some(rest.by_ref().take(CHUNKS_TOGETHER).collect()).filter(|piece: &Vec<_>| !piece.is_empty());
-        let mut sealing = piece().map(|piece| stream.seal_elsewhere(piece));
-        while let Some(sealed) = sealing {
-            place.turn().await;
-            let records = sealed.await.map_err(|error| TransportError::Lost(error.to_string()))??;
-            sealing = piece().map(|piece| stream.seal_elsewhere(piece));
-            stream.send(&records).await?;
-        }
-        Ok(())
+        drop(place);
+        Ok(stream.flush().await?)
     }
 }
 
@@ -363,26 +289,15 @@ async fn take(stream: &mut Stream, request: &BulkRequest, into: &mut [u8]) -> Re
         OUT_OF_RANGE => return Err(BulkRefusal::OutOfRange.into()),
         _ => return Err(TransportError::Malformed("an answer of an unknown kind").into()),
     }
-    let mut gathers = into.len() > GATHERED_FROM;
-    if gathers {
-        wake_after(&*stream.stream, GATHERED_BYTES);
-    }
     let mut filling = Filling::new(into);
     while !filling.is_done() {
         let mut header = [0; 8];
         stream.read_exact(&mut header).await?;
         let mut header = &header[..];
         let (length, sum) = (header.get_u32_le() as usize, header.get_u32_le());
-        let room = filling.room_and_beyond(length)?;
-        let last = room.len() <= 2 * GATHERED_BYTES + CHUNK_BYTES;
-        if gathers && last {
-            // The last bytes must not wait for more.
-            wake_after(&*stream.stream, 1);
-            gathers = false;
-        }
-        stream.read_chunk(room, length).await?;
+        let room = filling.room(length)?;
+        stream.read_exact(room).await?;
         filling.advance(length, sum)?;
-        // Opening takes time, and others have messages to read.
         yield_now().await;
     }
     Ok(())

@@ -1,6 +1,5 @@
 //! Where byte streams come from: TCP, or a simulated network.
 
-use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -10,17 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A stream of bytes in both directions.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + Any {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + Any> ByteStream for T {}
-
-/// Wake who reads a stream only when so much has come; 1: as soon as anything has. The end of the stream
-/// wakes in any case. Only a hint, and none to streams that are not the system's.
-pub(crate) fn wake_after(stream: &(dyn ByteStream + 'static), bytes: usize) {
-    if let Some(stream) = (stream as &dyn Any).downcast_ref::<TcpStream>() {
-        // Without it there are more wake-ups, and that is all.
-        let _ = set(stream, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes as libc::c_int);
-    }
-}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// What connects and listens.
 pub trait Network: Send + Sync {
@@ -78,7 +68,7 @@ impl Listener for Listening {
 /// yet should stay where urgent frames can still go before it.
 fn prompt(stream: TcpStream) -> io::Result<Box<dyn ByteStream>> {
     stream.set_nodelay(true)?;
-    set(&stream, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)?;
+    limit_unsent(&stream)?;
     Ok(Box::new(stream))
 }
 
@@ -86,15 +76,16 @@ fn prompt(stream: TcpStream) -> io::Result<Box<dyn ByteStream>> {
 /// megabytes of bulk, and a control frame behind them waits for all of it.
 const UNSENT_BYTES_MAX: libc::c_int = 128 << 10;
 
-fn set(stream: &TcpStream, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn limit_unsent(stream: &TcpStream) -> io::Result<()> {
+    let limit = UNSENT_BYTES_MAX;
     // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the value is an int of the
     // length that is told.
     let result = unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const limit).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

@@ -91,7 +91,7 @@ pub(crate) async fn listen(listener: Box<dyn Listener>, door: Door) {
 
 /// A stream whose other end is known.
 enum Guest {
-    Talks(Box<LineStream>),
+    Talks(LineStream),
     Fetches(direct::Stream, Peer),
     Left,
 }
@@ -109,7 +109,7 @@ impl Door {
         drop(place);
         match guest {
             // Nobody takes it any more when the node stops: dropping it closes it.
-            Guest::Talks(stream) => drop(self.secured.send(*stream).await),
+            Guest::Talks(stream) => drop(self.secured.send(stream).await),
             Guest::Fetches(stream, peer) => self.giving.clone().serve(stream, peer).await,
             Guest::Left => {}
         }
@@ -141,7 +141,7 @@ impl Door {
         }
         let line = Line::new(peer);
         self.lines.add(&line);
-        Ok(Guest::Talks(Box::new(LineStream::new(stream.into(), line))))
+        Ok(Guest::Talks(LineStream::new(stream.into(), line)))
     }
 }
 
