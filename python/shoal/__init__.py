@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from shoal import actor, exceptions, runtime_context, util
+    from shoal import actor, exceptions, runtime_context, sim, util
     from shoal._cluster import (
         available_resources,
         cluster_resources,
@@ -90,6 +90,7 @@ __all__ = [
     "remote",
     "runtime_context",
     "shutdown",
+    "sim",
     "timeline",
     "util",
     "wait",
@@ -134,7 +135,7 @@ _homes = {
     "timeline": "_cluster",
     "wait": "_objects",
 }
-_modules = frozenset({"actor", "exceptions", "runtime_context", "runtime_env", "util"})
+_modules = frozenset({"actor", "exceptions", "runtime_context", "runtime_env", "sim", "util"})
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,11 @@ def main(worker: Mapping[str, Any]) -> None:
     from shoal import _session
 
     _session.enter_worker()
+    serve()
+
+
+def serve() -> None:
+    """Run tasks, or be an actor, until the process is to end."""
     construction = _shoal.run_tasks()
     if construction is not None:
         _be_actor(construction)
@@ -105,7 +110,8 @@ def construct(construction: _shoal.Construction) -> bool:
     try:
         cls, args, kwargs = construction.prepare()
         instance = cls(*args, **kwargs)
-        _logs.name_actor(instance)
+        if _shoal.simulated_process() is None:
+            _logs.name_actor(instance)
     except SystemExit:
         raise
     except BaseException as error:

@@ -120,16 +120,24 @@ async def _send(assigned: _shoal.Assigned, item: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(None, assigned.wait_for_consumer)
 
 
+def _make_loop(start: Callable[[Any], None]) -> asyncio.AbstractEventLoop:
+    if _shoal.simulated_process() is None:
+        return asyncio.SelectorEventLoop(_Selector(start))
+    from shoal.sim import _loop
+
+    return _loop.Loop(start)
+
+
 def serve(construction: _shoal.Construction) -> None:
     """Construct the actor and run its calls until the process is to end."""
     server = _Server()
-    selector = _Selector(server.start)
-    loop = asyncio.SelectorEventLoop(selector)
+    loop = _make_loop(server.start)
     server.loop = loop
     asyncio.set_event_loop(loop)
     _shoal.set_asynchronous(_current.get)
     _shoal.on_cancel(server.cancel)
-    _objects.warn_of_blocking()
+    if _shoal.simulated_process() is None:
+        _objects.warn_of_blocking()
 
     async def construct() -> bool:
         # In the loop, so that the constructor can use it.

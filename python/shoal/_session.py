@@ -243,6 +243,9 @@ def init(
     from shoal import _joining
 
     with _lock:
+        if is_simulated():
+            # Programs are simulated as they are, and many begin with this.
+            return Context(address_info())
         if find() is not None:
             if ignore_reinit_error:
                 return Context(address_info())
@@ -298,7 +301,7 @@ def shutdown(*, wait_for_processes: bool = False) -> None:
     global current
     with _lock:
         session = current
-        if session is None or session.is_worker:
+        if session is None or session.is_worker or is_simulated():
             return
         from shoal import _shoal
 
@@ -315,6 +318,30 @@ def shutdown(*, wait_for_processes: bool = False) -> None:
     from shoal import _logs
 
     _logs.flush()
+
+
+def is_simulated() -> bool:
+    """Whether this thread belongs to a simulated cluster, see `shoal.sim`."""
+    extension = sys.modules.get("shoal._shoal")
+    return extension is not None and extension.simulated_process() is not None
+
+
+def enter_simulation(info: Mapping[str, Any]) -> None:
+    """This process simulates a cluster from now on: every simulated process has this session."""
+    global current
+    with _lock:
+        assert current is None
+        current = Session(info, daemon=None, socket="simulation", runtime_env={})
+
+
+def leave_simulation() -> None:
+    """The simulation ends."""
+    global current
+    with _lock:
+        for thing in list(_bound):
+            thing.forget_session()
+        _bound.clear()
+        current = None
 
 
 def is_initialized() -> bool:

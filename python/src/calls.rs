@@ -13,9 +13,9 @@ use shoal_core::owner::Input;
 use shoal_core::resources::{Demand, Environment, Quantity, Resources, Strategy};
 use shoal_core::task::{self, Definition, RetryExceptions, Returns, Submission, Target};
 use shoal_core::value::{INLINE_BYTES_MAX, Value};
-use shoal_runtime::process::Process;
 
 use crate::objects::{Actor, ObjectRef, Stream};
+use crate::process::Process;
 use crate::{errors, groups, session, values, worker};
 
 /// An argument that is in the encoding itself.
@@ -100,8 +100,9 @@ fn put_serialized(
 #[pyfunction]
 pub(crate) fn put(value: &Bound<'_, PyAny>) -> PyResult<ObjectRef> {
     let process = session::current()?;
-    let (serialized, contains) = values::serialize(value)?;
     let py = value.py();
+    process.breathe(py)?;
+    let (serialized, contains) = values::serialize(value)?;
     if serialized.size(py) > INLINE_BYTES_MAX {
         return put_serialized(py, &process, serialized, contains);
     }
@@ -292,8 +293,9 @@ fn submit<'py>(
     if process.has_left() {
         return Err(errors::disconnected(&process));
     }
+    process.breathe(py)?;
     let arguments = Arguments::encode(&process, args, kwargs)?;
-    let parent = worker::current_task_id(py);
+    let parent = worker::current_task_id(py, &process);
     let id = process.submit(|id| {
         Input::Submit(Box::new(Submission {
             id,
@@ -349,6 +351,7 @@ pub(crate) fn create_actor(
     handle: Vec<u8>,
 ) -> PyResult<Actor> {
     let process = session::current()?;
+    process.breathe(py)?;
     let arguments = Arguments::encode(&process, args, kwargs)?;
     let running = demand(resources(pairs(running)?)?, strategy, Vec::new())?.resources;
     let placement = demand(resources(pairs(placement)?)?, strategy, variables)?;

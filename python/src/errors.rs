@@ -5,13 +5,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use shoal_core::ids::{ActorId, ObjectId, TaskId};
 use shoal_core::value::{ActorDeath, Death, Failure, Payload};
-use shoal_runtime::process::Process;
 
 use crate::objects::OBJECT_ID_BYTES;
+use crate::process::Process;
 use crate::values;
 
 /// The daemon is gone, or this process has left.
 pub(crate) fn disconnected(process: &Process) -> PyErr {
+    if let Some(verdict) = Python::attach(|py| process.verdict(py)) {
+        return verdict;
+    }
     if process.has_left() {
         return PyConnectionError::new_err("this belongs to a session that shoal.shutdown() has ended");
     }

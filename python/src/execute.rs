@@ -1,7 +1,7 @@
 //! One assigned task: from its encoded arguments to its encoded results.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -11,8 +11,8 @@ use shoal_core::ids::TaskId;
 use shoal_core::owner::{Input, RunResult};
 use shoal_core::task::{Assignment, Callee, Dependency, RetryExceptions, Returns};
 use shoal_core::value::{Outcome, Payload, Value};
-use shoal_runtime::process::Process;
 
+use crate::process::Process;
 use crate::worker::{self, TaskContext};
 use crate::{calls, errors, values, waits};
 
@@ -35,15 +35,14 @@ type Prepared<'py> = (Bound<'py, PyAny>, Bound<'py, PyTuple>, Bound<'py, PyDict>
 
 impl Assigned {
     pub(crate) fn new(process: &Arc<Process>, assignment: Box<Assignment>) -> Assigned {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Assigned {
             process: process.clone(),
-            context: Arc::new(TaskContext::of(&assignment)),
+            context: Arc::new(TaskContext::of(process, &assignment)),
             returns: assignment.returns,
             retry: assignment.retry_exceptions.clone(),
             assignment: Mutex::new(Some(assignment)),
-            started: Instant::now(),
-            started_micros: since.as_micros() as u64,
+            started: process.now(),
+            started_micros: process.micros_since_epoch(),
             items: Mutex::new(0),
         }
     }
@@ -56,8 +55,10 @@ impl Assigned {
         let assignment = self.assignment.lock().take();
         let assignment = assignment.ok_or_else(|| PyRuntimeError::new_err("prepared before"))?;
         let callable = match &assignment.callee {
-            Callee::Function { function, code, .. } => worker::function(py, *function, code.as_ref())?,
-            Callee::Method { name, .. } => worker::method(py, name)?,
+            Callee::Function { function, code, .. } => {
+                worker::function(py, &self.process, *function, code.as_ref())?
+            }
+            Callee::Method { name, .. } => worker::method(py, &self.process, name)?,
         };
         let (args, kwargs) =
             decode_arguments(py, &self.process, &assignment.arguments, &assignment.dependencies)?;
@@ -66,7 +67,9 @@ impl Assigned {
 
     /// Run it to its end on this thread.
     pub(crate) fn run(&self, py: Python<'_>) -> PyResult<()> {
-        let result = self.prepare(py).and_then(|(callable, args, kwargs)| callable.call(args, Some(&kwargs)));
+        let prepared = self.prepare(py);
+        let result = self.process.breathe(py).and(prepared);
+        let result = result.and_then(|(callable, args, kwargs)| callable.call(args, Some(&kwargs)));
         let result = result.and_then(|value| match self.returns {
             Returns::Stream { .. } => self.run_stream(py, &value),
             Returns::Count(_) => self.finish_with(&value),
@@ -168,7 +171,7 @@ impl Assigned {
             items: *self.items.lock(),
             retryable,
             started: self.started_micros,
-            micros: self.started.elapsed().as_micros().min(u128::from(u32::MAX)) as u32,
+            micros: (self.process.now() - self.started).as_micros().min(u128::from(u32::MAX)) as u32,
             exiting: self.context.is_last_call,
             silent,
         };
@@ -253,7 +256,7 @@ pub(crate) fn serialize_error(
     retry: Bound<'_, PyAny>,
 ) -> PyResult<(Value, bool)> {
     let keywords = PyDict::new(py);
-    worker::describe_error_source(py, &keywords)?;
+    worker::describe_error_source(py, process, &keywords)?;
     // Before Python 3.12 a fetched exception lacks its traceback until it is turned into a value.
     let exception = error.clone_ref(py).into_value(py);
     let arguments = (exception, &*context.label, retry);

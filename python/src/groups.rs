@@ -62,7 +62,7 @@ pub(crate) fn create_group<'py>(
     });
     let bundles = bundles.collect::<PyResult<Vec<Bundle>>>()?;
     let job = process.welcome().job;
-    let creator: Option<ActorId> = worker::actor_here();
+    let creator: Option<ActorId> = worker::actor_here(&process);
     let make = |id: TaskId| {
         let id = GroupId(id);
         Box::new(GroupSpec { id, job, creator, name, namespace, detached, bundles, strategy })
@@ -89,7 +89,7 @@ pub(crate) fn remove_group(group: &[u8]) -> PyResult<()> {
 pub(crate) fn wait_group(py: Python<'_>, group: &[u8], timeout: Option<f64>) -> PyResult<bool> {
     let process = session::current()?;
     let group = parse_id(group)?;
-    let deadline = session::deadline(timeout)?;
+    let deadline = session::deadline(&process, timeout)?;
     process.handle(Input::WatchGroup { group });
     process.flush();
     let placed = waits::wait(py, &process, deadline, |owner| match owner.group_state(group) {

@@ -7,7 +7,9 @@ mod execute;
 mod groups;
 mod interrupt;
 mod objects;
+mod process;
 mod session;
+mod simulation;
 mod values;
 mod waits;
 mod worker;
@@ -39,6 +41,11 @@ mod _shoal {
     use super::objects::{Actor, ObjectRef, Stream, rebuild_actor, rebuild_reference};
     #[pymodule_export]
     use super::session::{ask, connect, disconnect, is_connected, process_info, task_events};
+    #[pymodule_export]
+    use super::simulation::{
+        SimulatedThread, Simulation, simulated_exit, simulated_park, simulated_process, simulated_sleep,
+        simulated_time, simulated_unpark,
+    };
     #[pymodule_export]
     use super::values::StoredBytes;
     #[pymodule_export]

@@ -7,8 +7,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 use shoal_core::ids::{ActorId, ObjectId, ProcessId, TaskId};
 use shoal_core::owner::{Input, NextItem, Owner};
-use shoal_runtime::process::{Noted, Process};
+use shoal_runtime::process::Noted;
 
+use crate::process::Process;
 use crate::{errors, session, values};
 
 /// See `_shoal.pyi`.
@@ -327,7 +328,7 @@ impl Drop for Stream {
 impl Stream {
     #[pyo3(signature = (timeout = None))]
     fn next(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<ObjectRef>> {
-        let deadline = session::deadline(timeout)?;
+        let deadline = session::deadline(&self.process, timeout)?;
         let task = self.task;
         let waited = crate::waits::wait(py, &self.process, deadline, move |owner| {
             (!matches!(owner.peek_item(task), NextItem::NotYet(_))).then_some(())

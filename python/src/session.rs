@@ -16,10 +16,11 @@ use shoal_core::message::{Answer, NodeSummary, Query};
 use shoal_core::owner::Input;
 use shoal_core::resources::Resources;
 use shoal_runtime::control::Launch;
-use shoal_runtime::process::{Hooks, Process, Stopped};
+use shoal_runtime::process::{Hooks, Stopped};
 
 use crate::objects::Actor;
-use crate::{errors, groups};
+use crate::process::Process;
+use crate::{errors, groups, simulation};
 
 static PROCESS: RwLock<Option<Arc<Process>>> = RwLock::new(None);
 
@@ -46,6 +47,14 @@ fn watch_forks(py: Python<'_>) -> PyResult<()> {
 
 /// The session, or an error that says how to get one.
 pub(crate) fn current() -> PyResult<Arc<Process>> {
+    match simulation::here() {
+        Some(process) => Ok(process),
+        None => real(),
+    }
+}
+
+/// The session of this process itself, whatever it simulates.
+fn real() -> PyResult<Arc<Process>> {
     PROCESS.read().clone().ok_or_else(errors::not_connected)
 }
 
@@ -61,7 +70,9 @@ pub(crate) struct PythonHooks {
 
 impl Hooks for PythonHooks {
     fn interrupt(&self, task: TaskId) {
-        crate::interrupt::interrupt(task);
+        if let Ok(process) = real() {
+            crate::interrupt::interrupt(&process, task);
+        }
     }
 
     fn output(&self, process: ProcessId, pid: u32, error: bool, lines: Vec<String>) {
@@ -86,8 +97,11 @@ pub(crate) fn connect<'py>(
     let wants_output = on_output.is_some();
     let launch = parse_launch(launch)?;
     let hooks = Box::new(PythonHooks { on_output });
-    let joined = py.detach(|| Process::connect(Path::new(socket), namespace, launch, wants_output, hooks));
+    let joined = py.detach(|| {
+        shoal_runtime::process::Process::connect(Path::new(socket), namespace, launch, wants_output, hooks)
+    });
     let process = joined.map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+    let process = Process::real(process);
     let info = describe(py, &process)?;
     set_current(py, process)?;
     Ok(info)
@@ -107,7 +121,7 @@ fn parse_launch(launch: &Bound<'_, PyDict>) -> PyResult<Launch> {
 }
 
 /// Who and where a process is.
-fn describe<'py>(py: Python<'py>, process: &Process) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn describe<'py>(py: Python<'py>, process: &Process) -> PyResult<Bound<'py, PyDict>> {
     let welcome = process.welcome();
     let info = PyDict::new(py);
     info.set_item("process", welcome.process.0)?;
@@ -125,7 +139,7 @@ fn describe<'py>(py: Python<'py>, process: &Process) -> PyResult<Bound<'py, PyDi
 pub(crate) fn process_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let process = current()?;
     let info = describe(py, &process)?;
-    crate::worker::describe_actor(py, &info)?;
+    crate::worker::describe_actor(py, &process, &info)?;
     Ok(info)
 }
 
@@ -139,16 +153,19 @@ pub(crate) fn disconnect(py: Python<'_>) {
 
 #[pyfunction]
 pub(crate) fn is_connected() -> bool {
+    if let Some(process) = simulation::here() {
+        return process.is_connected();
+    }
     PROCESS.read().as_ref().is_some_and(|process| process.is_connected())
 }
 
 /// The instant at which a timeout in seconds ends.
-pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+pub(crate) fn deadline(process: &Process, timeout: Option<f64>) -> PyResult<Option<Instant>> {
     let Some(seconds) = timeout else { return Ok(None) };
     let span = Duration::try_from_secs_f64(seconds)
         .map_err(|_| PyValueError::new_err(format!("a timeout of {seconds} seconds makes no sense")))?;
     // A deadline beyond what the clock can tell is none.
-    Ok(Instant::now().checked_add(span))
+    Ok(process.now().checked_add(span))
 }
 
 /// The error for a wait that did not end well.

@@ -17,9 +17,10 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView,
 use shoal_core::ids::ObjectId;
 use shoal_core::owner::Input;
 use shoal_core::value::{INLINE_BYTES_MAX, Payload, Value};
-use shoal_runtime::process::{Allocation, Noted, Process};
+use shoal_runtime::process::{Allocation, Noted};
 
 use crate::errors;
+use crate::process::Process;
 
 const TRUE: u8 = 1;
 const FALSE: u8 = 2;
@@ -272,24 +273,13 @@ impl Serialized {
         let mut head = Vec::new();
         let pieces = self.pieces(py, &mut head);
         // The buffers are held, so their bytes stay where they are while other threads run.
-        if let Err(error) = py.detach(|| write_pieces(process, offset, &pieces)) {
+        if let Err(error) = py.detach(|| process.write(object, offset, size as u64, &pieces)) {
             process.handle(Input::Abandon { offset, size: size as u64 });
             return Err(PyRuntimeError::new_err(format!("cannot write to the object store: {error}")));
         }
         process.handle(Input::Seal { object, offset, size: size as u64 });
         Ok(Payload::Stored { node: process.welcome().node, size: size as u64 })
     }
-}
-
-fn write_pieces(
-    process: &Process,
-    offset: u64,
-    pieces: &[(usize, &[u8])],
-) -> Result<(), shoal_runtime::process::StoreError> {
-    for (place, piece) in pieces {
-        process.store().copy_in(offset + *place as u64, piece)?;
-    }
-    Ok(())
 }
 
 fn lengths(buffers: &[PyBuffer<u8>]) -> Vec<usize> {
@@ -413,20 +403,23 @@ pub(crate) struct StoredBytes {
     object: ObjectId,
     pointer: usize,
     length: usize,
+    /// Keeps them where no mapping does.
+    _kept: Option<Bytes>,
 }
 
 impl StoredBytes {
     /// Takes over one reader of the object.
     fn new(process: &Arc<Process>, object: ObjectId, offset: u64, size: u64) -> PyResult<StoredBytes> {
-        let mapped = process.store().read(offset, size).map_err(|error| {
+        let stored = process.read(offset, size).map_err(|error| {
             process.note(Noted::NoReader(object));
             PyRuntimeError::new_err(format!("cannot read from the object store: {error}"))
         })?;
         Ok(StoredBytes {
             process: process.clone(),
             object,
-            pointer: mapped.pointer as usize,
-            length: mapped.length,
+            pointer: stored.pointer as usize,
+            length: stored.length,
+            _kept: stored.kept,
         })
     }
 

@@ -12,9 +12,10 @@ use rustc_hash::FxBuildHasher;
 use shoal_core::ids::ObjectId;
 use shoal_core::owner::{Input, Lookup, NextItem, Owner};
 use shoal_core::value::Failure;
-use shoal_runtime::process::{Process, Stopped};
+use shoal_runtime::process::Stopped;
 
 use crate::objects::{ObjectRef, Stream};
+use crate::process::Process;
 use crate::{errors, session, values};
 
 /// Wait without the interpreter's lock; signals are handled as the interpreter wants.
@@ -91,6 +92,7 @@ fn get_from<'py>(
     timeout: Option<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (process, object) = (&reference.process, reference.id);
+    process.breathe(py)?;
     let found = match process.with_owner_quietly(|owner| find(owner, object)) {
         Some(found) => found,
         None => {
@@ -139,7 +141,8 @@ pub(crate) fn get_one<'py>(
     r#ref: &Bound<'py, ObjectRef>,
     timeout: Option<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    get_from(py, r#ref.get(), session::deadline(timeout)?, timeout)
+    let reference = r#ref.get();
+    get_from(py, reference, session::deadline(&reference.process, timeout)?, timeout)
 }
 
 #[pyfunction]
@@ -149,8 +152,9 @@ pub(crate) fn get<'py>(
     refs: Vec<Bound<'py, ObjectRef>>,
     timeout: Option<f64>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let deadline = session::deadline(timeout)?;
-    if let Some(first) = refs.first() {
+    let Some(first) = refs.first() else { return Ok(PyList::empty(py)) };
+    let deadline = session::deadline(&first.get().process, timeout)?;
+    {
         let missing: Vec<ObjectId> = first.get().process.peek(|owner| {
             let unready = |object: &ObjectId| matches!(owner.lookup(*object), Lookup::NotReady);
             refs.iter().map(|reference| reference.get().id).filter(unready).collect()
@@ -260,8 +264,8 @@ fn wait_for_all(
     timeout: Option<f64>,
     fetch: bool,
 ) -> PyResult<Vec<usize>> {
-    let deadline = session::deadline(timeout)?;
     let process = session::current()?;
+    let deadline = session::deadline(&process, timeout)?;
     let first = process.peek(|owner| {
         let ready = waitables.iter().enumerate().filter(|(_, waitable)| waitable.is_ready(owner, fetch));
         ready.map(|(index, _)| index).take(num_returns).collect::<Vec<_>>()

@@ -17,10 +17,11 @@ use shoal_core::owner::Input;
 use shoal_core::resources::{Demand, Devices, Resources};
 use shoal_core::task::{Assignment, Callee};
 use shoal_core::value::{ActorDeath, Payload};
-use shoal_runtime::process::{Job, Process, Stopped};
+use shoal_runtime::process::{Job, Stopped};
 use shoal_runtime::template::{Event, Template};
 
 use crate::execute::{self, Assigned};
+use crate::process::Process;
 use crate::{errors, groups, interrupt, session, waits};
 
 /// What a running task can ask about itself.
@@ -35,13 +36,14 @@ pub(crate) struct TaskContext {
 }
 
 impl TaskContext {
-    pub(crate) fn of(assignment: &Assignment) -> TaskContext {
+    pub(crate) fn of(process: &Process, assignment: &Assignment) -> TaskContext {
+        let state = &process.worker;
         let (devices, is_method, is_last_call) = match &assignment.callee {
             Callee::Function { function, devices, demand, calls_max, .. } => {
                 if let Some(demand) = demand {
-                    *SERVED.lock() = Some(demand.clone());
+                    *state.served.lock() = Some(demand.clone());
                 }
-                (devices.clone(), false, *calls_max > 0 && count_call(*function) >= *calls_max)
+                (devices.clone(), false, *calls_max > 0 && state.count_call(*function) >= *calls_max)
             }
             Callee::Method { .. } => (Devices::default(), true, false),
         };
@@ -56,22 +58,49 @@ impl TaskContext {
     }
 }
 
-/// What the lease that this worker serves was asked for.
-static SERVED: Mutex<Option<Arc<Demand>>> = Mutex::new(None);
+/// What a process has of a worker.
+#[derive(Default)]
+pub(crate) struct State {
+    /// What the lease that this worker serves was asked for.
+    served: Mutex<Option<Arc<Demand>>>,
+    /// In an async actor the running call belongs to the coroutine, not to the thread.
+    asynchronous: AtomicBool,
+    /// A function that returns the `Assigned` of the running coroutine, or None.
+    current_assigned: Mutex<Option<Py<PyAny>>>,
+    functions: Mutex<HashMap<FunctionId, Function>>,
+    calls: Mutex<HashMap<FunctionId, u32>>,
+    /// The actor that the process is.
+    actor: RwLock<Option<ActorHere>>,
+    /// The devices that the process was last told to use.
+    devices: Mutex<Devices>,
+    /// The placement group in which the process was last told to run what it submits.
+    captured: Mutex<Option<GroupId>>,
+}
+
+/// A function that has come.
+enum Function {
+    /// Kept as it came until it is loaded: a cancellation may interrupt that, and it comes once.
+    Code(Bytes),
+    Loaded(Py<PyAny>),
+}
+
+impl State {
+    fn count_call(&self, function: FunctionId) -> u32 {
+        let mut calls = self.calls.lock();
+        let count = calls.entry(function).or_insert(0);
+        *count += 1;
+        *count
+    }
+}
 
 thread_local! {
     /// What this thread runs.
     static CURRENT: RefCell<Option<Arc<TaskContext>>> = const { RefCell::new(None) };
 }
 
-/// In an async actor the running call belongs to the coroutine, not to the thread.
-static ASYNCHRONOUS: AtomicBool = AtomicBool::new(false);
-/// A function that returns the `Assigned` of the running coroutine, or None.
-static CURRENT_ASSIGNED: Mutex<Option<Py<PyAny>>> = Mutex::new(None);
-
-fn current(py: Python<'_>) -> Option<Arc<TaskContext>> {
-    if ASYNCHRONOUS.load(Ordering::Relaxed) {
-        let find = CURRENT_ASSIGNED.lock().as_ref().map(|find| find.clone_ref(py))?;
+fn current(py: Python<'_>, process: &Process) -> Option<Arc<TaskContext>> {
+    if process.worker.asynchronous.load(Ordering::Relaxed) {
+        let find = process.worker.current_assigned.lock().as_ref().map(|find| find.clone_ref(py))?;
         let assigned = find.call0(py).ok()?;
         let assigned = assigned.bind(py).cast::<Assigned>().ok()?;
         return Some(assigned.get().context.clone());
@@ -79,26 +108,29 @@ fn current(py: Python<'_>) -> Option<Arc<TaskContext>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-pub(crate) fn current_task_id(py: Python<'_>) -> Option<TaskId> {
-    current(py).map(|context| context.task)
+pub(crate) fn current_task_id(py: Python<'_>, process: &Process) -> Option<TaskId> {
+    current(py, process).map(|context| context.task)
 }
 
 /// `find()` returns the `Assigned` of the running coroutine.
 #[pyfunction]
-pub(crate) fn set_asynchronous(find: Py<PyAny>) {
-    *CURRENT_ASSIGNED.lock() = Some(find);
-    ASYNCHRONOUS.store(true, Ordering::Relaxed);
+pub(crate) fn set_asynchronous(find: Py<PyAny>) -> PyResult<()> {
+    let process = session::current()?;
+    *process.worker.current_assigned.lock() = Some(find);
+    process.worker.asynchronous.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 #[pyfunction]
 pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
-    let Some(context) = current(py) else { return Ok(None) };
+    let Ok(process) = session::current() else { return Ok(None) };
+    let Some(context) = current(py, &process) else { return Ok(None) };
     let info = PyDict::new(py);
     info.set_item("task", PyBytes::new(py, &errors::task_array(context.task)))?;
     info.set_item("attempt", context.attempt)?;
     info.set_item("label", &*context.label)?;
     info.set_item("function", &*context.label)?;
-    let actor = ACTOR.read();
+    let actor = process.worker.actor.read();
     let devices = match actor.as_ref().filter(|_| context.is_method) {
         Some(actor) => {
             info.set_item("actor", errors::actor_bytes(py, actor.spec.id))?;
@@ -108,7 +140,7 @@ pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>
         }
         None => {
             info.set_item("actor", py.None())?;
-            let served = SERVED.lock().clone().unwrap_or_default();
+            let served = process.worker.served.lock().clone().unwrap_or_default();
             describe_held(py, &info, &served.resources, served.group)?;
             &context.devices
         }
@@ -132,16 +164,17 @@ fn describe_held(
 /// there, too.
 #[pyfunction]
 pub(crate) fn current_group(py: Python<'_>) -> Option<(Bound<'_, PyBytes>, bool)> {
-    let demand = match ACTOR.read().as_ref() {
+    let process = session::current().ok()?;
+    let demand = match process.worker.actor.read().as_ref() {
         Some(actor) => actor.spec.placement.clone(),
-        None => SERVED.lock().as_deref()?.clone(),
+        None => process.worker.served.lock().as_deref()?.clone(),
     };
     Some((groups::id_bytes(py, demand.group?), demand.captures))
 }
 
 /// The actor that lives in this process.
-pub(crate) fn actor_here() -> Option<ActorId> {
-    ACTOR.read().as_ref().map(|actor| actor.spec.id)
+pub(crate) fn actor_here(process: &Process) -> Option<ActorId> {
+    process.worker.actor.read().as_ref().map(|actor| actor.spec.id)
 }
 
 fn devices_dict<'py>(py: Python<'py>, devices: &Devices) -> PyResult<Bound<'py, PyDict>> {
@@ -156,38 +189,34 @@ fn devices_dict<'py>(py: Python<'py>, devices: &Devices) -> PyResult<Bound<'py, 
 #[pyfunction]
 pub(crate) fn is_canceled(py: Python<'_>) -> PyResult<bool> {
     let process = session::current()?;
-    Ok(current(py).is_some_and(|context| process.peek(|owner| owner.is_cancelled(context.task))))
+    Ok(current(py, &process).is_some_and(|context| process.peek(|owner| owner.is_cancelled(context.task))))
 }
 
 // --- functions ----------------------------------------------------------------------------------
 
-struct Loaded {
-    callable: Py<PyAny>,
-}
-
-static FUNCTIONS: Mutex<Option<HashMap<FunctionId, Loaded>>> = Mutex::new(None);
-static CALLS: Mutex<Option<HashMap<FunctionId, u32>>> = Mutex::new(None);
-
-fn count_call(function: FunctionId) -> u32 {
-    let mut calls = CALLS.lock();
-    let count = calls.get_or_insert_default().entry(function).or_insert(0);
-    *count += 1;
-    *count
-}
-
 pub(crate) fn function<'py>(
     py: Python<'py>,
+    process: &Process,
     id: FunctionId,
     code: Option<&Bytes>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if let Some(loaded) = FUNCTIONS.lock().get_or_insert_default().get(&id) {
-        return Ok(loaded.callable.bind(py).clone());
-    }
-    let code =
-        code.ok_or_else(|| PyRuntimeError::new_err("the function's code did not come with its first call"))?;
-    let callable = load(py, code)?;
-    let loaded = Loaded { callable: callable.clone().unbind() };
-    FUNCTIONS.lock().get_or_insert_default().insert(id, loaded);
+    let code = {
+        let mut functions = process.worker.functions.lock();
+        match (functions.get(&id), code) {
+            (Some(Function::Loaded(callable)), _) => return Ok(callable.bind(py).clone()),
+            (Some(Function::Code(kept)), _) => kept.clone(),
+            (None, Some(code)) => {
+                functions.insert(id, Function::Code(code.clone()));
+                code.clone()
+            }
+            (None, None) => {
+                let text = "the function's code did not come with its first call";
+                return Err(PyRuntimeError::new_err(text));
+            }
+        }
+    };
+    let callable = load(py, &code)?;
+    process.worker.functions.lock().insert(id, Function::Loaded(callable.clone().unbind()));
     Ok(callable)
 }
 
@@ -204,11 +233,9 @@ struct ActorHere {
     instance: Option<Py<PyAny>>,
 }
 
-static ACTOR: RwLock<Option<ActorHere>> = RwLock::new(None);
-
-pub(crate) fn method<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn method<'py>(py: Python<'py>, process: &Process, name: &str) -> PyResult<Bound<'py, PyAny>> {
     let instance = {
-        let actor = ACTOR.read();
+        let actor = process.worker.actor.read();
         let instance = actor.as_ref().and_then(|actor| actor.instance.as_ref());
         instance.ok_or_else(|| PyRuntimeError::new_err("the actor is not constructed"))?.clone_ref(py)
     };
@@ -222,8 +249,8 @@ pub(crate) fn method<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, Py
     instance.getattr(name)
 }
 
-pub(crate) fn describe_actor(py: Python<'_>, info: &Bound<'_, PyDict>) -> PyResult<()> {
-    let actor = ACTOR.read();
+pub(crate) fn describe_actor(py: Python<'_>, process: &Process, info: &Bound<'_, PyDict>) -> PyResult<()> {
+    let actor = process.worker.actor.read();
     match actor.as_ref() {
         Some(actor) => {
             info.set_item("actor", errors::actor_bytes(py, actor.spec.id))?;
@@ -241,8 +268,12 @@ pub(crate) fn describe_actor(py: Python<'_>, info: &Bound<'_, PyDict>) -> PyResu
 }
 
 /// Which actor an exception comes from, if from one.
-pub(crate) fn describe_error_source(py: Python<'_>, keywords: &Bound<'_, PyDict>) -> PyResult<()> {
-    let actor = ACTOR.read();
+pub(crate) fn describe_error_source(
+    py: Python<'_>,
+    process: &Process,
+    keywords: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    let actor = process.worker.actor.read();
     let Some(actor) = actor.as_ref() else { return Ok(()) };
     keywords.set_item("actor", errors::actor_bytes(py, actor.spec.id))?;
     keywords.set_item("actor_repr", &*actor.spec.label)
@@ -264,13 +295,13 @@ pub(crate) struct Construction {
 impl Construction {
     #[getter]
     fn asynchronous(&self) -> bool {
-        ACTOR.read().as_ref().is_some_and(|actor| actor.spec.asynchronous)
+        self.process.worker.actor.read().as_ref().is_some_and(|actor| actor.spec.asynchronous)
     }
 
     /// Name and limit of each concurrency group, the default one first.
     #[getter]
     fn groups(&self) -> Vec<(String, u32)> {
-        let actor = ACTOR.read();
+        let actor = self.process.worker.actor.read();
         let groups = actor.as_ref().map(|actor| actor.spec.groups.as_slice()).unwrap_or_default();
         groups.iter().map(|group| (group.name.to_string(), group.limit)).collect()
     }
@@ -278,7 +309,8 @@ impl Construction {
     /// The devices that the actor holds.
     #[getter]
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let devices = ACTOR.read().as_ref().map(|actor| actor.devices.clone()).unwrap_or_default();
+        let devices =
+            self.process.worker.actor.read().as_ref().map(|actor| actor.devices.clone()).unwrap_or_default();
         devices_dict(py, &devices)
     }
 
@@ -288,7 +320,7 @@ impl Construction {
         py: Python<'py>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let (code, arguments, dependencies) = {
-            let actor = ACTOR.read();
+            let actor = self.process.worker.actor.read();
             let actor = actor.as_ref().ok_or_else(|| PyRuntimeError::new_err("no actor was assigned"))?;
             (actor.spec.code.clone(), actor.spec.arguments.clone(), actor.spec.dependencies.clone())
         };
@@ -299,7 +331,7 @@ impl Construction {
 
     /// The constructor returned.
     fn complete(&self, instance: Py<PyAny>) {
-        if let Some(actor) = ACTOR.write().as_mut() {
+        if let Some(actor) = self.process.worker.actor.write().as_mut() {
             actor.instance = Some(instance);
         }
         self.process.handle(Input::Constructed { failed: None });
@@ -308,7 +340,7 @@ impl Construction {
     /// The constructor raised.
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         let (label, task) = {
-            let actor = ACTOR.read();
+            let actor = self.process.worker.actor.read();
             let spec = actor.as_ref().map(|actor| (actor.spec.label.clone(), actor.spec.id.0));
             spec.ok_or_else(|| PyRuntimeError::new_err("no actor was assigned"))?
         };
@@ -344,12 +376,15 @@ impl Construction {
 #[pyo3(signature = (group = None))]
 pub(crate) fn run_tasks(py: Python<'_>, group: Option<usize>) -> PyResult<Option<Construction>> {
     let process = session::current()?;
-    interrupt::remember_main_thread();
+    if process.member().is_none() {
+        interrupt::remember_main_thread();
+    }
     loop {
         match next_job(py, &process, group)? {
             Some(Job::Run(assignment)) => run_one(py, &process, assignment)?,
             Some(Job::Construct { spec, incarnation, devices }) => {
-                *ACTOR.write() = Some(ActorHere { spec, incarnation, devices, instance: None });
+                *process.worker.actor.write() =
+                    Some(ActorHere { spec, incarnation, devices, instance: None });
                 return Ok(Some(Construction { process }));
             }
             Some(Job::Exit { .. }) | None => {
@@ -375,14 +410,14 @@ fn next_job(py: Python<'_>, process: &Arc<Process>, group: Option<usize>) -> PyR
 fn run_one(py: Python<'_>, process: &Arc<Process>, assignment: Box<Assignment>) -> PyResult<()> {
     let is_function = matches!(assignment.callee, Callee::Function { .. });
     if is_function {
-        if let Err(error) = process.store().note_started(assignment.task) {
-            return Err(PyOSError::new_err(error.to_string()));
+        if let Err(error) = process.note_started(assignment.task) {
+            return Err(PyOSError::new_err(error));
         }
-        use_devices(py, &assignment)?;
-        use_group(py, &assignment)?;
-        interrupt::set_running(Some(assignment.task));
+        use_devices(py, process, &assignment)?;
+        use_group(py, process, &assignment)?;
+        interrupt::set_running(process, Some(assignment.task));
         if process.peek(|owner| owner.is_cancelled(assignment.task)) {
-            interrupt::interrupt_at_its_beginning(assignment.task);
+            interrupt::interrupt_at_its_beginning(process, assignment.task);
         }
     }
     let assigned = Assigned::new(process, assignment);
@@ -390,36 +425,30 @@ fn run_one(py: Python<'_>, process: &Arc<Process>, assignment: Box<Assignment>) 
     let result = assigned.run(py);
     CURRENT.set(before);
     if is_function {
-        interrupt::set_running(None);
+        interrupt::set_running(process, None);
     }
     result
 }
 
-/// The devices that the process was last told to use.
-static DEVICES: Mutex<Devices> = Mutex::new(Devices(Vec::new()));
-
-fn use_devices(py: Python<'_>, assignment: &Assignment) -> PyResult<()> {
+fn use_devices(py: Python<'_>, process: &Process, assignment: &Assignment) -> PyResult<()> {
     let Callee::Function { devices, .. } = &assignment.callee else { return Ok(()) };
-    if *DEVICES.lock() == *devices {
+    if *process.worker.devices.lock() == *devices {
         return Ok(());
     }
     py.import("shoal._executor")?.call_method1("use_devices", (devices_dict(py, devices)?,))?;
-    *DEVICES.lock() = devices.clone();
+    *process.worker.devices.lock() = devices.clone();
     Ok(())
 }
 
-/// The placement group in which the process was last told to run what it submits.
-static CAPTURED: Mutex<Option<GroupId>> = Mutex::new(None);
-
-fn use_group(py: Python<'_>, assignment: &Assignment) -> PyResult<()> {
+fn use_group(py: Python<'_>, process: &Process, assignment: &Assignment) -> PyResult<()> {
     let Callee::Function { demand: Some(demand), .. } = &assignment.callee else { return Ok(()) };
     let captured = demand.group.filter(|_| demand.captures);
-    if *CAPTURED.lock() == captured {
+    if *process.worker.captured.lock() == captured {
         return Ok(());
     }
     let group = captured.map(|group| groups::id_bytes(py, group));
     py.import("shoal._executor")?.call_method1("use_group", (group,))?;
-    *CAPTURED.lock() = captured;
+    *process.worker.captured.lock() = captured;
     Ok(())
 }
 
@@ -459,7 +488,9 @@ fn take_tasks(py: Python<'_>, process: &Arc<Process>, tasks: &Bound<'_, PyList>)
 #[pyfunction]
 pub(crate) fn pollable() -> PyResult<i32> {
     use std::os::fd::AsRawFd;
-    Ok(session::current()?.pollable().as_raw_fd())
+    let process = session::current()?;
+    let pollable = process.pollable().ok_or_else(|| PyRuntimeError::new_err("simulated: nothing to poll"))?;
+    Ok(pollable.as_raw_fd())
 }
 
 /// Write what waits to be written.
@@ -490,9 +521,14 @@ pub(crate) fn run_template<'py>(
             Ok(0) => {
                 template.into_worker(request.stdout, request.stderr)?;
                 let hooks = Box::new(session::PythonHooks { on_output: None });
-                let started = Process::start_worker(request.welcome, request.link, segment, hooks);
+                let started = shoal_runtime::process::Process::start_worker(
+                    request.welcome,
+                    request.link,
+                    segment,
+                    hooks,
+                );
                 let process = started.map_err(|error| PyOSError::new_err(error.to_string()))?;
-                session::set_current(py, process)?;
+                session::set_current(py, Process::real(process))?;
                 let info = PyDict::new(py);
                 info.set_item("variables", request.environment.variables)?;
                 return Ok(Some(info));

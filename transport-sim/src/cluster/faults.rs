@@ -191,9 +191,6 @@ impl<C: Content> Cluster<C> {
             host.slow_until = Time(0);
             host.clogged_until = Time(0);
         }
-        let blocked: Vec<(usize, usize)> = self.blocked.keys().copied().collect();
-        for (from, to) in blocked {
-            self.unblock(from, to);
-        }
+        self.unblock_all();
     }
 }

@@ -74,6 +74,14 @@ impl<C: Content> Cluster<C> {
         self.greet(host, life);
     }
 
+    /// Whether a daemon starts on the machine when there is none; one that runs is left alone.
+    pub fn set_daemon(&mut self, host: usize, runs: bool) {
+        self.hosts[host].has_daemon = runs;
+        if runs && self.hosts[host].state == HostState::Down {
+            self.boot_in(host, self.settings.restart_micros);
+        }
+    }
+
     /// The member that a machine is.
     pub fn node_of(&self, host: usize) -> Option<NodeId> {
         match self.hosts.get(host)?.state {

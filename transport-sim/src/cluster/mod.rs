@@ -279,13 +279,19 @@ impl<C: Content> Cluster<C> {
         };
         self.busy -= usize::from(event.is_busy());
         self.happen(event);
+        self.attend(programs);
+        true
+    }
+
+    /// Tell programs what concerns them since they were told last. Part of every step; needed by itself
+    /// where programs act between two steps.
+    pub fn attend(&mut self, programs: &mut impl Programs<Content = C>) {
         while let Some((process, call)) = self.calls.pop_front() {
             let alive = self.processes.contains_key(&process);
             if alive || matches!(call, Call::Gone | Call::Rejected { .. }) {
                 programs.handle(self, process, call);
             }
         }
-        true
     }
 
     fn happen(&mut self, event: Event) {

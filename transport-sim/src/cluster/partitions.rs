@@ -26,6 +26,14 @@ impl<C: Content> Cluster<C> {
         }
     }
 
+    /// Everything comes through between all machines again.
+    pub fn unblock_all(&mut self) {
+        let blocked: Vec<(usize, usize)> = self.blocked.keys().copied().collect();
+        for (from, to) in blocked {
+            self.unblock(from, to);
+        }
+    }
+
     pub(super) fn unblock(&mut self, from: usize, to: usize) {
         for event in self.blocked.remove(&(from, to)).unwrap_or_default() {
             self.schedule_in(1_000, event);

@@ -129,6 +129,19 @@ impl<C: Content> Cluster<C> {
         Some(next)
     }
 
+    /// Use the machine of a process directly, and let the effects take place; nothing if the process is gone.
+    pub fn with_owner<T>(
+        &mut self,
+        id: ProcessId,
+        act: impl FnOnce(&mut Owner, &mut Effects<owner::Effect>) -> T,
+    ) -> Option<T> {
+        let process = self.processes.get_mut(&id)?;
+        let mut effects = self.effects.take().unwrap_or_default();
+        let result = act(&mut process.owner, &mut effects);
+        self.perform(id, effects);
+        Some(result)
+    }
+
     fn perform(&mut self, id: ProcessId, mut effects: Effects<owner::Effect>) {
         let now = self.now();
         for effect in effects.drain() {
@@ -237,6 +250,11 @@ impl<C: Content> Cluster<C> {
     /// A process crashes, taking along what it had not sent.
     pub fn crash(&mut self, process: ProcessId, signal: i32) {
         self.die(process, Death::Signalled { signal }, true);
+    }
+
+    /// A process ends itself at once, with this code.
+    pub fn end(&mut self, process: ProcessId, code: i32) {
+        self.die(process, Death::Exited { code }, false);
     }
 
     /// A process ends. One that ends abruptly takes along what it had not sent.

@@ -54,7 +54,8 @@ pub enum Noted {
 }
 
 impl Noted {
-    fn into_input(self) -> Input {
+    /// The input that says so to an owner.
+    pub fn into_input(self) -> Input {
         match self {
             Noted::Reference(object) => Input::AddReference { object },
             Noted::NoReference(object) => Input::RemoveReference { object },
