@@ -98,6 +98,7 @@ explore: ## Every interleaving of small clusters
 
 test-python: build ## Python: the package, clusters, types
 	cd python && $(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --config-file python/pyproject.toml --rootdir examples/chaos examples/chaos
 
 test-chaos: build ## A short time of faults in a real cluster under work
 	$(BIN)/python -m chaos --seed $(SEED) --minutes 0.4 --nodes 2
