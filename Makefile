@@ -90,10 +90,7 @@ test-rust: ## Rust: machines, store, daemon, command
 test-sim: ## A short simulation, each seed run twice
 	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
 
-test-chaos: build ## A long time of faults in a real cluster under work (MINUTES=10)
-	$(BIN)/python -m chaos --minutes $(MINUTES) --quiet
-
-explore: ## Every interleaving of small clusters
+test-explore: ## Every interleaving of small clusters
 	$(EXPLORE) --jobs $(JOBS)
 
 test-python: build ## Python: the package, clusters, types
@@ -108,6 +105,9 @@ test-demo: build ## The demo on a part of its input, compared with the serial re
 
 sim: ## A long simulation (MINUTES=10)
 	$(SIM) --minutes $(MINUTES) --jobs $(JOBS) --doublecheck
+
+chaos: build ## A long time of faults in a real cluster under work (MINUTES=10)
+	$(BIN)/python -m chaos --minutes $(MINUTES) --quiet
 
 explore: ## Every interleaving of larger ones: minutes, and gigabytes of memory
 	$(EXPLORE) --deep
