@@ -1,6 +1,7 @@
 //! What a run's checks and stories are made of: the facts that only the world sees.
 
-use shoal_core::ids::{ActorId, ObjectId, ProcessId, TaskId};
+use shoal_core::group::GroupSpec;
+use shoal_core::ids::{ActorId, GroupId, ObjectId, ProcessId, TaskId};
 use shoal_core::value::Failure;
 use shoal_transport_sim::cluster::Fact;
 
@@ -41,6 +42,16 @@ pub enum Observation {
         recursive: bool,
         /// The attempt that its owner was at, if it was its owner that was asked.
         attempt: Option<u32>,
+    },
+    /// A program asked for a placement group.
+    GroupMade {
+        /// Everything about it.
+        spec: GroupSpec,
+    },
+    /// A program asked for a placement group to be removed.
+    GroupRemoved {
+        /// The group.
+        group: GroupId,
     },
     /// A program asked for this actor to be killed.
     Killed {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use shoal_core::actor::ConcurrencyGroup;
+use shoal_core::group::{Bundle, GroupStrategy};
 use shoal_core::ids::FunctionId;
 use shoal_core::resources::{Demand, Resources};
 use shoal_core::task::{Definition, Method};
@@ -38,7 +39,7 @@ pub struct Function {
 }
 
 /// An actor class.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Class {
     /// Its id.
     pub id: FunctionId,
@@ -75,6 +76,60 @@ pub enum Step {
         /// Passed as references.
         borrows: Vec<Slot>,
         /// Where the first result goes.
+        into: Slot,
+    },
+    /// Make a placement group; the program waits for the head's answer.
+    CreateGroup {
+        /// What it consists of.
+        bundles: Vec<Bundle>,
+        /// How they lie.
+        strategy: GroupStrategy,
+        /// Empty for none.
+        name: String,
+        /// Outlives its creator.
+        detached: bool,
+        /// Where it goes, if it is possible.
+        into: Slot,
+    },
+    /// Find a placement group by its name.
+    FindGroup {
+        /// Its name.
+        name: String,
+        /// Where it goes, if there is one.
+        into: Slot,
+    },
+    /// Wait until a placement group is there, and remove it if that takes too long.
+    AwaitGroup {
+        /// The group.
+        group: Slot,
+        /// How long is too long.
+        micros: u64,
+    },
+    /// Remove a placement group.
+    RemoveGroup {
+        /// The group.
+        group: Slot,
+    },
+    /// Call a remote function in a placement group.
+    SubmitWithin {
+        /// Which.
+        function: Rc<Function>,
+        /// The group.
+        group: Slot,
+        /// In that bundle, or in any.
+        bundle: Option<u32>,
+        /// Where the first result goes.
+        into: Slot,
+    },
+    /// Make an actor in a placement group.
+    ActorWithin {
+        /// Its class.
+        class: Rc<Class>,
+        /// The group.
+        group: Slot,
+        /// In that bundle, or in any.
+        bundle: Option<u32>,
+        /// Where its handle goes.
         into: Slot,
     },
     /// Keep a value.

@@ -193,7 +193,11 @@ fn draw_faults(random: &mut Random, cluster: &Settings) -> Vec<Fault> {
 }
 
 fn draw_drivers(random: &mut Random, hosts: usize) -> Vec<Driver> {
-    let usable: Vec<&str> = workloads::ALL.iter().map(|w| w.name).filter(|_| random.chance(500)).collect();
+    let usable: Vec<&str> = workloads::ALL
+        .iter()
+        .map(|w| w.name)
+        .filter(|name| *name != "groups" && random.chance(500))
+        .collect();
     let usable = if usable.is_empty() { vec![workloads::ALL[0].name] } else { usable };
     let drivers = if random.chance(300) { random.between(2, 3) } else { 1 };
     (0..drivers)

@@ -5,18 +5,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shoal_core::actor::ConcurrencyGroup;
-use shoal_core::ids::FunctionId;
-use shoal_core::resources::{Demand, Quantity, Resources};
+use shoal_core::ids::{FunctionId, NodeId};
+use shoal_core::resources::{Demand, LabelSelector, Quantity, Resources, Strategy};
 use shoal_core::task::{Definition, Method, RetryExceptions, Returns};
 use shoal_transport_sim::Random;
 
 use crate::program::{Class, Function, Product, Script, Slot, Step};
+use crate::scenario::{SPECIAL, ZONE};
 
 /// Writes one program, and the functions and classes that it uses.
 pub struct Builder {
     /// Gives the program its shape.
     pub random: Random,
     number: u64,
+    /// How many machines there are.
+    pub hosts: usize,
+    /// Decides where work goes. Apart, so that shapes do not depend on it.
+    places: Random,
+    scatters: bool,
     definitions: u64,
     steps: Vec<Step>,
     next_slot: Slot,
@@ -35,6 +41,26 @@ pub struct Options {
     pub retry_exceptions: bool,
     /// The worker exits after so many calls; 0 is never.
     pub calls_max: u32,
+    /// Where it runs; anywhere if that is not said.
+    pub place: Option<Place>,
+}
+
+/// Where work runs.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// Somewhere else each time.
+    Spread,
+    /// On a node, dead or alive; elsewhere if `soft`.
+    Node {
+        /// Its number.
+        number: u32,
+        /// Another one will do.
+        soft: bool,
+    },
+    /// On nodes whose [`ZONE`] is this.
+    Zone(&'static str),
+    /// On nodes that have so much of [`SPECIAL`].
+    Special(i64),
 }
 
 impl Default for Options {
@@ -45,13 +71,24 @@ impl Default for Options {
             retries_max: 3,
             retry_exceptions: false,
             calls_max: 0,
+            place: None,
         }
     }
 }
 
 impl Builder {
-    pub(super) fn new(random: Random, number: u64) -> Builder {
-        Builder { random, number, definitions: 0, steps: Vec::new(), next_slot: 0 }
+    pub(super) fn new(seed: u64, number: u64, hosts: usize) -> Builder {
+        let mut places = Random::new(seed ^ 0x91ac_e5);
+        Builder {
+            random: Random::new(seed),
+            number,
+            hosts,
+            scatters: hosts > 1 && places.chance(600),
+            places,
+            definitions: 0,
+            steps: Vec::new(),
+            next_slot: 0,
+        }
     }
 
     pub(super) fn script(self) -> Script {
@@ -132,6 +169,42 @@ impl Builder {
         self.step(Step::Drop { slot });
     }
 
+    /// Some place.
+    pub fn place(&mut self) -> Place {
+        let number = self.places.between(1, self.hosts as u64 + 1) as u32;
+        match self.places.below(10) {
+            0..4 => Place::Spread,
+            4..6 => Place::Node { number, soft: self.places.chance(800) },
+            6 => Place::Zone("even"),
+            7 if self.hosts > 1 => Place::Zone("odd"),
+            _ => Place::Special(self.places.between(1, 20_000) as i64),
+        }
+    }
+
+    /// What work asks for besides CPUs. Half of what does not say where it runs is scattered.
+    fn demand(&mut self, place: &Option<Place>) -> Demand {
+        let mut demand = Demand::default();
+        let somewhere = self.scatters && self.places.chance(500);
+        let place = match place {
+            None if somewhere => Some(self.place()),
+            place => place.clone(),
+        };
+        match place {
+            None => {}
+            Some(Place::Spread) => demand.strategy = Strategy::Spread,
+            Some(Place::Node { number, soft }) => {
+                demand.strategy = Strategy::Node { node: NodeId(number), soft };
+            }
+            Some(Place::Zone(value)) => demand.labels.push(LabelSelector {
+                key: String::from(ZONE),
+                values: vec![String::from(value)],
+                excludes: false,
+            }),
+            Some(Place::Special(amount)) => demand.resources.set(SPECIAL, Quantity(amount)),
+        }
+        demand
+    }
+
     fn id(&mut self) -> FunctionId {
         self.definitions += 1;
         FunctionId(u128::from(self.number) << 64 | u128::from(self.definitions))
@@ -140,13 +213,13 @@ impl Builder {
     /// A function that does this.
     pub fn function(&mut self, options: &Options, script: Script) -> Rc<Function> {
         let id = self.id();
-        let mut resources = Resources::default();
-        resources.set(Resources::CPU, Quantity(options.cpu));
+        let mut demand = self.demand(&options.place);
+        demand.resources.set(Resources::CPU, Quantity(options.cpu));
         let definition = Definition {
             function: id,
             code: Bytes::from_static(b"code"),
             name: "simulated".into(),
-            demand: Arc::new(Demand { resources, ..Demand::default() }),
+            demand: Arc::new(demand),
             returns: options.returns,
             retries_max: options.retries_max,
             retry_exceptions: if options.retry_exceptions {
@@ -181,7 +254,7 @@ impl Builder {
             };
             (Arc::new(method), Rc::new(script))
         };
-        let mut placement = Demand::default();
+        let mut placement = self.demand(&None);
         placement.resources.set(Resources::CPU, Quantity::ONE);
         Rc::new(Class {
             id,

@@ -6,12 +6,12 @@ mod borrowing;
 mod builder;
 mod cancellation;
 mod fan_out;
+mod far_objects;
 mod floods;
 mod generators;
+mod groups;
 mod named_actors;
 mod nested;
-
-use shoal_transport_sim::Random;
 
 pub use builder::Builder;
 
@@ -37,14 +37,17 @@ pub const ALL: &[Workload] = &[
     Workload { name: "borrowing", build: borrowing::build },
     Workload { name: "named_actors", build: named_actors::build },
     Workload { name: "floods", build: floods::build },
+    Workload { name: "far_objects", build: far_objects::build },
+    Workload { name: "groups", build: groups::build },
 ];
 
-/// The program of an item. `number` keeps its functions apart from those of other items.
-pub fn build(item: &Item, number: u64) -> Script {
+/// The program of an item in a cluster of so many machines. `number` keeps its functions apart from those
+/// of other items.
+pub fn build(item: &Item, number: u64, hosts: usize) -> Script {
     let Some(workload) = ALL.iter().find(|workload| workload.name == item.workload) else {
         return Script::default();
     };
-    let mut builder = Builder::new(Random::new(item.seed), number);
+    let mut builder = Builder::new(item.seed, number, hosts);
     (workload.build)(&mut builder);
     builder.script()
 }

@@ -1,14 +1,17 @@
 //! How programs call functions and actors, and how calls begin and end where they run.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use shoal_core::actor::ActorSpec;
-use shoal_core::ids::{ActorId, FunctionId, ObjectId, ProcessId, TaskId};
+use shoal_core::group;
+use shoal_core::ids::{ActorId, FunctionId, GroupId, ObjectId, ProcessId, TaskId};
 use shoal_core::owner::{self, RunResult};
-use shoal_core::task::{Assignment, Callee, RetryExceptions, Returns, Submission, Target};
+use shoal_core::task::{Assignment, Callee, Definition, RetryExceptions, Returns, Submission, Target};
 use shoal_core::value::{ActorDeath, Outcome, Value};
 
+use super::groups::within;
 use super::program::ActorPart;
 use super::values::encode;
 use super::{Holding, Role, Scene, Thread};
@@ -33,6 +36,42 @@ impl Scene<'_> {
         self.users.functions.entry(function.definition.function).or_insert_with(|| function.clone());
         let target = Target::Function(function.definition.clone());
         self.submit_target(id, thread, target, function.definition.returns, passed, into);
+    }
+
+    /// Call a function where a placement group is.
+    pub(super) fn submit_within(
+        &mut self,
+        id: ProcessId,
+        thread: &mut Thread,
+        function: &Rc<Function>,
+        group: GroupId,
+        bundle: Option<u32>,
+        into: Slot,
+    ) {
+        self.users.functions.entry(function.definition.function).or_insert_with(|| function.clone());
+        let definition = &function.definition;
+        let demand = Arc::new(within(&definition.demand, group, bundle));
+        let target = Target::Function(Arc::new(Definition { demand, ..(**definition).clone() }));
+        let passed = Passed { dependencies: &[], borrows: &[] };
+        self.submit_target(id, thread, target, definition.returns, passed, into);
+    }
+
+    /// Describe an actor that lives where a placement group is. Says which it is.
+    pub(super) fn create_actor_within(
+        &mut self,
+        id: ProcessId,
+        thread: &Thread,
+        class: &Rc<Class>,
+        group: GroupId,
+        bundle: Option<u32>,
+    ) -> Option<ActorId> {
+        let placement = within(&class.placement, group, bundle);
+        let running = group::demanded(&class.running, group, bundle);
+        let mut class = Class::clone(class);
+        class.placement = placement;
+        class.running = running;
+        let passed = Passed { dependencies: &[], borrows: &[] };
+        self.create_actor(id, thread, &Rc::new(class), passed, "", false).map(|(actor, _)| actor)
     }
 
     pub(super) fn call(

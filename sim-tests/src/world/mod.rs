@@ -1,6 +1,7 @@
 //! A simulated cluster with simulated users: the programs of a scenario run in its processes.
 
 mod calls;
+mod groups;
 mod pending;
 mod program;
 mod steps;
@@ -9,8 +10,8 @@ mod values;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use shoal_core::Time;
 use shoal_core::ids::{ActorId, FunctionId, JobId, ObjectId, ProcessId, TaskId};
+use shoal_core::{Span, Time};
 use shoal_transport_sim::Trace;
 use shoal_transport_sim::cluster::{self, Call, Programs};
 
@@ -158,7 +159,10 @@ impl Programs for Users {
                 }
             }
             Call::Rejected { driver } => self.drivers[driver] = DriverState::Gone,
-            Call::GroupChanged { .. } => {}
+            Call::GroupChanged { group, .. } => {
+                let waits = |thread: &Thread| matches!(thread.waits, Waits::Group(of, _) if of == group);
+                scene.for_threads(process, waits, |_| {});
+            }
         }
     }
 }
@@ -177,7 +181,7 @@ impl Scene<'_> {
         let items = self.users.script[number].items.clone();
         for (index, item) in items.iter().enumerate() {
             let number = (number as u64) << 8 | index as u64;
-            let script = workloads::build(item, number);
+            let script = workloads::build(item, number, self.cluster.settings.hosts.len());
             self.start_thread(id, Thread::new(Rc::new(script), Role::Driver));
         }
         self.finish_driver(id);
@@ -228,6 +232,11 @@ impl Scene<'_> {
         program.threads.insert(number, thread);
         self.cluster.wake_in(id, self.cluster.settings.step_micros, token(number, 0));
     }
+}
+
+/// So many microseconds.
+fn micros(count: u64) -> Span {
+    Span::from_micros(count)
 }
 
 /// Names a thread's latest wake-up.

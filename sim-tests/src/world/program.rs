@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use shoal_core::Time;
-use shoal_core::ids::{ActorId, FunctionId, ObjectId, ProcessId, RequestId, TaskId};
+use shoal_core::ids::{ActorId, FunctionId, GroupId, ObjectId, ProcessId, RequestId, TaskId};
 use shoal_core::message::Answer;
 use shoal_core::task::Returns;
 use shoal_core::value::Failure;
@@ -47,6 +47,7 @@ pub(super) struct Thread {
     pub(super) answer: Option<Answer>,
     /// What `answer` is for.
     pub(super) pending_actor: Option<ActorId>,
+    pub(super) pending_group: Option<GroupId>,
 }
 
 /// Whose program it is.
@@ -83,6 +84,8 @@ pub(super) enum Waits {
     Room(RequestId),
     Answer(RequestId),
     Consumer,
+    /// Of a group, until that time.
+    Group(GroupId, Time),
 }
 
 /// What a slot holds.
@@ -96,6 +99,8 @@ pub(super) enum Holding {
     Stream(TaskId),
     /// A handle; a weak one is not counted.
     Actor { actor: ActorId, weak: bool },
+    /// A placement group.
+    Group(GroupId),
     /// A value, with one counted reference for each that it contains.
     Value { object: ObjectId, contains: Vec<ObjectId>, mapped: bool },
 }
@@ -116,6 +121,7 @@ impl Thread {
             room_refused: None,
             answer: None,
             pending_actor: None,
+            pending_group: None,
         }
     }
 
@@ -136,6 +142,14 @@ impl Thread {
 
     pub(super) fn slot(&self, slot: u16) -> &Holding {
         self.slots.get(usize::from(slot)).unwrap_or(&Holding::Nothing)
+    }
+
+    /// The placement group in a slot.
+    pub(super) fn group(&self, slot: u16) -> Option<GroupId> {
+        match self.slot(slot) {
+            Holding::Group(group) => Some(*group),
+            _ => None,
+        }
     }
 
     /// The objects that these slots refer to; empty slots are left out.
@@ -165,6 +179,7 @@ impl Program {
                 Waits::Room(request) => format!("for room in the store ({request:?})"),
                 Waits::Answer(request) => format!("for an answer ({request:?})"),
                 Waits::Consumer => String::from("for its consumer"),
+                Waits::Group(group, _) => format!("for {group:?}"),
             };
             let role = match &thread.role {
                 Role::Driver => format!("driver thread {number}"),

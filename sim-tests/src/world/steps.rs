@@ -17,7 +17,7 @@ use crate::program::{Product, Slot, Step};
 const STATE_MAX: usize = 4;
 
 /// What a step led to.
-enum Next {
+pub(super) enum Next {
     /// The next step, after up to the usual time.
     Go,
     /// The next step, after this many microseconds.
@@ -75,7 +75,7 @@ impl Scene<'_> {
                 thread.waits = Waits::Nothing;
                 return self.thread_returns(id, thread) || !self.cluster.processes.contains_key(&id);
             };
-            match self.one_step(id, thread, step) {
+            match self.one_step(id, number, thread, step) {
                 Next::Go => {
                     self.stop_waiting(id, thread);
                     thread.at += 1;
@@ -207,7 +207,7 @@ impl Scene<'_> {
         Some(Holding::Value { object, contains, mapped })
     }
 
-    fn one_step(&mut self, id: ProcessId, thread: &mut Thread, step: Step) -> Next {
+    fn one_step(&mut self, id: ProcessId, number: u32, thread: &mut Thread, step: Step) -> Next {
         match step {
             Step::Compute { micros } => {
                 if std::mem::take(&mut thread.computed) {
@@ -265,6 +265,12 @@ impl Scene<'_> {
             }
             Step::Yield { product } => self.yield_step(id, thread, &product),
             Step::Keep { .. } | Step::Recall { .. } | Step::ExitActor => self.state_step(id, thread, step),
+            Step::CreateGroup { .. }
+            | Step::FindGroup { .. }
+            | Step::AwaitGroup { .. }
+            | Step::RemoveGroup { .. }
+            | Step::SubmitWithin { .. }
+            | Step::ActorWithin { .. } => self.group_step(id, number, thread, step),
             Step::Raise => Next::Raise,
             Step::RaiseUntil { attempts } => match attempt(thread) {
                 made if made < attempts => Next::Raise,

@@ -125,6 +125,7 @@ impl Scene<'_> {
     pub(super) fn release(&mut self, id: ProcessId, holding: Holding) {
         match holding {
             Holding::Nothing | Holding::Actor { weak: true, .. } => {}
+            Holding::Group(group) => self.cluster.tell(id, owner::Input::UnwatchGroup { group }),
             Holding::Reference(object) => self.cluster.tell(id, owner::Input::RemoveReference { object }),
             Holding::Actor { actor, .. } => {
                 let object = actor.handle_object();
