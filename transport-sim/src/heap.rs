@@ -60,6 +60,11 @@ impl<E> Heap<E> {
         self.heap.peek().map(|entry| entry.key.0.0)
     }
 
+    /// Everything that is to happen, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (Time, &E)> {
+        self.heap.iter().map(|entry| (entry.key.0.0, &entry.event))
+    }
+
     /// Go to the next event.
     pub fn pop(&mut self) -> Option<E> {
         let entry = self.heap.pop()?;

@@ -26,8 +26,11 @@ impl Property for Actors {
     fn observe(&mut self, world: &World, observation: &Observation) -> Check {
         match observation {
             Observation::Fact(Fact::Constructing { process, actor, incarnation }) => {
+                if !lives(world, *process) {
+                    return Ok(());
+                }
                 match self.processes.insert(*actor, (*process, *incarnation)) {
-                    Some((other, _)) if world.cluster.processes.contains_key(&other) => {
+                    Some((other, _)) if lives(world, other) => {
                         Err(format!("{actor:?} is constructed in {process:?} and still lives in {other:?}"))
                     }
                     Some((_, earlier)) if earlier >= *incarnation => {
@@ -42,6 +45,9 @@ impl Property for Actors {
                 attempt,
                 call: Some((actor, incarnation, group)),
             }) => {
+                if !lives(world, *process) {
+                    return Ok(());
+                }
                 let home = self.processes.get(actor);
                 if home != Some(&(*process, *incarnation)) {
                     return Err(format!("{task:?} runs on {process:?}, and {actor:?} is at {home:?}"));
@@ -60,4 +66,11 @@ impl Property for Actors {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether what a process says counts: on a node that was declared dead it may go on for a while, and
+/// nobody hears it.
+fn lives(world: &World, process: ProcessId) -> bool {
+    let cluster = &world.cluster;
+    cluster.processes.contains_key(&process) && !cluster.declared_dead.contains(&process.node())
 }

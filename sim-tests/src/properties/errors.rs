@@ -42,7 +42,7 @@ impl Property for Errors {
             Observation::Fact(Fact::Started { process, task, .. }) => {
                 self.started.insert((*task, *process));
             }
-            Observation::Fact(Fact::Lost { .. }) => self.lost = true,
+            Observation::Fact(Fact::Lost { .. } | Fact::NodeEnded { .. }) => self.lost = true,
             Observation::Got { process, object, result: Got::Failure(failure) } => {
                 return self
                     .explain(world, object.task, failure)

@@ -92,7 +92,8 @@ impl<C: Content> Cluster<C> {
                 self.count("a node found that its cluster is gone");
                 return self.node_stops(node.expect("members have numbers"));
             }
-            if known.epoch > process.epoch {
+            // Each head counts on from the one before: one that has not is not the next.
+            if known.epoch >= process.epoch && known.address != head {
                 self.greetings.remove(&connection);
                 self.count("a node refused an old head");
                 return self.greet_in(host);

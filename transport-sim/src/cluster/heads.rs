@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_core::head::{self, Head, Key, Row, WriteResult};
+use shoal_core::head::{self, Head, Key, Meta, Row, WriteResult};
 use shoal_core::ids::{NodeId, OperationId, ProcessId};
 use shoal_core::message::NodeSummary;
 use shoal_core::session::Acknowledging;
@@ -51,25 +51,35 @@ pub struct Log {
     pub epoch: u64,
     /// What holds.
     pub rows: BTreeMap<Key, Row>,
-    /// The head that wrote last.
-    writer: Option<ProcessId>,
-    writes: u64,
+    /// The head that was elected last. It reads the log after that, so that it misses nothing.
+    holder: Option<ProcessId>,
+    /// How many clusters there were before this one.
+    clusters: u32,
+    /// The last number that was given to a node, in the log or not.
+    last_node: u32,
 }
 
 impl Log {
     pub(super) fn new(cluster: u64) -> Log {
-        Log { cluster, epoch: 0, rows: BTreeMap::new(), writer: None, writes: 0 }
+        Log { cluster, epoch: 0, rows: BTreeMap::new(), holder: None, clusters: 0, last_node: 0 }
     }
 
-    /// All or nothing, unless a newer head has written, or another one of the same epoch.
+    /// The log of another cluster. Its numbers go on, so that no id means two things in one run.
+    fn of_another_cluster(&self, cluster: u64) -> Log {
+        let clusters = self.clusters + 1;
+        let (last_node, last_job) = (self.last_node, clusters * 10_000);
+        let meta = Meta { last_node, last_job, ..Meta::default() };
+        let mut log = Log { clusters, last_node, ..Log::new(cluster) };
+        log.rows.insert(Key::Meta, Row::Meta(meta));
+        log
+    }
+
+    /// All or nothing, and only from the head that was elected last.
     fn write(&mut self, writer: ProcessId, write: Write) -> WriteResult {
-        let mine = self.writer == Some(writer) && write.epoch == self.epoch;
-        if !mine && write.epoch <= self.epoch {
+        if self.holder != Some(writer) || write.epoch < self.epoch {
             return WriteResult::Fenced;
         }
         self.epoch = write.epoch;
-        self.writer = Some(writer);
-        self.writes += 1;
         for (key, row) in write.rows {
             match row {
                 Some(row) => drop(self.rows.insert(key, row)),
@@ -83,18 +93,20 @@ impl Log {
 impl<C: Content> Cluster<C> {
     /// A head starts from what it finds of the log.
     pub(super) fn head_boots(&mut self, host: usize, fate: LogFate) {
-        let own_log = match fate {
+        let mut own_log = match fate {
             LogFate::Kept => None,
             LogFate::Lost => {
-                self.log = Log::new(self.random.draw());
+                let identity = self.random.draw();
+                self.log = self.log.of_another_cluster(identity);
                 self.old_log = None;
                 None
             }
             LogFate::Old => self.old_log.clone(),
         };
-        let log = own_log.as_ref().unwrap_or(&self.log);
         let address = ProcessId::new(NodeId(0), self.heads_started);
         self.heads_started += 1;
+        let log = own_log.as_mut().unwrap_or(&mut self.log);
+        log.holder = Some(address);
         let mut config = head::Config::new(self.random.draw());
         config.durable = self.settings.durable;
         let rows = log.rows.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
@@ -116,8 +128,12 @@ impl<C: Content> Cluster<C> {
 
     /// A head is gone; another one starts in its place later.
     pub fn crash_head(&mut self, head: ProcessId) {
-        let log = if self.settings.durable { LogFate::Kept } else { LogFate::Lost };
-        self.crash_head_with(head, log);
+        self.crash_head_with(head, self.usual_fate());
+    }
+
+    /// What a head finds of the log if nothing is wrong with that.
+    fn usual_fate(&self) -> LogFate {
+        if self.settings.durable { LogFate::Kept } else { LogFate::Lost }
     }
 
     fn crash_head_with(&mut self, head: ProcessId, log: LogFate) {
@@ -130,7 +146,7 @@ impl<C: Content> Cluster<C> {
     pub(super) fn replace_head(&mut self, fate: LogFate, micros_long: u64) {
         let fate = match fate {
             _ if !self.settings.durable => LogFate::Lost,
-            LogFate::Old if self.old_log.is_none() => LogFate::Kept,
+            LogFate::Old if self.old_log.as_ref().is_none_or(|old| old.epoch >= self.log.epoch) => LogFate::Kept,
             fate => fate,
         };
         self.count(match fate {
@@ -185,8 +201,8 @@ impl<C: Content> Cluster<C> {
     /// Somebody sees to it that there is a head that has the log.
     fn ensure_head(&mut self) {
         if !self.has_right_head() {
-            let host = self.settings.head_host;
-            self.schedule_in(self.settings.restart_micros, Event::HeadBoot { host, log: LogFate::Kept });
+            let (host, log) = (self.settings.head_host, self.usual_fate());
+            self.schedule_in(self.settings.restart_micros, Event::HeadBoot { host, log });
         }
     }
 
@@ -277,7 +293,10 @@ impl<C: Content> Cluster<C> {
                     }
                 }
                 head::Effect::Handled { node } => self.handled(address, node),
-                head::Effect::Forget { node } => self.head_forgets(address, node),
+                head::Effect::Forget { node } => {
+                    self.declared_dead.insert(node);
+                    self.head_forgets(address, node);
+                }
                 head::Effect::StepDown => {
                     self.count("a head stepped down");
                     self.head_ends(address);
@@ -315,6 +334,7 @@ impl<C: Content> Cluster<C> {
 
     /// The head lets a daemon in, or goes on with it.
     fn answer_greeting(&mut self, head: ProcessId, connection: u64, node: NodeId, epoch: u64) {
+        self.log.last_node = self.log.last_node.max(node.0);
         let Some(greeting) = self.greetings.remove(&connection) else { return };
         let way = Way { from: head, to: ProcessId::daemon(node) };
         if !self.has_end(way) {
@@ -340,10 +360,11 @@ impl<C: Content> Cluster<C> {
         let Some(process) = self.heads.get_mut(&address) else { return };
         let Some(write) = process.writes.remove(&operation) else { return };
         let log = process.own_log.as_mut().unwrap_or(&mut self.log);
-        let result = log.write(address, write);
-        if self.log.writes.is_power_of_two() {
+        if log.epoch > 0 && write.epoch > log.epoch && process.own_log.is_none() {
             self.old_log = Some(self.log.clone());
         }
+        let log = process.own_log.as_mut().unwrap_or(&mut self.log);
+        let result = log.write(address, write);
         self.tell_head(address, head::Input::Finished { operation, result });
     }
 

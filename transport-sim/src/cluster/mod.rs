@@ -155,6 +155,8 @@ pub struct Cluster<C: Content> {
     pub processes: BTreeMap<ProcessId, Process>,
     /// How every process that is not died.
     pub deaths: BTreeMap<ProcessId, Death>,
+    /// The nodes whose death a head has told of.
+    pub declared_dead: BTreeSet<NodeId>,
     /// Facts since somebody looked last.
     pub facts: Vec<Fact>,
     /// Everything that happened.
@@ -197,6 +199,7 @@ impl<C: Content> Cluster<C> {
             old_log: None,
             processes: BTreeMap::new(),
             deaths: BTreeMap::new(),
+            declared_dead: BTreeSet::new(),
             facts: Vec::new(),
             trace,
             counters: BTreeMap::new(),

@@ -3,6 +3,9 @@
 use super::{Cluster, HostState};
 use crate::Content;
 
+/// So many events that are still to happen are shown.
+const EVENTS_SHOWN: usize = 12;
+
 impl<C: Content> Cluster<C> {
     /// One line for everything that machines wait for: tasks, actors, leases, work.
     pub fn pending(&self) -> Vec<String> {
@@ -37,6 +40,8 @@ impl<C: Content> Cluster<C> {
         for (id, daemon) in &self.nodes {
             lines.extend(daemon.operations().map(|work| format!("{id:?} work {work:?}")));
         }
+        let busy = self.heap.iter().filter(|(_, event)| event.is_busy());
+        lines.extend(busy.take(EVENTS_SHOWN).map(|(at, event)| format!("at {} ns: {event:?}", at.0)));
         lines
     }
 }
