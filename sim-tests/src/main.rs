@@ -12,6 +12,9 @@ use shoal_sim_tests::run::{Report, Violation, run};
 use shoal_sim_tests::scenario::Scenario;
 use shoal_sim_tests::shrink::shrink;
 
+/// So many seeds are named of those that failed in one way.
+const SEEDS_SHOWN: usize = 8;
+
 /// Run Shoal's machines under simulated faults.
 #[derive(Parser)]
 struct Arguments {
@@ -23,6 +26,9 @@ struct Arguments {
     /// Run seeds for so many minutes.
     #[arg(long)]
     minutes: Option<f64>,
+    /// So many machines, whatever the seed would draw.
+    #[arg(long)]
+    hosts: Option<u64>,
     /// Threads.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -77,7 +83,7 @@ fn main() -> ExitCode {
         Start::Seed(seed) if arguments.seeds.is_some() || arguments.minutes.is_some() => {
             many(seed, &arguments)
         }
-        Start::Seed(seed) => single(&Scenario::from_seed(seed), &arguments),
+        Start::Seed(seed) => single(&Scenario::on(seed, arguments.hosts), &arguments),
     }
 }
 
@@ -124,7 +130,8 @@ fn single(scenario: &Scenario, arguments: &Arguments) -> ExitCode {
     if arguments.doublecheck
         && let Err(difference) = doublecheck(scenario, &report)
     {
-        println!("{difference}\nreplay: cargo sim -- {} --doublecheck", scenario.seed);
+        let hosts = on_hosts(arguments);
+        println!("{difference}\nreplay: cargo sim -- {} --doublecheck{hosts}", scenario.seed);
         return ExitCode::FAILURE;
     }
     let Some(violation) = &report.violation else {
@@ -141,9 +148,13 @@ fn single(scenario: &Scenario, arguments: &Arguments) -> ExitCode {
         store_small(scenario, violation);
     } else {
         let name = arguments.seed.clone().unwrap_or_else(|| scenario.seed.to_string());
-        println!("replay: cargo sim -- {name}");
+        println!("replay: cargo sim -- {name}{}", on_hosts(arguments));
     }
     ExitCode::FAILURE
+}
+
+fn on_hosts(arguments: &Arguments) -> String {
+    arguments.hosts.map(|hosts| format!(" --hosts {hosts}")).unwrap_or_default()
 }
 
 fn describe(violation: &Violation) -> String {
@@ -225,11 +236,11 @@ fn many(first: u64, arguments: &Arguments) -> ExitCode {
         }
     });
     let totals = totals.into_inner().unwrap_or_default();
-    summarise(&totals, done.load(Ordering::Relaxed), started.elapsed())
+    summarise(&totals, done.load(Ordering::Relaxed), started.elapsed(), arguments)
 }
 
 fn one_of_many(seed: u64, arguments: &Arguments, totals: &Mutex<Totals>) -> bool {
-    let scenario = Scenario::from_seed(seed);
+    let scenario = Scenario::on(seed, arguments.hosts);
     let report = run(&scenario, false);
     let mut failure = report.violation.as_ref().map(describe);
     if arguments.doublecheck && failure.is_none() {
@@ -246,7 +257,7 @@ fn one_of_many(seed: u64, arguments: &Arguments, totals: &Mutex<Totals>) -> bool
     failed
 }
 
-fn summarise(totals: &Totals, done: u64, elapsed: Duration) -> ExitCode {
+fn summarise(totals: &Totals, done: u64, elapsed: Duration, arguments: &Arguments) -> ExitCode {
     for (what, count) in &totals.counters {
         println!("{count:>10}  {what}");
     }
@@ -257,26 +268,21 @@ fn summarise(totals: &Totals, done: u64, elapsed: Duration) -> ExitCode {
         totals.events as f64 / seconds,
         totals.virtual_seconds / seconds
     );
-    let mut kinds: BTreeMap<String, (u64, u64, String)> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, Vec<(u64, &str)>> = BTreeMap::new();
     for (seed, failure) in &totals.failures {
-        let kind: String = failure
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .filter(|c| !c.is_ascii_digit())
-            .take(90)
-            .collect();
-        let entry = kinds.entry(kind).or_insert((0, *seed, failure.clone()));
-        entry.0 += 1;
+        let first = failure.lines().next().unwrap_or_default();
+        let kind = first.chars().filter(|c| !c.is_ascii_digit()).take(90).collect();
+        kinds.entry(kind).or_default().push((*seed, failure));
     }
-    for (count, seed, failure) in kinds.values() {
-        println!("--- {count} times, for example seed {seed}:\n{failure}");
+    for failures in kinds.values() {
+        let seeds: Vec<u64> = failures.iter().map(|(seed, _)| *seed).take(SEEDS_SHOWN).collect();
+        println!("--- {} times, for example seeds {seeds:?}:\n{}", failures.len(), failures[0].1);
     }
     let Some((seed, _)) = totals.failures.first() else {
         println!("all clean");
         return ExitCode::SUCCESS;
     };
-    println!("{} of {done} seeds failed\nreplay: cargo sim -- {seed}", totals.failures.len());
+    println!("{} of {done} seeds failed", totals.failures.len());
+    println!("replay: cargo sim -- {seed}{}", on_hosts(arguments));
     ExitCode::FAILURE
 }

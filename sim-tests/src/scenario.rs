@@ -52,8 +52,13 @@ pub struct Item {
 impl Scenario {
     /// The scenario of a seed. Swarm testing: each seed leaves out kinds of faults and workloads.
     pub fn from_seed(seed: u64) -> Scenario {
+        Scenario::on(seed, None)
+    }
+
+    /// The scenario of a seed on so many machines, whatever it would draw.
+    pub fn on(seed: u64, hosts: Option<u64>) -> Scenario {
         let mut random = Random::new(seed);
-        let cluster = draw_cluster(&mut random);
+        let cluster = draw_cluster(&mut random, hosts);
         let faults = draw_faults(&mut random, &cluster);
         let drivers = draw_drivers(&mut random, cluster.hosts.len());
         Scenario { seed, cluster, faults, drivers }
@@ -82,10 +87,7 @@ impl Scenario {
     }
 }
 
-/// At most so many machines.
-const HOSTS_MAX: u64 = 1;
-
-fn draw_cluster(random: &mut Random) -> Settings {
+fn draw_cluster(random: &mut Random, hosts: Option<u64>) -> Settings {
     let clogged = random.chance(300);
     let mut delays = |most: u64| Delays {
         least: Span::from_micros(random.between(0, 20)),
@@ -114,7 +116,8 @@ fn draw_cluster(random: &mut Random) -> Settings {
     };
     settings.delays.most = Span::from_micros(*random.pick(&[50, 200, 2_000, 20_000]));
     settings.far.most = Span::from_micros(*random.pick(&[200, 2_000, 20_000]));
-    let count = (*random.pick(&[1, 1, 2, 3, 3, 4, 5, 5])).min(HOSTS_MAX);
+    let drawn = *random.pick(&[1, 1, 2, 3, 3, 4, 5, 5]);
+    let count = hosts.unwrap_or(drawn).max(1);
     draw_hosts(random, count, &mut settings);
     settings.durable = random.chance(if count == 1 { 200 } else { 800 });
     if count > 1 {

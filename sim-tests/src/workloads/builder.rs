@@ -214,6 +214,11 @@ impl Builder {
     pub fn function(&mut self, options: &Options, script: Script) -> Rc<Function> {
         let id = self.id();
         let mut demand = self.demand(&options.place);
+        if script.steps.iter().any(waits_for_others) {
+            // A task that waits lends out its CPUs and nothing else: one that holds what those for which
+            // it waits ask for would wait for ever, and that is its program's fault.
+            demand.resources.set(SPECIAL, Quantity(0));
+        }
         demand.resources.set(Resources::CPU, Quantity(options.cpu));
         let definition = Definition {
             function: id,
@@ -267,6 +272,10 @@ impl Builder {
             out_of_order: false,
         })
     }
+}
+
+fn waits_for_others(step: &Step) -> bool {
+    matches!(step, Step::Get { .. } | Step::Wait { .. } | Step::Next { .. })
 }
 
 /// A body that computes and returns one small value.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_core::ids::{JobId, NodeId, ObjectId, OperationId, ProcessId};
 use shoal_core::node::{self, Node, Work};
+use shoal_core::owner::{self, Owner};
 use shoal_core::value::Death;
 use shoal_core::{Effects, Machine, Time};
 
@@ -16,6 +17,8 @@ pub struct Daemon<C: Content> {
     pub host: usize,
     /// The node's machine.
     pub node: Node,
+    /// The steward's machine, which it hosts.
+    pub steward: Owner,
     /// The store's memory.
     pub segment: Segment<C>,
     /// The spill directory.
@@ -25,6 +28,7 @@ pub struct Daemon<C: Content> {
     pub(super) paused_until: Time,
     pub(super) disk_full_until: Time,
     pub(super) timer: Option<Time>,
+    pub(super) steward_timer: Option<Time>,
     pub(super) operations: BTreeMap<OperationId, Work>,
     /// Fetches that nobody waits for any more.
     pub(super) cancelled: BTreeSet<OperationId>,
@@ -85,12 +89,14 @@ impl<C: Content> Cluster<C> {
         let daemon = Daemon {
             host,
             node: Node::new(config),
+            steward: Owner::new(owner::Config::new(ProcessId::steward(node), JobId(0), settings.cpus)),
             segment: Segment::default(),
             disk: Disk::new(settings.disk_bytes),
             head,
             paused_until: Time(0),
             disk_full_until: Time(0),
             timer: None,
+            steward_timer: None,
             operations: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             starting: BTreeMap::new(),
@@ -145,9 +151,6 @@ impl<C: Content> Cluster<C> {
         }
         self.perform_node(id, effects);
     }
-
-    /// There are no stewards yet.
-    pub(super) fn steward_timer(&mut self, _node: NodeId) {}
 
     fn arm_node(&mut self, id: NodeId) {
         let Some(daemon) = self.nodes.get_mut(&id) else { return };

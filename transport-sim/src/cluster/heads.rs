@@ -146,7 +146,9 @@ impl<C: Content> Cluster<C> {
     pub(super) fn replace_head(&mut self, fate: LogFate, micros_long: u64) {
         let fate = match fate {
             _ if !self.settings.durable => LogFate::Lost,
-            LogFate::Old if self.old_log.as_ref().is_none_or(|old| old.epoch >= self.log.epoch) => LogFate::Kept,
+            LogFate::Old if self.old_log.as_ref().is_none_or(|old| old.epoch >= self.log.epoch) => {
+                LogFate::Kept
+            }
             fate => fate,
         };
         self.count(match fate {

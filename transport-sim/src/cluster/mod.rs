@@ -21,6 +21,7 @@ mod process;
 mod programs;
 mod routes;
 mod settings;
+mod stewards;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -59,6 +60,8 @@ enum Event {
     Wake { process: ProcessId, token: u64 },
     /// Something for a node that was paused.
     Node(NodeId, node::Input),
+    /// Something for a steward whose daemon was paused.
+    Steward(Box<Envelope>),
     /// Something for a head that was paused.
     Head(ProcessId, head::Input),
     /// Work that a node started ends.
@@ -304,6 +307,10 @@ impl<C: Content> Cluster<C> {
             Event::SessionTimer(way) => self.session_timer(way),
             Event::Wake { process, token } => self.wake(process, token),
             Event::Node(node, input) => self.tell_node(node, input),
+            Event::Steward(envelope) => {
+                let Envelope { from, to, message } = *envelope;
+                self.tell_steward(to.node(), from, message);
+            }
             Event::Head(head, input) => self.tell_head(head, input),
             Event::Work(node, operation) => self.work_ends(node, operation),
             Event::Logged(head, operation) => self.write_ends(head, operation),

@@ -68,6 +68,10 @@ impl<C: Content> Cluster<C> {
                 self.broken = Some(format!("{from:?} sends {message:?} to itself"));
             }
             self.tell_node(node, node::Input::Received { from, message });
+        } else if to.is_steward() {
+            // After what the daemon is at: in order, and not within it.
+            let now = self.now();
+            self.schedule(now, Event::Steward(Box::new(Envelope { from, to, message })));
         } else if self.processes.contains_key(&to) {
             self.dispatch(Way { from: daemon, to }, Frame::Message(Envelope { from, to, message }));
         }
