@@ -59,6 +59,10 @@ pub enum Mutant {
     NoSurrender,
     /// That a placement group has lost bundles is not in the head's log.
     ForgetRescheduling,
+    /// A copy of an object that its owner has freed meanwhile is kept.
+    KeepStrayCopy,
+    /// Nobody is told of a copy whose owner died while it was made.
+    ForgetOrphanedCopy,
 }
 
 impl Mutant {
@@ -85,7 +89,7 @@ impl Mutant {
     ];
 
     /// Those that take several nodes to be seen.
-    pub const OF_CLUSTERS: [Mutant; 7] = [
+    pub const OF_CLUSTERS: [Mutant; 9] = [
         Mutant::StaleGrant,
         Mutant::RedirectToDead,
         Mutant::SlowIsDead,
@@ -93,6 +97,8 @@ impl Mutant {
         Mutant::ForgetRestarts,
         Mutant::EndJobTwice,
         Mutant::ForgetEarlyEnd,
+        Mutant::KeepStrayCopy,
+        Mutant::ForgetOrphanedCopy,
     ];
 
     /// Whether the code behaves as if it had this bug.

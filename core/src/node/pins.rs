@@ -8,6 +8,7 @@ use super::processes::Role;
 use super::store::{Offer, Wanted};
 use crate::ids::{NodeId, ObjectId, ProcessId};
 use crate::message::Message;
+use crate::mutants::Mutant;
 
 impl Node {
     /// A process here wants to read an object.
@@ -54,7 +55,9 @@ impl Node {
         let node = self.config.node;
         for (object, attempt) in self.store.take_copied() {
             self.watch_owner(object.owner(), out);
-            if let Some(owner) = self.present_owner(object) {
+            let owner = self.present_owner(object);
+            if let Some(owner) = owner.filter(|o| !o.is_steward() || !Mutant::ForgetOrphanedCopy.is_active())
+            {
                 out.send(owner, Message::CopyAdded { object, node, attempt });
             }
         }
@@ -243,6 +246,17 @@ mod tests {
         for node in cluster.nodes.values() {
             assert_eq!(node.node.inspect().store.used, 0);
         }
+    }
+
+    #[test]
+    fn what_was_said_to_be_freed_before_anybody_asked_may_be_copied_anew() {
+        let (mut cluster, x) = cluster();
+        let reader = afar(2, 1);
+        // The owner had been told of a copy that is not there.
+        cluster.says(afar(1, 1), 2, Message::FreeObject { object: x, attempt: 0 });
+        cluster.pin(reader, x, &[1]);
+        cluster.finish_all();
+        assert!(is_pinned(&cluster.told(reader), x));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{Out, Owner};
 use crate::ids::{NodeId, ObjectId, ProcessId};
 use crate::machine::Time;
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::value::{Outcome, Payload, Value};
 
 /// The copies of a stored object beside the one that its outcome names.
@@ -108,7 +109,15 @@ impl Owner {
                     copies.nodes.push(node);
                 }
             }
+            _ if Mutant::KeepStrayCopy.is_active() => {}
             _ => self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out),
+        }
+    }
+
+    /// A node has dropped the copy that it had made.
+    pub(super) fn copy_removed(&mut self, object: ObjectId, node: NodeId, attempt: u32) {
+        if self.is_owned(object) && self.present_attempt(object) == attempt {
+            self.forget_location(object, node);
         }
     }
 

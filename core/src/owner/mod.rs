@@ -479,6 +479,7 @@ impl Owner {
                 self.content_received(now, from, object, outcome, out)
             }
             Message::CopyAdded { object, node, attempt } => self.copy_added(object, node, attempt, out),
+            Message::CopyRemoved { object, node, attempt } => self.copy_removed(object, node, attempt),
             Message::Pinned { object, offset, size } => self.pinned(now, object, offset, size, out),
             Message::PinFailed { object, failure } => self.pin_failed(now, object, failure, out),
             Message::ExtentGranted { request, offset, size } => {

@@ -162,6 +162,11 @@ impl Store {
         early.is_some_and(|early| attempt <= early.attempt && early.at + SEALED_WITHIN > now)
     }
 
+    /// When it was last said that an object that is not here is freed.
+    pub(super) fn freed_at(&self, id: ObjectId) -> Option<Time> {
+        self.freed_early.get(&id).map(|early| early.at)
+    }
+
     /// An object is there: those who wait for it get it.
     pub(super) fn greet(&mut self, id: ObjectId, readers: Vec<ProcessId>, out: &mut Outbox) {
         let unsealed = self.unsealed.remove(&id).map(|unsealed| unsealed.readers).unwrap_or_default();

@@ -14,6 +14,7 @@ use super::objects::{Object, Place, Sealed, lost};
 use super::outbox::Outbox;
 use super::room::{Operation, Room};
 use crate::ids::{JobId, NodeId, ObjectId, OperationId, ProcessId};
+use crate::machine::Time;
 use crate::message::Message;
 use crate::node::{Effect, Work, WorkResult};
 use crate::room::object_room;
@@ -45,6 +46,8 @@ pub(super) struct Pull {
     /// A reader cannot go on without it.
     urgent: bool,
     job: JobId,
+    /// It was said to be freed before anybody asked for it: that was of what was here then.
+    freed_before: Option<Time>,
     /// Where it may be had, of those that have not failed.
     locations: VecDeque<NodeId>,
     /// Why those failed that have; a shortage rather than a loss, for it is no reason to make the
@@ -209,12 +212,14 @@ impl Store {
     /// Copy an object from another node for a reader.
     pub(in crate::node) fn pull(&mut self, id: ObjectId, wanted: Wanted) {
         let Wanted { reader, job, urgent, locations } = wanted;
+        let freed_before = self.freed_at(id);
         let pulls = &mut self.pulls;
         let number = pulls.last + 1;
         let pull = pulls.table.entry(id).or_insert_with(|| {
             pulls.last = number;
             let (readers, locations) = (Vec::new(), VecDeque::new());
-            Pull { readers, number, urgent, job, locations, failure: None, stage: Stage::Waiting }
+            let stage = Stage::Waiting;
+            Pull { readers, number, urgent, job, freed_before, locations, failure: None, stage }
         });
         pull.readers.push(reader);
         pull.urgent |= urgent;
@@ -361,7 +366,8 @@ impl Store {
         let pull = self.pulls.table.remove(&id).expect("it was just looked up");
         self.pulls.hopeful = true;
         let Offer { attempt, size, primary } = offer;
-        if self.is_freed_early(id, attempt, out.now) {
+        let news = self.freed_at(id) != pull.freed_before;
+        if news && self.is_freed_early(id, attempt, out.now) {
             self.set_free(offset, object_room(size).expect("offers were checked"));
             return self.refuse_all(pull.readers, id, &Failure::Freed { object: id }, out);
         }
