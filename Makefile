@@ -104,7 +104,7 @@ test-demo: build ## The demo on a part of its input, compared with the serial re
 	$(BIN)/python examples/index_library --files 150 --output target/demo
 
 sim: ## A long simulation (MINUTES=10)
-	$(SIM) --minutes $(MINUTES) --jobs $(JOBS) --doublecheck
+	$(SIM) --minutes $(MINUTES) --jobs $(JOBS) --doublecheck --rare
 
 chaos: build ## A long time of faults in a real cluster under work (MINUTES=10)
 	$(BIN)/python -m chaos --minutes $(MINUTES) --quiet

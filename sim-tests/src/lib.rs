@@ -5,6 +5,7 @@
 pub mod observation;
 pub mod program;
 pub mod properties;
+pub mod rare;
 pub mod run;
 pub mod scenario;
 pub mod shrink;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
+use shoal_sim_tests::rare;
 use shoal_sim_tests::run::{Report, Violation, run};
 use shoal_sim_tests::scenario::Scenario;
 use shoal_sim_tests::shrink::shrink;
@@ -48,6 +49,9 @@ struct Arguments {
     #[cfg(feature = "mutants")]
     #[arg(long)]
     mutant: Option<String>,
+    /// Fail if a rare state was never reached by all these seeds.
+    #[arg(long)]
+    rare: bool,
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
@@ -64,10 +68,11 @@ fn main() -> ExitCode {
     };
     #[cfg(feature = "mutants")]
     if let Some(name) = &arguments.mutant {
-        let known =
-            shoal_core::mutants::Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == *name);
+        use shoal_core::mutants::Mutant;
+        let all: Vec<Mutant> = Mutant::ALL.into_iter().chain(Mutant::OF_CLUSTERS).collect();
+        let known = all.iter().copied().find(|mutant| format!("{mutant:?}") == *name);
         if known.is_none() {
-            eprintln!("{name} is none of {:?}", shoal_core::mutants::Mutant::ALL);
+            eprintln!("{name} is none of {all:?}");
             return ExitCode::from(2);
         }
         shoal_core::mutants::activate(known);
@@ -279,8 +284,13 @@ fn summarise(totals: &Totals, done: u64, elapsed: Duration, arguments: &Argument
         println!("--- {} times, for example seeds {seeds:?}:\n{}", failures.len(), failures[0].1);
     }
     let Some((seed, _)) = totals.failures.first() else {
-        println!("all clean");
-        return ExitCode::SUCCESS;
+        let missing = if arguments.rare { rare::missing(&totals.counters) } else { Vec::new() };
+        if missing.is_empty() {
+            println!("all clean");
+            return ExitCode::SUCCESS;
+        }
+        println!("no seed came to where {}", missing.join(", or to where "));
+        return ExitCode::FAILURE;
     };
     println!("{} of {done} seeds failed", totals.failures.len());
     println!("replay: cargo sim -- {seed}{}", on_hosts(arguments));

@@ -57,6 +57,12 @@ pub enum Observation {
     Killed {
         /// The actor.
         actor: ActorId,
+        /// By whom.
+        by: ProcessId,
+        /// It is not to start again.
+        for_good: bool,
+        /// The number of the last task that this process had submitted.
+        after: u64,
     },
 }
 

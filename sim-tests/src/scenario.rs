@@ -199,7 +199,8 @@ fn draw_drivers(random: &mut Random, hosts: usize) -> Vec<Driver> {
     let usable: Vec<&str> = workloads::ALL
         .iter()
         .map(|w| w.name)
-        .filter(|name| *name != "groups" && random.chance(500))
+        // On one machine, nothing is far.
+        .filter(|name| *name != "groups" && (hosts > 1 || *name != "far_objects") && random.chance(500))
         .collect();
     let usable = if usable.is_empty() { vec![workloads::ALL[0].name] } else { usable };
     let drivers = if random.chance(300) { random.between(2, 3) } else { 1 };

@@ -13,7 +13,7 @@ const SEEDS_MAX: u64 = 30_000;
 fn every_mutant_is_found() {
     std::panic::set_hook(Box::new(|_| {}));
     let mut survivors = Vec::new();
-    for mutant in Mutant::ALL {
+    for mutant in Mutant::ALL.into_iter().chain(Mutant::OF_CLUSTERS) {
         activate(Some(mutant));
         let found = (0..SEEDS_MAX).find_map(|seed| {
             let violation = run(&Scenario::from_seed(seed), false).violation?;

@@ -9,6 +9,7 @@ use super::{Head, Outbox};
 use crate::ids::NodeId;
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::{Message, NodeSummary};
+use crate::resources::Resources;
 
 /// At most one view in this time…
 const VIEW_EVERY: Span = Span::from_millis(100);
@@ -48,6 +49,11 @@ fn interval(nodes: usize) -> Span {
 }
 
 impl Head {
+    /// What this head believes to be free on a live node, for those who look from outside.
+    pub fn believed_free(&self, node: NodeId) -> Option<&Resources> {
+        self.nodes.get(node).map(|node| &node.summary.free)
+    }
+
     pub(super) fn view_changed(&mut self, node: NodeId) {
         self.groups.stir();
         self.view.changed.insert(node);

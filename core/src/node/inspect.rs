@@ -41,6 +41,11 @@ pub struct Inspection {
 }
 
 impl Node {
+    /// What this node was told to be free on another live one.
+    pub fn believed_free(&self, node: NodeId) -> Option<&Resources> {
+        self.view.reported(node)
+    }
+
     /// What this node knows.
     pub fn inspect(&self) -> Inspection {
         let watches = self.processes.remote.iter();

@@ -108,6 +108,12 @@ impl View {
         self.nodes.get(&node).map(|node| &**node)
     }
 
+    /// What is free there by its last report, without guesses.
+    pub(super) fn reported(&self, node: NodeId) -> Option<&Resources> {
+        let guessed = self.guesses.get(&node).map(|(_, free)| free);
+        guessed.or_else(|| self.nodes.get(&node).map(|summary| &summary.free))
+    }
+
     /// The best other node of those where such work fits now.
     pub(super) fn best_free(&self, demand: &Demand) -> Option<NodeId> {
         let after = (Bound::Excluded(self.own), Bound::Unbounded);

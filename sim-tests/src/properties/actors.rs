@@ -1,13 +1,15 @@
-//! Invariant 8: one live incarnation of an actor at a time, and calls of one caller in order.
+//! Invariant 8: one live incarnation of an actor at a time, calls of one caller in order, and none of
+//! those that were made after their caller had killed the actor for good; what is dead stays dead.
 
 use std::collections::BTreeMap;
 
 use shoal_core::ids::{ActorId, ProcessId};
 
+use shoal_core::value::Failure;
 use shoal_transport_sim::cluster::Fact;
 
 use super::{Check, Property};
-use crate::observation::Observation;
+use crate::observation::{Got, Observation};
 use crate::world::World;
 
 /// Who is which actor, and what it was called last.
@@ -16,6 +18,11 @@ pub(super) struct Actors {
     processes: BTreeMap<ActorId, (ProcessId, u32)>,
     /// By actor, incarnation, group and caller: the number of the latest first attempt.
     latest: BTreeMap<(ActorId, u32, u32, ProcessId), u64>,
+    /// Who has killed which actor for good, after which of its tasks.
+    killed: BTreeMap<(ActorId, ProcessId), u64>,
+    /// Of which somebody was told that they are dead, and how often they have started since: the last
+    /// order to start one may still be on its way.
+    dead: BTreeMap<ActorId, u32>,
 }
 
 impl Property for Actors {
@@ -28,6 +35,12 @@ impl Property for Actors {
             Observation::Fact(Fact::Constructing { process, actor, incarnation }) => {
                 if !lives(world, *process) {
                     return Ok(());
+                }
+                if let Some(starts) = self.dead.get_mut(actor) {
+                    *starts += 1;
+                    if *starts > 1 {
+                        return Err(format!("{actor:?} starts in {process:?}, and was said to be dead"));
+                    }
                 }
                 match self.processes.insert(*actor, (*process, *incarnation)) {
                     Some((other, _)) if lives(world, other) => {
@@ -52,6 +65,9 @@ impl Property for Actors {
                 if home != Some(&(*process, *incarnation)) {
                     return Err(format!("{task:?} runs on {process:?}, and {actor:?} is at {home:?}"));
                 }
+                if self.killed.get(&(*actor, task.owner)).is_some_and(|last| task.number > *last) {
+                    return Err(format!("{actor:?} starts {task:?}, whose caller had killed it before"));
+                }
                 if *attempt > 0 {
                     return Ok(());
                 }
@@ -62,6 +78,14 @@ impl Property for Actors {
                     }
                     _ => Ok(()),
                 }
+            }
+            Observation::Killed { actor, by, for_good: true, after } => {
+                self.killed.entry((*actor, *by)).or_insert(*after);
+                Ok(())
+            }
+            Observation::Got { result: Got::Failure(Failure::ActorDied { actor, .. }), .. } => {
+                self.dead.entry(*actor).or_default();
+                Ok(())
             }
             _ => Ok(()),
         }

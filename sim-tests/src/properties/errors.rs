@@ -33,7 +33,7 @@ impl Property for Errors {
                 self.cancelled.insert(*task);
                 self.recursively |= recursive;
             }
-            Observation::Killed { actor } => {
+            Observation::Killed { actor, .. } => {
                 self.killed.insert(*actor);
             }
             Observation::Fact(Fact::Constructing { process, actor, .. }) => {
@@ -60,12 +60,16 @@ impl Errors {
             Some(_) if is_nodes_word(death) => Ok(()),
             Some(real) if real == death => Ok(()),
             Some(real) => Err(format!("it died differently: {real:?}")),
+            // It may not know yet: its node cannot hear the head, which has recorded its death.
+            None if is_declared(world, death) => Ok(()),
             None => Err(format!("{process:?} never died")),
         };
         match failure {
             // The failure may be that of an argument, if there are arguments.
-            Failure::WorkerCrashed { worker, .. }
-                if world.users.submitted.get(&task) == Some(&false)
+            // When a node died nobody knows what had started there.
+            Failure::WorkerCrashed { worker, death }
+                if !matches!(death, Death::NodeDied { .. })
+                    && world.users.submitted.get(&task) == Some(&false)
                     && !self.started.contains(&(task, *worker)) =>
             {
                 Err(String::from("it was never started there"))
@@ -74,14 +78,14 @@ impl Errors {
             Failure::OwnerDied { object, death } => died(&object.owner(), death),
             Failure::ActorDied { actor, cause } => self.explain_actor(world, *actor, cause),
             Failure::ActorUnavailable { actor, .. } => match self.homes.get(actor) {
-                Some(homes) if homes.iter().any(|home| world.cluster.deaths.contains_key(home)) => Ok(()),
+                Some(homes) if homes.iter().any(|home| is_dead(world, *home)) => Ok(()),
                 _ => Err(String::from("no process of the actor has died")),
             },
             Failure::Cancelled if self.cancelled.is_empty() => Err(String::from("nothing was cancelled")),
             Failure::ObjectLost { .. } if !self.lost && !self.may_evaporate(world) => {
                 Err(String::from("nothing was lost"))
             }
-            Failure::Freed { object } if !world.cluster.deaths.contains_key(&object.owner()) => {
+            Failure::Freed { object } if !is_dead(world, object.owner()) => {
                 Err(String::from("somebody still referred to it"))
             }
             Failure::EndOfStream => Err(String::from("no program asks beyond the end")),
@@ -98,21 +102,32 @@ impl Errors {
         match cause {
             ActorDeath::Process(Death::NotStarted { .. }) => Ok(()),
             ActorDeath::Process(_) => match self.homes.get(&actor) {
-                Some(homes) if homes.iter().any(|home| !world.cluster.deaths.contains_key(home)) => {
+                Some(homes) if homes.iter().any(|home| !is_dead(world, *home)) => {
                     Err(String::from("its process lives"))
                 }
+                _ if matches!(cause, ActorDeath::Process(death) if is_declared(world, death)) => Ok(()),
                 // Without a home, a process died before it became the actor.
                 _ if world.cluster.deaths.is_empty() => Err(String::from("nobody has died")),
                 _ => Ok(()),
             },
             ActorDeath::Killed if !self.killed.contains(&actor) => Err(String::from("nobody killed it")),
-            ActorDeath::CreatorDied if !world.cluster.deaths.contains_key(&actor.creator()) => {
+            ActorDeath::CreatorDied if !is_dead(world, actor.creator()) => {
                 Err(String::from("its creator lives"))
             }
             ActorDeath::Unknown => Err(String::from("it was made before it was called")),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a process has died, or the head has told of the death of its node.
+fn is_dead(world: &World, process: ProcessId) -> bool {
+    world.cluster.deaths.contains_key(&process) || world.cluster.declared_dead.contains(&process.node())
+}
+
+/// Whether this is the death of a node that the head has told of.
+fn is_declared(world: &World, death: &Death) -> bool {
+    matches!(death, Death::NodeDied { node } if world.cluster.declared_dead.contains(node))
 }
 
 /// Deaths that a node declares are told as it declares them.

@@ -7,6 +7,7 @@ mod leftovers;
 mod machines;
 mod resources;
 mod values;
+mod views;
 
 use crate::observation::Observation;
 use crate::world::World;
@@ -50,5 +51,6 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::<errors::Errors>::default(),
         Box::<resources::Resources>::default(),
         Box::<leftovers::Leftovers>::default(),
+        Box::<views::Views>::default(),
     ]
 }

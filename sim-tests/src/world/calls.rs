@@ -8,7 +8,9 @@ use shoal_core::actor::ActorSpec;
 use shoal_core::group;
 use shoal_core::ids::{ActorId, FunctionId, GroupId, ObjectId, ProcessId, TaskId};
 use shoal_core::owner::{self, RunResult};
-use shoal_core::task::{Assignment, Callee, Definition, RetryExceptions, Returns, Submission, Target};
+use shoal_core::task::{
+    Assignment, Callee, Definition, Dependency, RetryExceptions, Returns, Submission, Target,
+};
 use shoal_core::value::{ActorDeath, Outcome, Value};
 
 use super::groups::within;
@@ -17,6 +19,7 @@ use super::values::encode;
 use super::{Holding, Role, Scene, Thread};
 use crate::observation::{Content, Observation};
 use crate::program::{Class, Function, Slot};
+use crate::rare;
 
 /// What a call passes on.
 pub(super) struct Passed<'a> {
@@ -179,6 +182,7 @@ impl Scene<'_> {
 
     /// An owner says that an assigned task runs now.
     pub(super) fn run_task(&mut self, id: ProcessId, assignment: Assignment) {
+        self.note_rebuilding(&assignment);
         let Assignment { task, attempt, callee, dependencies, borrows, returns, retry_exceptions, .. } =
             assignment;
         let now = self.cluster.now();
@@ -351,12 +355,38 @@ impl Scene<'_> {
         }
     }
 
+    /// The number of the last task that a process has submitted.
+    pub(super) fn last_submitted(&self, owner: ProcessId) -> u64 {
+        let (first, last) = (TaskId { owner, number: 0 }, TaskId { owner, number: u64::MAX });
+        self.users.submitted.range(first..=last).next_back().map_or(0, |(task, _)| task.number)
+    }
+
+    /// Count attempts that make again what was made before, and of these the ones whose arguments were.
+    fn note_rebuilding(&mut self, assignment: &Assignment) {
+        let ends = self.users.ended.get(&assignment.task.object(0));
+        let made =
+            |ends: &Vec<(u32, bool)>| ends.iter().any(|(at, raised)| *at < assignment.attempt && !raised);
+        if !ends.is_some_and(made) {
+            return;
+        }
+        self.users.rebuilt.insert(assignment.task);
+        let rebuilt = |given: &Dependency| self.users.rebuilt.contains(&given.object.task);
+        let again = assignment.dependencies.iter().any(rebuilt);
+        self.cluster.count(rare::REBUILDING);
+        if again {
+            self.cluster.count(rare::REBUILDING_FROM_REBUILT);
+        }
+    }
+
     pub(super) fn cancelled(&mut self, id: ProcessId, task: TaskId, recursive: bool) {
         let process = self.cluster.processes.get(&id).filter(|_| task.owner == id);
         let view = process.and_then(|process| {
             process.owner.inspect().tasks.into_iter().find(|view| view.id == task && !view.done)
         });
         let attempt = view.map(|view| view.attempt);
+        if attempt.is_some_and(|attempt| attempt > 0) {
+            self.cluster.count(rare::CANCELLED_RETRY);
+        }
         self.observe(Observation::Cancelled { task, recursive, attempt });
     }
 }

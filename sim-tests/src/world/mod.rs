@@ -7,7 +7,7 @@ mod program;
 mod steps;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use shoal_core::ids::{ActorId, FunctionId, JobId, ObjectId, ProcessId, TaskId};
@@ -18,6 +18,7 @@ use shoal_transport_sim::cluster::{self, Call, Programs};
 use self::program::{Holding, Program, Role, Thread, Waits};
 use crate::observation::{Content, Observation};
 use crate::program::{Class, Function};
+use crate::rare;
 use crate::scenario::{Driver, Scenario};
 use crate::workloads;
 
@@ -46,6 +47,8 @@ pub struct Users {
     pub ended: BTreeMap<ObjectId, Vec<(u32, bool)>>,
     /// Every task, and whether it has arguments passed by value.
     pub submitted: BTreeMap<TaskId, bool>,
+    /// Tasks that ran again after they had ended with a value.
+    rebuilt: BTreeSet<TaskId>,
 }
 
 /// How far a driver is.
@@ -85,6 +88,7 @@ impl World {
             observations: Vec::new(),
             ended: BTreeMap::new(),
             submitted: BTreeMap::new(),
+            rebuilt: BTreeSet::new(),
         };
         World { cluster, users }
     }
@@ -154,6 +158,10 @@ impl Programs for Users {
             }
             Call::Gone => {
                 let program = self.programs.remove(&process);
+                let streams = |thread: &Thread| thread.is_stream_of(process);
+                if self.programs.values().any(|other| other.threads.values().any(streams)) {
+                    cluster.count(rare::CONSUMER_GONE);
+                }
                 if let Some(number) = program.and_then(|program| program.driver) {
                     self.drivers[number] = DriverState::Gone;
                 }

@@ -132,6 +132,11 @@ impl Thread {
         }
     }
 
+    /// Whether it is a generator that runs for this process.
+    pub(super) fn is_stream_of(&self, owner: ProcessId) -> bool {
+        matches!(&self.role, Role::Task { task, returns: Returns::Stream { .. }, .. } if task.owner == owner)
+    }
+
     pub(super) fn put_slot(&mut self, slot: u16, holding: Holding) -> Holding {
         let at = usize::from(slot);
         if self.slots.len() <= at {

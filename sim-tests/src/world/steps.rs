@@ -247,7 +247,8 @@ impl Scene<'_> {
             Step::CreateActor { .. } | Step::FindActor { .. } => self.actor_step(id, thread, step),
             Step::Kill { actor, no_restart } => {
                 if let Holding::Actor { actor, .. } = *thread.slot(actor) {
-                    self.observe(Observation::Killed { actor });
+                    let after = self.last_submitted(id);
+                    self.observe(Observation::Killed { actor, by: id, for_good: no_restart, after });
                     self.cluster.tell(id, owner::Input::KillActor { actor, no_restart });
                 }
                 Next::Go

@@ -44,6 +44,10 @@ fn decode(bytes: &[u8]) -> Option<Content> {
 impl Scene<'_> {
     /// Look for an object's value, as `get` does.
     pub(super) fn find(&mut self, id: ProcessId, object: ObjectId) -> Found {
+        if !self.cluster.nodes.contains_key(&id.node()) {
+            // Its daemon is gone, and the process will be, as soon as it notices.
+            return Found::Gone;
+        }
         for asked in [false, true] {
             let Some(process) = self.cluster.processes.get_mut(&id) else {
                 return Found::Gone;

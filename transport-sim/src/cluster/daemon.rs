@@ -178,6 +178,7 @@ impl<C: Content> Cluster<C> {
     fn node_effect(&mut self, id: NodeId, effect: node::Effect) {
         match effect {
             node::Effect::Send { to, message } => {
+                self.note_redirect(&message);
                 let from = ProcessId::daemon(id);
                 self.send_from_daemon(id, Envelope { from, to, message });
             }

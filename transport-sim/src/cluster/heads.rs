@@ -9,7 +9,7 @@ use shoal_core::session::Acknowledging;
 use shoal_core::{Effects, Machine, Time};
 
 use super::contact::{Greeting, Welcome};
-use super::{Cluster, Envelope, Event, Fact, micros};
+use super::{Cluster, Envelope, Event, Fact, micros, rare};
 use crate::{Content, LogFate, Way};
 
 /// A head that runs.
@@ -109,7 +109,8 @@ impl<C: Content> Cluster<C> {
         log.holder = Some(address);
         let mut config = head::Config::new(self.random.draw());
         config.durable = self.settings.durable;
-        let rows = log.rows.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
+        let rows: Vec<(Key, Row)> = log.rows.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
+        let places = rare::is_placing(&rows);
         let process = HeadProcess {
             head: Head::new(config, rows),
             host,
@@ -121,6 +122,9 @@ impl<C: Content> Cluster<C> {
             own_log,
         };
         self.heads.insert(address, process);
+        if places {
+            self.count(rare::HEAD_CAME_DURING_PLACEMENT);
+        }
         self.trace.record(self.now(), address, '!', &"starts");
         self.facts.push(Fact::HeadStarted { head: address, forgetful: fate != LogFate::Kept });
         self.arm_head(address);
@@ -146,6 +150,8 @@ impl<C: Content> Cluster<C> {
     pub(super) fn replace_head(&mut self, fate: LogFate, micros_long: u64) {
         let fate = match fate {
             _ if !self.settings.durable => LogFate::Lost,
+            // While a right head is there whoever finds an old log is not the next one, but a second.
+            LogFate::Old if self.heads.len() > 1 => LogFate::Kept,
             LogFate::Old if self.old_log.as_ref().is_none_or(|old| old.epoch >= self.log.epoch) => {
                 LogFate::Kept
             }

@@ -19,6 +19,7 @@ mod partitions;
 mod pending;
 mod process;
 mod programs;
+pub mod rare;
 mod routes;
 mod settings;
 mod stewards;

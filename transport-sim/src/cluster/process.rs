@@ -296,6 +296,7 @@ impl<C: Content> Cluster<C> {
 
     fn note_death(&mut self, id: ProcessId, death: Death) {
         self.trace.record(self.now(), id, '!', &("dies", &death));
+        self.note_owner_death(id);
         self.deaths.insert(id, death.clone());
         self.facts.push(Fact::Died { process: id, death });
         self.calls.push_back((id, Call::Gone));

@@ -159,6 +159,7 @@ impl<C: Content> Cluster<C> {
         match written {
             Ok(locations) => {
                 self.count("objects were spilled");
+                self.note_spill(id);
                 if torn {
                     self.lost(String::from("a spill was torn"));
                 }

@@ -1,0 +1,32 @@
+//! Rare states: a run of many seeds that never reaches one of them proves nothing about it.
+
+use std::collections::BTreeMap;
+
+use shoal_transport_sim::cluster::rare as of_cluster;
+
+/// An attempt makes again what was lost.
+pub const REBUILDING: &str = "a lost object was made again";
+/// An attempt makes again what was lost, from arguments that were.
+pub const REBUILDING_FROM_REBUILT: &str = "a lost object was made again from one that was, too";
+/// A retry races its cancellation.
+pub const CANCELLED_RETRY: &str = "a task was cancelled while it was tried again";
+/// Nobody is left to take a generator's items.
+pub const CONSUMER_GONE: &str = "a generator's consumer died";
+
+/// What a run of some thousands of seeds must have reached. Adoption with two candidates will be one of
+/// them as soon as anybody adopts.
+pub const STATES: [&str; 8] = [
+    REBUILDING,
+    REBUILDING_FROM_REBUILT,
+    CANCELLED_RETRY,
+    CONSUMER_GONE,
+    of_cluster::SPILLED_WITHOUT_HEAD,
+    of_cluster::REDIRECTED_TO_DEAD,
+    of_cluster::OWNER_DIED_DURING_COPY,
+    of_cluster::HEAD_CAME_DURING_PLACEMENT,
+];
+
+/// Those that were never reached.
+pub fn missing(counters: &BTreeMap<&'static str, u64>) -> Vec<&'static str> {
+    STATES.into_iter().filter(|state| !counters.contains_key(state)).collect()
+}

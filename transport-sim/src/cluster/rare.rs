@@ -1,0 +1,51 @@
+//! Names of rare states that the cluster counts.
+
+use shoal_core::actor::ActorState;
+use shoal_core::head::{Key, Row};
+use shoal_core::ids::{NodeId, ProcessId};
+use shoal_core::message::Message;
+use shoal_core::node::Work;
+
+use super::Cluster;
+use crate::Content;
+
+/// Objects are written to disk while there is no head.
+pub const SPILLED_WITHOUT_HEAD: &str = "objects were spilled while their node had no head";
+/// A node's view is older than a death.
+pub const REDIRECTED_TO_DEAD: &str = "a lease was sent to a node that was gone";
+/// A copy of an object is made for nobody's object.
+pub const OWNER_DIED_DURING_COPY: &str = "an owner died while its object was copied";
+/// A head finds that the one before was placing something.
+pub const HEAD_CAME_DURING_PLACEMENT: &str = "a head came while an actor or a group was placed";
+
+impl<C: Content> Cluster<C> {
+    pub(super) fn note_redirect(&mut self, message: &Message) {
+        if let Message::LeaseRedirected { to, .. } = message
+            && !self.nodes.contains_key(to)
+        {
+            self.count(REDIRECTED_TO_DEAD);
+        }
+    }
+
+    pub(super) fn note_spill(&mut self, node: NodeId) {
+        if self.nodes.get(&node).is_some_and(|daemon| !daemon.head.connected) {
+            self.count(SPILLED_WITHOUT_HEAD);
+        }
+    }
+
+    pub(super) fn note_owner_death(&mut self, process: ProcessId) {
+        let copies = |work: &Work| matches!(work, Work::Fetch { object, .. } if object.owner() == process);
+        if self.nodes.values().any(|daemon| daemon.operations().any(copies)) {
+            self.count(OWNER_DIED_DURING_COPY);
+        }
+    }
+}
+
+/// Whether the head that wrote these rows was placing something.
+pub(super) fn is_placing(rows: &[(Key, Row)]) -> bool {
+    rows.iter().any(|(_, row)| match row {
+        Row::Actor(row) => row.node.is_some() && !matches!(row.state, ActorState::Alive { .. }),
+        Row::Group(row) => row.nodes.iter().any(Option::is_none),
+        _ => false,
+    })
+}
