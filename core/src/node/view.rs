@@ -110,8 +110,8 @@ impl View {
 
     /// What is free there by its last report, without guesses.
     pub(super) fn reported(&self, node: NodeId) -> Option<&Resources> {
-        let guessed = self.guesses.get(&node).map(|(_, free)| free);
-        guessed.or_else(|| self.nodes.get(&node).map(|summary| &summary.free))
+        let said = self.guesses.get(&node).map(|(_, said)| said);
+        said.or_else(|| self.nodes.get(&node)).map(|summary| &summary.free)
     }
 
     /// The best other node of those where such work fits now.
