@@ -95,11 +95,11 @@ fn a_copy_that_was_dropped_is_not_given_any_more_and_was_not_the_last() {
     let object = put(&mut owner, NODE);
     copied(&mut owner, object, NodeId(2), 0);
     let dropped = |node, attempt| Message::CopyRemoved { object, node, attempt };
-    assert_eq!(owner.receive(ProcessId::daemon(NodeId(2)), dropped(NodeId(2), 7)), []);
+    assert!(owner.receive(ProcessId::daemon(NodeId(2)), dropped(NodeId(2), 7)).is_empty());
     assert_eq!(told(&mut owner, object, NodeId(2), None), at(NodeId(2)), "that was of another attempt");
-    assert_eq!(owner.receive(ProcessId::daemon(NodeId(2)), dropped(NodeId(2), 0)), []);
+    assert!(owner.receive(ProcessId::daemon(NodeId(2)), dropped(NodeId(2), 0)).is_empty());
     assert_eq!(told(&mut owner, object, NodeId(2), None), at(NODE));
-    assert_eq!(owner.receive(ProcessId::daemon(NODE), dropped(NODE, 0)), []);
+    assert!(owner.receive(ProcessId::daemon(NODE), dropped(NODE, 0)).is_empty());
     assert_eq!(told(&mut owner, object, NodeId(2), None), at(NODE), "this is where it was made");
 }
 
