@@ -25,6 +25,7 @@ pub mod resources;
 pub mod room;
 pub mod session;
 pub mod task;
+pub mod term;
 pub mod value;
 pub mod wire;
 

@@ -57,6 +57,11 @@ pub struct ActorView {
 }
 
 impl Head {
+    /// Its epoch; 0 before it has one.
+    pub fn epoch(&self) -> u64 {
+        self.meta.epoch
+    }
+
     /// What this head knows.
     pub fn inspect(&self) -> Inspection {
         let nodes = self.nodes.iter().map(|(id, node)| NodeView {

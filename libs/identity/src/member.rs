@@ -47,6 +47,15 @@ pub enum Role {
 }
 
 impl Role {
+    /// Whether nodes take such a member for their head. A certificate that was issued for the cluster's
+    /// secret never says so.
+    pub fn may_act_as_head(self) -> bool {
+        match self {
+            Role::Head => true,
+            Role::Node => false,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Role::Head => "head",

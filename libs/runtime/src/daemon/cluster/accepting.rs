@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shoal_core::head;
 use shoal_core::ids::NodeId;
+use shoal_core::term::Term;
 use tokio::sync::oneshot;
 
 use super::super::log;
@@ -68,13 +69,16 @@ async fn answer(
     };
     with(shared, |_| ());
     match tokio::time::timeout(ADMISSION_PATIENCE, verdict).await {
-        Ok(Ok(Verdict::Admitted { node, epoch })) => {
+        Ok(Ok(Verdict::Admitted { node, term })) => {
             let head_node = shared.borrow().id;
-            say(&mut connection, &Reply::Admitted { node, head_node, epoch }).await?;
+            say(&mut connection, &Reply::Admitted { node, head_node, term }).await?;
             hosted::drive(shared, node, connection).await;
             Ok(())
         }
-        Ok(Ok(Verdict::Refused(reason))) => refuse(connection, reason, true).await,
+        Ok(Ok(Verdict::Refused { reason, term })) => {
+            let reply = Reply::Refused { reason, fatal: true, term: Some(term) };
+            turn_away(connection, reply).await
+        }
         // The head has stopped, or is too slow: the node asks again.
         Ok(Err(_)) | Err(_) => refuse(connection, "the head does not answer", false).await,
     }
@@ -95,14 +99,15 @@ async fn answer_peer(
     Ok(())
 }
 
-async fn refuse(
-    mut connection: Connection,
-    reason: impl Into<String>,
-    fatal: bool,
-) -> Result<(), TransportError> {
-    let reason = reason.into();
-    log!("the daemon at {} was refused: {reason}", connection.peer.address);
-    say(&mut connection, &Reply::refused(reason, fatal)).await?;
+async fn refuse(connection: Connection, reason: impl Into<String>, fatal: bool) -> Result<(), TransportError> {
+    turn_away(connection, Reply::refused(reason, fatal)).await
+}
+
+async fn turn_away(mut connection: Connection, refusal: Reply) -> Result<(), TransportError> {
+    if let Reply::Refused { reason, .. } = &refusal {
+        log!("the daemon at {} was refused: {reason}", connection.peer.address);
+    }
+    say(&mut connection, &refusal).await?;
     connection.writer.finish().await?;
     // To close a connection takes back what has not arrived yet: the other end closes when it has read.
     let _ = tokio::time::timeout(GOODBYE_PATIENCE, connection.reader.greeting()).await;
@@ -117,8 +122,8 @@ pub(super) enum Application {
 
 /// What the head says to that.
 pub(super) enum Verdict {
-    Admitted { node: NodeId, epoch: u64 },
-    Refused(String),
+    Admitted { node: NodeId, term: Term },
+    Refused { reason: String, term: Term },
 }
 
 impl Daemon {

@@ -10,6 +10,7 @@ use shoal_core::head;
 use shoal_core::ids::NodeId;
 use shoal_core::message::NodeSummary;
 use shoal_core::node::Config;
+use shoal_core::term::Term;
 use shoal_identity::join::JoinError;
 use shoal_identity::{
     AuthorityError, ClusterAuthority, Credentials, InvalidName, JoinSecret, NodeName, Role, Validity, join,
@@ -18,17 +19,14 @@ use shoal_state::FileLog;
 use tokio::net::TcpStream;
 
 use super::super::{log, session};
-use super::head::Away;
-use super::word::{Greeting, Reply, Wish, hear, say};
+use super::head::{Away, ask_head};
+use super::word::{Reply, Wish};
 use super::{HeadError, HeadSide, Hosted};
 use crate::transport::{BoxFuture, BulkSource, Connection, Transport, TransportError};
 
 /// How often, and how long apart, a node asks a head that is not there yet to let it in.
 const ATTEMPTS: u32 = 100;
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
-/// The head must answer within this time; it writes to its log before.
-const REPLY_PATIENCE: Duration = Duration::from_secs(30);
-
 /// How long after a failed attempt to have a certificate renewed the next one follows.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 
@@ -157,8 +155,8 @@ pub(in super::super) async fn enter(
             let credentials = prove(head, &secret, &name(config)?).await?;
             let transport = network.bind(address, credentials.clone(), None, source).await?;
             config.address = transport.local_address().to_string();
-            let (connection, node, epoch) = apply(transport.as_ref(), head, config).await?;
-            let away = HeadSide::There(Box::new(Away::new(head, epoch)));
+            let (connection, node, term) = apply(transport.as_ref(), head, config).await?;
+            let away = HeadSide::There(Box::new(Away::new(head, term)));
             Ok(Entered {
                 node,
                 head: away,
@@ -241,16 +239,14 @@ async fn apply(
     transport: &dyn Transport,
     head: SocketAddr,
     config: &Config,
-) -> Result<(Connection, NodeId, u64), EnterError> {
+) -> Result<(Connection, NodeId, Term), EnterError> {
     let mut attempt = 1;
     loop {
         let mut connection = transport.connect(head).await?;
         let wish = Wish::Join { summary: Box::new(summary(config)) };
-        say(&mut connection, &Greeting::new(wish)).await?;
-        let reply = tokio::time::timeout(REPLY_PATIENCE, hear::<Reply>(&mut connection)).await;
-        match reply.map_err(|_| TransportError::TimedOut)?? {
-            Reply::Admitted { node, epoch, .. } => return Ok((connection, node, epoch)),
-            Reply::Refused { reason, fatal } if fatal || attempt >= ATTEMPTS => {
+        match ask_head(&mut connection, wish).await? {
+            Reply::Admitted { node, term, .. } => return Ok((connection, node, term)),
+            Reply::Refused { reason, fatal, .. } if fatal || attempt >= ATTEMPTS => {
                 return Err(EnterError::Refused(reason));
             }
             Reply::Refused { reason, .. } => log!("the head does not let this node in yet: {reason}"),

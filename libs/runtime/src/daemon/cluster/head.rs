@@ -9,6 +9,7 @@ use shoal_core::ids::ProcessId;
 use shoal_core::message::Message;
 use shoal_core::node;
 use shoal_core::session::{Acknowledging, Config};
+use shoal_core::term::{Claim, Term};
 use tokio::sync::mpsc;
 
 use super::super::log;
@@ -38,7 +39,8 @@ pub(in super::super) enum HeadSide {
 pub(in super::super) struct Away {
     /// Where it can be reached.
     address: SocketAddr,
-    epoch: u64,
+    /// Which head it is.
+    term: Term,
     session: PeerSession,
     /// Where frames of the session come in; there is none before the daemon serves.
     incoming: Option<(mpsc::Sender<Vec<Bytes>>, Task)>,
@@ -49,8 +51,8 @@ pub(in super::super) struct Away {
 
 impl Away {
     /// A head that has just let this node in.
-    pub(super) fn new(address: SocketAddr, epoch: u64) -> Away {
-        Away { address, epoch, session: session(), incoming: None, _dialler: None, full: Full::default() }
+    pub(super) fn new(address: SocketAddr, term: Term) -> Away {
+        Away { address, term, session: session(), incoming: None, _dialler: None, full: Full::default() }
     }
 }
 
@@ -105,16 +107,17 @@ async fn reconnect(shared: &Shared) -> Result<Option<Connection>, TransportError
     };
     let Some(transport) = transport else { return Ok(None) };
     let mut connection = transport.connect(address).await?;
-    say(&mut connection, &Greeting::new(Wish::Return { node })).await?;
-    let reply = tokio::time::timeout(REPLY_PATIENCE, hear::<Reply>(&mut connection)).await;
-    match reply.map_err(|_| TransportError::TimedOut)?? {
-        Reply::Admitted { epoch, .. } => {
-            with(shared, |daemon| daemon.head_found(epoch));
+    match ask_head(&mut connection, Wish::Return { node }).await? {
+        Reply::Admitted { term, .. } => {
+            with(shared, |daemon| daemon.head_found(term))?;
             Ok(Some(connection))
         }
-        Reply::Refused { reason, fatal } => {
+        Reply::Refused { reason, fatal, term } => {
             if !fatal {
                 return Err(TransportError::Closed(reason));
+            }
+            if let Some(term) = term {
+                shared.borrow().judge_head(term)?;
             }
             log!("the head refuses this node: {reason}");
             with(shared, Daemon::head_refuses);
@@ -122,6 +125,31 @@ async fn reconnect(shared: &Shared) -> Result<Option<Connection>, TransportError
         }
         Reply::Welcome => Err(TransportError::Malformed("an answer to another question")),
     }
+}
+
+/// Ask whoever is at the other end for what only the head can give, and hear the answer. Every node of
+/// the cluster can listen where the head is looked for, so its certificate must say that it may be one.
+pub(super) async fn ask_head(connection: &mut Connection, wish: Wish) -> Result<Reply, TransportError> {
+    let who = &connection.peer;
+    if !who.member.role.may_act_as_head() {
+        let reason = format!("{} at {} is a node, and may not act as head", who.member.name, who.address);
+        return Err(TransportError::Closed(reason));
+    }
+    say(connection, &Greeting::new(wish)).await?;
+    let reply = tokio::time::timeout(REPLY_PATIENCE, hear(connection)).await;
+    reply.map_err(|_| TransportError::TimedOut)?
+}
+
+/// What a head is to who follows the one of term `followed`; an error if it is not obeyed.
+fn judge(followed: Term, other: Term) -> Result<Claim, TransportError> {
+    let claim = followed.judge(other);
+    let fault = match claim {
+        Claim::Same | Claim::Successor => return Ok(claim),
+        Claim::Outdated => format!("its epoch is {}, and one of {} acts", other.epoch, followed.epoch),
+        Claim::Rival => format!("it is not the head of epoch {} that acts, but another", other.epoch),
+    };
+    log!("a head is not obeyed: {fault}");
+    Err(TransportError::Closed(fault))
 }
 
 impl Daemon {
@@ -172,18 +200,27 @@ impl Daemon {
     /// The head goes on with this node.
     ///
     /// What a head of another epoch has not acknowledged is sent to this one: its log may lack it.
-    fn head_found(&mut self, epoch: u64) {
-        let HeadSide::There(away) = &mut self.cluster.head else { return };
-        if away.epoch == epoch {
-            return;
+    fn head_found(&mut self, term: Term) -> Result<(), TransportError> {
+        let claim = self.judge_head(term)?;
+        let HeadSide::There(away) = &mut self.cluster.head else { return Ok(()) };
+        if claim == Claim::Same {
+            return Ok(());
         }
-        log!("another head acts: its epoch is {epoch}");
-        away.epoch = epoch;
+        log!("another head acts: its epoch is {}", term.epoch);
+        away.term = term;
         let before = std::mem::replace(&mut away.session, session());
         for frame in before.unacknowledged() {
             away.session.send(frame);
         }
-        self.tell_node(node::Input::HeadChanged { epoch });
+        self.tell_node(node::Input::HeadChanged { epoch: term.epoch });
+        Ok(())
+    }
+
+    fn judge_head(&self, term: Term) -> Result<Claim, TransportError> {
+        match &self.cluster.head {
+            HeadSide::There(away) => judge(away.term, term),
+            HeadSide::Here(_) => Ok(Claim::Same),
+        }
     }
 
     fn frame_from_head(&mut self, frame: &[u8]) -> Result<(), String> {
@@ -198,5 +235,84 @@ impl Daemon {
     fn head_refuses(&mut self) {
         let fenced = node::Input::Received { from: ProcessId::HEAD, message: Message::Fenced };
         self.tell_node(fenced);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shoal_core::ids::NodeId;
+    use shoal_identity::{ClusterId, Member, Role};
+
+    use super::*;
+    use crate::transport::{BoxFuture, Bulk, BulkError, BulkRequest, ControlReader, ControlWriter, Peer};
+
+    struct NoBulk;
+
+    impl Bulk for NoBulk {
+        fn fetch<'a>(&'a self, _: BulkRequest, _: &'a mut [u8]) -> BoxFuture<'a, Result<(), BulkError>> {
+            unreachable!("nothing is fetched here")
+        }
+        fn close(&self, _: &str) {}
+        fn closed(&self) -> BoxFuture<'_, TransportError> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// Both ends of a connection; at the other end of the first is a member of this role.
+    fn connected_to(role: Role) -> (Connection, Connection) {
+        let (one, other) = tokio::io::duplex(1 << 16);
+        let end = |stream, role| {
+            let (read, write) = tokio::io::split(stream);
+            let name = "somebody".parse().expect("a name");
+            let member = Member { cluster: ClusterId([7; 16]), role, name };
+            let address = SocketAddr::from(([127, 0, 0, 1], 1));
+            Connection {
+                peer: Peer { member, address, transport: "test" },
+                reader: ControlReader::new(Box::new(read)),
+                writer: ControlWriter::new(Box::new(write)),
+                bulk: Arc::new(NoBulk),
+            }
+        };
+        (end(one, role), end(other, Role::Node))
+    }
+
+    const TERM: Term = Term { epoch: 3, life: 8 };
+
+    async fn let_in(mut end: Connection) -> bool {
+        let asked = hear::<Greeting>(&mut end).await.is_ok();
+        if asked {
+            let reply = Reply::Admitted { node: NodeId(2), head_node: NodeId(1), term: TERM };
+            say(&mut end, &reply).await.expect("the other end listens");
+        }
+        asked
+    }
+
+    #[tokio::test]
+    async fn only_who_may_be_head_is_asked_for_what_heads_give() {
+        let (mut head, other_end) = connected_to(Role::Head);
+        let asked = tokio::spawn(let_in(other_end));
+        let reply = ask_head(&mut head, Wish::Return { node: NodeId(2) }).await;
+        assert!(matches!(reply, Ok(Reply::Admitted { term: TERM, .. })), "{reply:?}");
+        assert!(asked.await.expect("it ends"));
+
+        let (mut node, other_end) = connected_to(Role::Node);
+        let asked = tokio::spawn(let_in(other_end));
+        let reply = ask_head(&mut node, Wish::Return { node: NodeId(2) }).await;
+        let Err(TransportError::Closed(reason)) = reply else { panic!("{reply:?}") };
+        assert!(reason.contains("may not act as head"), "{reason}");
+        drop(node);
+        assert!(!asked.await.expect("it ends"), "nothing was said to it");
+    }
+
+    #[test]
+    fn heads_that_are_not_obeyed_are_told_apart() {
+        assert_eq!(judge(TERM, TERM), Ok(Claim::Same));
+        assert_eq!(judge(TERM, Term { epoch: 4, life: 1 }), Ok(Claim::Successor));
+        for (other, text) in [(Term { epoch: 2, life: 8 }, "epoch is 2"), (Term { life: 9, ..TERM }, "another")] {
+            let Err(TransportError::Closed(reason)) = judge(TERM, other) else { panic!("{other:?}") };
+            assert!(reason.contains(text), "{reason}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The head in this daemon: its machine, its log, and its sessions with the nodes.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -10,6 +11,7 @@ use shoal_core::head::{self, Head, WriteResult};
 use shoal_core::ids::{NodeId, OperationId, ProcessId};
 use shoal_core::message::{Message, NodeSummary};
 use shoal_core::session::{Acknowledging, Config};
+use shoal_core::term::Term;
 use shoal_core::wire;
 use shoal_core::{Effects, Machine, Time};
 use shoal_state::{Changes, Log, StateError};
@@ -54,6 +56,8 @@ pub(in super::super) struct Hosted {
     /// Those who wait for the head to let them in.
     applicants: HashMap<u64, oneshot::Sender<Verdict>>,
     applications: u64,
+    /// Tells this head from others of its epoch: see [`Term::life`].
+    life: u64,
 }
 
 /// A node that the head talks to.
@@ -115,6 +119,7 @@ impl Hosted {
                             nodes: HashMap::new(),
                             applicants: HashMap::new(),
                             applications: OWN_CONNECTION,
+                            life: RandomState::new().hash_one(std::process::id()),
                         };
                         return Ok((hosted, node));
                     }
@@ -155,6 +160,10 @@ impl Hosted {
         });
         self.writer = Some(writer);
         Ok(())
+    }
+
+    fn term(&self, epoch: u64) -> Term {
+        Term { epoch, life: self.life }
     }
 
     /// Number somebody who wants to be let in, and who waits for the answer.
@@ -207,7 +216,8 @@ impl Daemon {
             }
             head::Effect::Refuse { connection, reason } => {
                 if let HeadSide::Here(hosted) = &mut self.cluster.head {
-                    hosted.answer(connection, Verdict::Refused(reason));
+                    let term = hosted.term(hosted.head.epoch());
+                    hosted.answer(connection, Verdict::Refused { reason, term });
                 }
             }
             head::Effect::Handled { node } => self.head_handled(node),
@@ -263,7 +273,8 @@ impl Daemon {
             let session = PeerSession::new(Config::default(), Acknowledging::WhenHandled);
             Member { session, frames, connections: 0, _gate: gate }
         });
-        if !hosted.answer(connection, Verdict::Admitted { node, epoch }) {
+        let term = hosted.term(epoch);
+        if !hosted.answer(connection, Verdict::Admitted { node, term }) {
             // Its connection is gone already.
             self.tell_head(head::Input::NodeLost { node });
         }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shoal_core::ids::NodeId;
 use shoal_core::message::NodeSummary;
+use shoal_core::term::Term;
 use shoal_core::wire;
 
 use crate::control::VERSION;
@@ -48,8 +49,8 @@ pub(super) enum Reply {
         node: NodeId,
         /// The node that the head lives on.
         head_node: NodeId,
-        /// The head's epoch.
-        epoch: u64,
+        /// Which head has let it in.
+        term: Term,
     },
     /// Node to node: go on.
     Welcome,
@@ -59,6 +60,8 @@ pub(super) enum Reply {
         reason: String,
         /// It will be no for ever: the node is dead, or does not belong here.
         fatal: bool,
+        /// Which head says so, if one does.
+        term: Option<Term>,
     },
 }
 
@@ -70,7 +73,7 @@ impl Greeting {
 
 impl Reply {
     pub(super) fn refused(reason: impl Into<String>, fatal: bool) -> Reply {
-        Reply::Refused { reason: reason.into(), fatal }
+        Reply::Refused { reason: reason.into(), fatal, term: None }
     }
 }
 
