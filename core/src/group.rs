@@ -95,6 +95,11 @@ fn derived_name(name: &str, text: &str, bundle: Option<u32>) -> String {
     }
 }
 
+/// Whether a resource may be one of a bundle; users can give theirs such names, too.
+pub(crate) fn is_derived(name: &str) -> bool {
+    name.contains("_group_")
+}
+
 fn derived(resources: &Resources, share: Quantity, group: GroupId, bundle: Option<u32>) -> Resources {
     let text = text(group);
     let mut derived = Resources::default();

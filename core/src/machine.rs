@@ -93,6 +93,8 @@ pub enum Wakeup {
     TakeOver,
     /// A node of which nothing is heard is dead.
     SilentNodes,
+    /// The time of a draining node is up.
+    DrainOver,
     /// What has changed of the nodes is told to all.
     TellView,
 }

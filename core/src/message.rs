@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::group::{GroupSpec, GroupState};
 use crate::ids::{ActorId, GroupId, JobId, LeaseId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
+use crate::machine::Span;
 use crate::resources::{Demand, Devices, Resources};
 use crate::task::{Assignment, Completion};
 use crate::value::{ActorDeath, Death, Failure, Outcome};
@@ -488,6 +489,11 @@ pub enum Message {
         /// The job.
         job: JobId,
     },
+    /// Head to node: take no new work, or take it again. A new head says it anew to nodes that drain.
+    Draining {
+        /// How; nothing when it is over.
+        drain: Option<Drain>,
+    },
     /// Node to head: I am here, or what I have changed.
     NodeReport {
         /// The node.
@@ -744,13 +750,15 @@ pub enum Query {
         /// Key.
         key: String,
     },
-    /// Head: place nothing new on a node, or place things there again.
+    /// Head: empty a node, or place things there again.
     Drain {
         /// The node.
         node: NodeId,
-        /// Whether nothing new is to be placed there.
-        draining: bool,
+        /// How; nothing to place things there again.
+        drain: Option<Drain>,
     },
+    /// Head: the nodes that are draining.
+    Draining,
     /// Node: its workers.
     Workers,
     /// Node: what the store holds.
@@ -783,6 +791,13 @@ pub enum Answer {
     },
     /// Placement groups.
     Groups(Vec<(GroupSpec, GroupState)>),
+    /// The nodes that are draining.
+    Draining(Vec<(NodeId, Drain)>),
+    /// The node cannot be drained in this way.
+    DrainRefused {
+        /// Why.
+        detail: String,
+    },
     /// Keys.
     Keys(Vec<String>),
     /// There is no such thing.
@@ -799,6 +814,15 @@ pub enum Answer {
     Workers(Vec<WorkerSummary>),
     /// What the store holds.
     Store(StoreSummary),
+}
+
+/// A node that is to be emptied.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Drain {
+    /// How long what runs there may go on; without it for as long as it takes.
+    pub grace: Option<Span>,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// A node, for lists and for scheduling.

@@ -222,7 +222,16 @@ fn convert<'py>(py: Python<'py>, process: &Arc<Process>, answer: Answer) -> PyRe
     match answer {
         Answer::NotFound => Ok(py.None().into_bound(py)),
         Answer::ActorCreated | Answer::GroupCreated => Ok(py.None().into_bound(py)),
-        Answer::GroupRefused { detail } => Err(PyValueError::new_err(detail)),
+        Answer::GroupRefused { detail } | Answer::DrainRefused { detail } => {
+            Err(PyValueError::new_err(detail))
+        }
+        Answer::Draining(draining) => list(py, draining, |py, (node, drain)| {
+            let dict = PyDict::new(py);
+            dict.set_item("node", node.0)?;
+            dict.set_item("deadline_seconds", drain.grace.map(|grace| grace.0 as f64 / 1e9))?;
+            dict.set_item("reason", drain.reason)?;
+            Ok(dict)
+        }),
         Answer::Groups(groups) => list(py, groups, group_dict),
         Answer::Keys(keys) => Ok(PyList::new(py, keys)?.into_any()),
         Answer::ActorExists { actor } => Ok(errors::actor_bytes(py, actor).into_any()),

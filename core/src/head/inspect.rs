@@ -68,7 +68,7 @@ impl Head {
             node: id,
             alive: node.is_alive(),
             settled: node.is_settled(),
-            draining: node.draining,
+            draining: node.draining.is_some(),
             heir: self.nodes.living_heir(id),
         });
         let actors = self.actors.live().map(|actor| ActorView {
@@ -130,7 +130,7 @@ fn describe(node: &Node) -> Option<&'static str> {
         Link::Awaited => Some("has not come to this head yet"),
         Link::Cut { .. } => Some("has no connection"),
         Link::Up if !node.known => Some("has not said yet what is on it"),
-        Link::Up if node.draining => Some("is draining"),
+        Link::Up if node.draining.is_some() => Some("is draining"),
         Link::Up => None,
     }
 }
@@ -147,7 +147,8 @@ mod tests {
     fn what_waits_says_why() {
         let mut head = Harness::durable();
         head.join();
-        let drain = Query::Drain { node: NodeId(2), draining: true };
+        let drain = crate::message::Drain { grace: None, reason: String::new() };
+        let drain = Query::Drain { node: NodeId(2), drain: Some(drain) };
         let other = head.join();
         let id = |number| ActorId(crate::ids::TaskId { owner: ProcessId::new(other, 1), number });
         head.tell(Input::NodeLost { node: NODE });

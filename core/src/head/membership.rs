@@ -149,18 +149,6 @@ impl Head {
             }
         }
     }
-
-    /// Whether anything else is to be placed on a node.
-    pub(super) fn drain(&mut self, id: NodeId, draining: bool, out: &mut Outbox) -> bool {
-        let Some(node) = self.nodes.get_mut(id).filter(|node| node.draining != draining) else {
-            return false;
-        };
-        node.draining = draining;
-        out.touch(Key::Node(id));
-        self.view_changed(id);
-        self.place_unplaced(out);
-        true
-    }
 }
 
 #[cfg(test)]
@@ -281,7 +269,10 @@ mod tests {
     fn nothing_is_placed_on_a_draining_node_or_on_one_that_is_cut_off() {
         let mut head = three();
         head.tell(Input::NodeLost { node: NodeId(1) });
-        let drain = |draining| crate::message::Query::Drain { node: NodeId(2), draining };
+        let drain = |draining: bool| {
+            let drain = crate::message::Drain { grace: None, reason: String::new() };
+            crate::message::Query::Drain { node: NodeId(2), drain: draining.then_some(drain) }
+        };
         let ask = |head: &mut Harness, draining| {
             let request = crate::ids::RequestId(1);
             head.daemon_says(NodeId(3), Message::Ask { request, query: drain(draining) });

@@ -6,6 +6,7 @@
 
 mod actors;
 mod deaths;
+mod draining;
 mod endings;
 mod groups;
 #[cfg(test)]
@@ -250,6 +251,7 @@ impl Head {
                 Wakeup::UnknownGroup => self.awaited_groups_due(out),
                 Wakeup::PlaceGroups => self.groups.stir(),
                 Wakeup::SilentNodes => self.silent_due(out),
+                Wakeup::DrainOver => self.drain_due(out),
                 Wakeup::Unschedulable => self.unplaced_due(out),
                 // Changes are told, and a head begins, after whatever call it is.
                 _ => {}

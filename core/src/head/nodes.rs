@@ -6,9 +6,10 @@ use alloc::vec::Vec;
 
 use super::rows::NodeRow;
 use super::{Config, Key, Outbox, Row};
+use crate::group;
 use crate::ids::NodeId;
 use crate::machine::Time;
-use crate::message::{Message, NodeSummary};
+use crate::message::{Drain, Message, NodeSummary};
 use crate::mutants::Mutant;
 use crate::resources::{Quantity, Resources};
 
@@ -35,7 +36,9 @@ pub(super) struct Node {
     /// What is free is what it has reported, without what was placed there since.
     pub(super) summary: NodeSummary,
     /// Nothing new is to be placed there.
-    pub(super) draining: bool,
+    pub(super) draining: Option<Drain>,
+    /// When it is dead because it drains.
+    pub(super) leaves: Option<Time>,
     /// Of a dead node: see [`NodeRow::heir`].
     pub(super) heir: Option<NodeId>,
     pub(super) link: Link,
@@ -51,14 +54,32 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(summary: NodeSummary, now: Time) -> Node {
-        let (draining, heir, placed) = (false, None, BTreeMap::new());
-        Node { summary, draining, heir, link: Link::Up, heard: now, known: true, orders: 0, placed }
+        Node {
+            summary,
+            draining: None,
+            leaves: None,
+            heir: None,
+            link: Link::Up,
+            heard: now,
+            known: true,
+            orders: 0,
+            placed: BTreeMap::new(),
+        }
     }
 
     fn restore(row: NodeRow) -> Node {
         let NodeRow { summary, draining, heir } = row;
-        let (heard, placed) = (Time(0), BTreeMap::new());
-        Node { summary, draining, heir, link: Link::Awaited, heard, known: false, orders: 0, placed }
+        Node {
+            summary,
+            draining,
+            leaves: None,
+            heir,
+            link: Link::Awaited,
+            heard: Time(0),
+            known: false,
+            orders: 0,
+            placed: BTreeMap::new(),
+        }
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -67,7 +88,7 @@ impl Node {
 
     /// Whether something may be placed there: a node that is cut off may be dead already.
     pub(super) fn is_available(&self) -> bool {
-        self.is_settled() && !self.draining
+        self.is_settled() && self.draining.is_none()
     }
 
     /// Whether it is connected, and what is on it is known.
@@ -106,8 +127,10 @@ impl Node {
     /// What others are told of it: a draining node has nothing to offer.
     pub(super) fn shown(&self) -> NodeSummary {
         let mut summary = self.summary.clone();
-        if self.draining {
-            summary.free = Resources::default();
+        if self.draining.is_some() {
+            // Groups that have bundles there go on using them.
+            summary.total.0.retain(|name, _| group::is_derived(name));
+            summary.free.0.retain(|name, _| group::is_derived(name));
         }
         summary.free.0.retain(|_, amount| *amount > Quantity(0));
         summary
@@ -147,7 +170,7 @@ impl Nodes {
         let node = self.nodes.get(&id)?;
         let mut summary = node.summary.clone();
         summary.free = Resources::default();
-        Some(Row::Node(Box::new(NodeRow { summary, draining: node.draining, heir: node.heir })))
+        Some(Row::Node(Box::new(NodeRow { summary, draining: node.draining.clone(), heir: node.heir })))
     }
 
     pub(super) fn insert(&mut self, node: Node) {

@@ -25,7 +25,8 @@ impl Head {
             Query::Keys { prefix } => Answer::Keys(self.values.keys(&prefix)),
             Query::GroupByName { name, namespace } => self.group_named(&name, &namespace),
             Query::Groups => self.list_groups(),
-            Query::Drain { node, draining } => Answer::Changed(self.drain(node, draining, out)),
+            Query::Drain { node, drain } => self.drain(node, drain, out),
+            Query::Draining => Answer::Draining(self.list_draining()),
             // Asked of the wrong machine.
             Query::Workers | Query::Store => Answer::NotFound,
         };

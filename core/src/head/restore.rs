@@ -77,6 +77,7 @@ impl Head {
             self.resume_waiting(out);
         }
         self.await_again(out.now);
+        self.drain_again(out.now);
         self.resume_groups(out);
         self.forgive(out.now);
         if self.nodes.alive().next().is_some() {

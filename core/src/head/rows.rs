@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::group::GroupSpec;
 use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId, RequestId};
-use crate::message::NodeSummary;
+use crate::message::{Drain, NodeSummary};
 
 /// Names a row.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -89,7 +89,7 @@ pub struct NodeRow {
     /// What it has, as it said when it joined; what is free is not kept.
     pub summary: NodeSummary,
     /// Nothing new is to be placed there.
-    pub draining: bool,
+    pub draining: Option<Drain>,
     /// Set when it is dead: whose steward owns what its processes owned. Nobody's while there is no
     /// other node.
     pub heir: Option<NodeId>,

@@ -32,6 +32,7 @@ impl Head {
         self.settle_bundles(id, bundles, out);
         self.settle_drivers(id, drivers, out);
         self.settle_actors(id, actors, out);
+        self.tell_drain_again(id, out);
         self.place_unplaced(out);
     }
 
@@ -212,7 +213,7 @@ mod tests {
         head.tell(Input::NodeLost { node: NodeId(2) });
         head.tell(Input::NodeLost { node: NODE });
         let (node, state) = (NODE, head.head.nodes.get_mut(NODE).expect("it lives"));
-        state.draining = true;
+        state.draining = Some(crate::message::Drain { grace: None, reason: String::new() });
         head.daemon_says(node, Message::ActorReport { actor: id(1), incarnation: 0, event: crash });
         head.write_all();
         head.log.retain(|key, _| *key != crate::head::Key::Node(NODE));

@@ -84,7 +84,9 @@ impl Node {
         for claim in late {
             let home = self.summary();
             let nodes: Vec<&NodeSummary> = self.view.nodes().chain([&home]).collect();
-            let detail = if self.is_known(claim.pool) {
+            let detail = if let Some(detail) = self.refusal_while_draining(&claim.demand) {
+                detail
+            } else if self.is_known(claim.pool) {
                 placement::shortage(&nodes, &claim.demand, &home)
             } else {
                 format!("node {} knows nothing of its job", home.node.0)

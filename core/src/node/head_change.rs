@@ -15,6 +15,9 @@ impl Node {
             return;
         }
         self.head = epoch;
+        // If it is still to be emptied the new head says so.
+        self.draining = None;
+        self.changed = true;
         self.reporter.ordered(0);
         let state = Box::new(self.state());
         out.send(ProcessId::HEAD, Message::NodeState { state });

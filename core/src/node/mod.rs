@@ -11,6 +11,7 @@ mod bundles;
 mod cluster;
 #[cfg(test)]
 mod cluster_soak;
+mod drain;
 mod drivers;
 mod exits;
 #[cfg(test)]
@@ -61,7 +62,7 @@ use self::view::View;
 use crate::deadlines::Deadlines;
 use crate::ids::{ActorId, JobId, NodeId, ObjectId, OperationId, ProcessId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time, Wakeup};
-use crate::message::Message;
+use crate::message::{Drain, Message};
 use crate::resources::{Environment, Resources};
 use crate::value::{Death, Failure};
 
@@ -385,6 +386,8 @@ pub struct Node {
     changed: bool,
     /// It was declared dead.
     stopped: bool,
+    /// The head has it emptied.
+    draining: Option<Drain>,
     /// Forks under way.
     forks: BTreeMap<OperationId, ProcessId>,
     reporter: Reporter,
@@ -419,6 +422,7 @@ impl Node {
             view: View::new(config.node),
             changed: false,
             stopped: false,
+            draining: None,
             forks: BTreeMap::new(),
             reporter: Reporter::default(),
             head: 0,
@@ -492,6 +496,7 @@ impl Node {
                 self.changed = true;
             }
             Message::NodeDied { node, heir } => self.node_died(node, heir, out),
+            Message::Draining { drain } => self.drain(drain, out),
             Message::Fenced => self.fenced(out),
             _ => {}
         }

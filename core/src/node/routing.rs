@@ -42,21 +42,23 @@ impl Node {
                 self.view.rejected(by, demand, out.now);
                 // Nothing is ever short of what needs nothing: the caps on light work are what rejects it.
                 let hopeless = demand.resources.is_empty() || times >= REJECTIONS_MAX;
-                if hopeless && self.can_ever_run(demand) {
+                if hopeless && self.takes(demand) {
                     Decision::Here
                 } else {
                     self.decide(demand, None, out)
                 }
             }
             Route::IfFree => {
-                if !self.is_known(claim.pool) || !self.can_ever_run(demand) || !self.can_run_now(demand) {
+                if !self.is_known(claim.pool) || !self.takes(demand) || !self.can_run_now(demand) {
                     return out.send(process, Message::LeaseRejected { request });
                 }
                 Decision::Here
             }
             // What others sent here stays until the view changes: it must not go round in circles.
-            Route::Queue | Route::Fresh | Route::Rejected { .. } if self.can_ever_run(demand) => {
-                Decision::Here
+            Route::Queue | Route::Fresh | Route::Rejected { .. } if self.takes(demand) => Decision::Here,
+            // Whoever sent it did not know yet that this node drains.
+            Route::Queue | Route::Fresh | Route::Rejected { .. } if self.draining.is_some() => {
+                self.decide(demand, None, out)
             }
             Route::Queue | Route::Fresh | Route::Rejected { .. } => Decision::Nowhere,
         };
@@ -84,7 +86,7 @@ impl Node {
 
     fn decide(&mut self, demand: &Demand, prefer: Option<NodeId>, out: &Outbox) -> Decision {
         let own = self.config.node;
-        let here = self.can_ever_run(demand);
+        let here = self.takes(demand);
         if let Strategy::Node { node, .. } = demand.strategy {
             if node == own && here {
                 return Decision::Here;

@@ -16,7 +16,7 @@ use crate::message::Message;
 use crate::resources::Demand;
 
 /// A lease is not asked back for others before it was held for so long.
-const TIME_SLICE: Span = Span::from_millis(20);
+pub(super) const TIME_SLICE: Span = Span::from_millis(20);
 /// While light claims wait, the cap rises by one each time this has passed: those that run may be
 /// waiting for those that cannot start.
 const CAP_RISES_AFTER: Span = Span::from_secs(1);
@@ -69,7 +69,11 @@ impl Node {
         }
         self.start_workers(out);
         self.watch_idle_workers(out.now);
-        self.share_leases(out);
+        if self.draining.is_some() {
+            self.reclaim_leases(out);
+        } else {
+            self.share_leases(out);
+        }
         self.watch_cap(out.now);
     }
 

@@ -459,7 +459,7 @@ impl Owner {
             Message::LeaseRefused { request, failure } => {
                 self.lease_refused(now, from, request, failure, out)
             }
-            Message::LeaseWanted => self.lease_wanted(now, out),
+            Message::LeaseWanted => self.lease_wanted(now, from.node(), out),
             Message::LeaseEnded { lease, death, last_started } => {
                 self.lease_ended(now, lease, death, last_started, out)
             }

@@ -11,16 +11,17 @@ use crate::mutants::Mutant;
 use crate::value::Death;
 
 impl Owner {
-    /// Others wait: give up idle leases now, and one busy one when its tasks have ended.
-    pub(super) fn lease_wanted(&mut self, now: Time, out: Out<'_>) {
-        let workers = self.leases.workers.iter();
+    /// Others wait on a node: give up idle leases there now, and one busy one when its tasks have ended.
+    pub(super) fn lease_wanted(&mut self, now: Time, node: NodeId, out: Out<'_>) {
+        let workers = self.leases.workers.iter().filter(|(_, worker)| worker.lease.node == node);
         let idle: Vec<ProcessId> =
             workers.filter(|(_, worker)| worker.in_flight.is_empty()).map(|(id, _)| *id).collect();
         for worker in &idle {
             self.return_lease(*worker, true, out);
         }
-        if idle.is_empty() && !self.leases.workers.values().any(|worker| worker.leaving) {
-            let least = self.leases.workers.iter().min_by_key(|(_, worker)| worker.load);
+        let busy = || self.leases.workers.iter().filter(|(_, worker)| worker.lease.node == node);
+        if idle.is_empty() && !busy().any(|(_, worker)| worker.leaving) {
+            let least = busy().min_by_key(|(_, worker)| worker.load);
             if let Some(worker) = least.map(|(id, _)| *id) {
                 self.leases.workers[&worker].leaving = true;
                 self.take_back(worker, out);

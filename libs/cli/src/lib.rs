@@ -1,6 +1,7 @@
 //! The `shoal` command, as a function: the Python package calls it with the arguments it was given.
 
 mod cluster;
+mod drain;
 mod network;
 mod options;
 mod start;
@@ -9,7 +10,7 @@ mod stop;
 
 use clap::{Parser, Subcommand};
 
-use options::{DaemonOptions, StartOptions, StatusOptions, StopOptions};
+use options::{DaemonOptions, DrainOptions, StartOptions, StatusOptions, StopOptions};
 
 /// The exit code when the command line makes no sense.
 const USAGE: i32 = 2;
@@ -30,6 +31,8 @@ enum Action {
     Stop(StopOptions),
     /// Show nodes, resources, workers, actors and the object store.
     Status(StatusOptions),
+    /// Empty a node of the cluster: nothing new is placed there, and what runs may end in peace.
+    DrainNode(DrainOptions),
     /// Print the version.
     Version,
     /// Serve a node in this process; `shoal start` and `shoal.init()` use it.
@@ -55,6 +58,7 @@ pub fn main(program: Vec<String>, arguments: Vec<String>) -> i32 {
         Action::Start(options) => start::start(&program, &options),
         Action::Stop(options) => stop::stop(&options),
         Action::Status(options) => status::status(&options),
+        Action::DrainNode(options) => drain::drain(&options),
         Action::Version => {
             println!("shoal {}", shoal_runtime::control::VERSION);
             Ok(())

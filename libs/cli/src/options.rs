@@ -114,6 +114,26 @@ pub(crate) struct StatusOptions {
     pub(crate) temp: TempDirectory,
 }
 
+/// Arguments of `shoal drain-node`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DrainOptions {
+    /// The node's number, as `shoal status` shows it.
+    #[arg(value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) node: u32,
+    /// When so much time has passed the node is ended, and what still ran there goes on elsewhere
+    /// [default: it is left to drain].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) deadline: Option<Duration>,
+    /// Why, for those who look.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+    /// Call the drain off: work is placed there again.
+    #[arg(long, conflicts_with_all = ["deadline", "reason"])]
+    pub(crate) cancel: bool,
+    #[command(flatten)]
+    pub(crate) temp: TempDirectory,
+}
+
 /// Arguments of `shoal daemon`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DaemonOptions {

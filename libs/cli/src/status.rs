@@ -1,25 +1,18 @@
 //! `shoal status`.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use serde_json::Value;
-use shoal_runtime::daemon::{client, session};
+use shoal_runtime::daemon::client;
+use shoal_runtime::daemon::session::{self, Description};
 
 use crate::Failure;
 use crate::options::StatusOptions;
 
 /// Show what a node says.
 pub(crate) fn status(options: &StatusOptions) -> Result<(), Failure> {
-    let nodes = session::live(&options.temp.path);
-    // A node that everybody may join comes first; one of a single driver is better than none.
-    let node = match options.pid {
-        Some(pid) => nodes.iter().find(|node| node.pid == pid),
-        None => nodes.iter().find(|node| !node.owned).or(nodes.first()),
-    };
-    let node = node.ok_or_else(|| match options.pid {
-        Some(pid) => Failure::Failed(format!("no node's daemon has the process id {pid}")),
-        None => Failure::Failed(String::from("no node runs; `shoal start --head` starts one")),
-    })?;
+    let node = &node_to_ask(&options.temp.path, options.pid)?;
     let text = client::status(node)
         .map_err(|error| Failure::Failed(format!("the node (pid {}) does not answer: {error}", node.pid)))?;
     if options.json {
@@ -30,6 +23,18 @@ pub(crate) fn status(options: &StatusOptions) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("the node's answer is no JSON: {error}")))?;
     print!("{}", describe(&document));
     Ok(())
+}
+
+/// A node on this machine that can be asked about its cluster: the one whose daemon has this process id.
+/// Without one, a node that everybody may join comes first; one of a single driver is better than none.
+pub(crate) fn node_to_ask(temp: &Path, pid: Option<u32>) -> Result<Description, Failure> {
+    let mut nodes = session::live(temp);
+    nodes.sort_by_key(|node| node.owned);
+    nodes.retain(|node| pid.is_none_or(|pid| node.pid == pid));
+    nodes.into_iter().next().ok_or_else(|| match pid {
+        Some(pid) => Failure::Failed(format!("no node's daemon has the process id {pid}")),
+        None => Failure::Failed(String::from("no node runs; `shoal start --head` starts one")),
+    })
 }
 
 /// The document as text.
@@ -45,7 +50,8 @@ fn describe(document: &Value) -> String {
     line(format_args!("\nNodes"));
     for node in array(&document["nodes"]) {
         let state = if node["alive"] == true { "alive" } else { "dead" };
-        line(format_args!("  {} {} ({state})", node["node"], string(&node["host"])));
+        let draining = describe_drain(&node["draining"]);
+        line(format_args!("  {} {} ({state}{draining})", node["node"], string(&node["host"])));
         for (name, total) in node["total"].as_object().into_iter().flatten() {
             let total = total.as_f64().unwrap_or(0.0);
             let used = total - node["free"][name].as_f64().unwrap_or(0.0);
@@ -89,6 +95,21 @@ fn describe(document: &Value) -> String {
     text
 }
 
+/// What the list of nodes says of one that is draining.
+fn describe_drain(drain: &Value) -> String {
+    let mut text = String::new();
+    if drain.is_object() {
+        text.push_str(", draining");
+        if let Some(seconds) = drain["deadline_seconds"].as_f64() {
+            let _ = write!(text, " within {seconds} s");
+        }
+        if let Some(reason) = drain["reason"].as_str().filter(|reason| !reason.is_empty()) {
+            let _ = write!(text, ": {reason}");
+        }
+    }
+    text
+}
+
 fn array(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
@@ -122,6 +143,9 @@ mod tests {
                 "total": {"CPU": 4.0, "memory": 2147483648.0},
                 "free": {"CPU": 2.5, "memory": 2147483648.0},
                 "labels": {},
+            }, {
+                "node": 2, "alive": true, "host": "there", "total": {}, "free": {}, "labels": {},
+                "draining": {"deadline_seconds": 90.0, "reason": "new disks"},
             }],
             "workers": [{"process": 4294967297_u64, "pid": 77, "job": 1, "state": "leased"}],
             "actors": [
@@ -141,6 +165,7 @@ Nodes
   1 here (alive)
     CPU: 1.5 of 4 used
     memory: 0 B of 2.0 GiB used
+  2 there (alive, draining within 90 s: new disks)
 
 Workers: 1
   pid 77, job 1: leased

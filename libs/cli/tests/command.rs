@@ -199,3 +199,33 @@ fn an_owned_node_is_left_alone() {
     assert!(child.wait().expect("it is our child").success());
     assert_eq!(place.sessions(), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn a_node_is_drained_and_ended() {
+    let (first, second) = (Place::new(), Place::new());
+    first.succeed(&["start", "--head", "--port=0", "--num-cpus=1"]);
+    let address = format!("--address={}", first.node().cluster.expect("others can join"));
+    let secret = session::head_directory(&first.0).join("join-secret");
+    let secret = format!("--secret-file={}", secret.display());
+    second.succeed(&["start", &address, &secret, "--num-cpus=1"]);
+    let node = second.node();
+    assert_eq!(node.node, 2);
+
+    first.succeed(&["drain-node", "2", "--deadline=600", "--reason=new disks"]);
+    let text = first.succeed(&["status"]);
+    assert!(text.contains("(alive, draining within 600 s: new disks)"), "{text}");
+    // Any node of the cluster can be asked.
+    second.succeed(&["drain-node", "2", "--cancel"]);
+    assert!(!second.succeed(&["status"]).contains("draining"));
+    assert!(first.fail(&["drain-node", "7"], 1).contains("not in the cluster"));
+    assert!(first.fail(&["drain-node", "1", "--deadline=5"], 1).contains("the head lives on node 1"));
+    first.succeed(&["drain-node", "1"]);
+
+    first.succeed(&["drain-node", "2", "--deadline=0"]);
+    wait_until("its end", || !is_alive(node.pid));
+    let text = first.succeed(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let seen = |node: usize, what: &str| status["nodes"][node][what].clone();
+    assert_eq!((seen(0, "alive"), seen(1, "alive")), (true.into(), false.into()), "{text}");
+    assert!(seen(0, "draining").is_object() && seen(1, "draining").is_null(), "{text}");
+}

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_core::ids::{JobId, NodeId, ProcessId};
+use shoal_core::message::Drain;
 use shoal_core::resources::Environment;
 
 /// Spoken version: both ends of a link come from one build, so any difference is refused.
@@ -97,6 +98,19 @@ pub enum Control {
     Status {
         /// The document.
         json: String,
+    },
+    /// Command line to daemon: have a node of the cluster emptied, or not any more. Answered by
+    /// [`Control::Drained`].
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// How; nothing to place things there again.
+        drain: Option<Drain>,
+    },
+    /// Daemon to command line: the head has answered.
+    Drained {
+        /// Why the node is not drained, if it is not.
+        refusal: Option<String>,
     },
     /// Command line to daemon: stop everything on this node.
     Stop,

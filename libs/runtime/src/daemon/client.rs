@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use shoal_core::ids::ProcessId;
+use shoal_core::ids::{NodeId, ProcessId};
+use shoal_core::message::Drain;
 use shoal_core::wire;
 
 use super::session::Description;
@@ -25,6 +26,17 @@ pub fn status(node: &Description) -> io::Result<String> {
     send(&mut stream, &Control::AskStatus)?;
     match receive(&mut stream)? {
         Control::Status { json } => Ok(json),
+        _ => Err(io::Error::new(ErrorKind::InvalidData, "the node answers something else")),
+    }
+}
+
+/// Have a node of the cluster emptied (`drain`), or not any more, by asking the daemon of a node that may be
+/// another one. Gives the reason if the head refuses.
+pub fn drain(asked: &Description, node: NodeId, drain: Option<Drain>) -> io::Result<Result<(), String>> {
+    let mut stream = connect(asked)?;
+    send(&mut stream, &Control::Drain { node, drain })?;
+    match receive(&mut stream)? {
+        Control::Drained { refusal } => Ok(refusal.map_or(Ok(()), Err)),
         _ => Err(io::Error::new(ErrorKind::InvalidData, "the node answers something else")),
     }
 }

@@ -93,6 +93,7 @@ impl Daemon {
                 self.driver_greets(id, pid, version, namespace, launch, output);
             }
             (Role::Guest(_), Control::AskStatus) => self.ask_status(id),
+            (Role::Guest(_), Control::Drain { node, drain }) => self.ask_drain(id, node, drain),
             (Role::Guest(_), Control::Stop) => self.request_stop("the command line asked for it"),
             (Role::Process(process), Control::OpenLink { peer }) => self.open_link(process, peer),
             (Role::Template(_), Control::Forked { process, pid }) => self.forked(process, pid),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use shoal_core::actor::ActorSummary;
-use shoal_core::ids::{ProcessId, RequestId};
-use shoal_core::message::{Answer, Message, NodeSummary, Query, StoreSummary, WorkerSummary};
+use shoal_core::ids::{NodeId, ProcessId, RequestId};
+use shoal_core::message::{Answer, Drain, Message, NodeSummary, Query, StoreSummary, WorkerSummary};
 use shoal_core::resources::Resources;
 
 use super::links::LinkId;
@@ -13,13 +13,17 @@ use super::state::Daemon;
 use crate::control::{Control, VERSION};
 
 /// Every status consists of the answers to these.
-const QUESTIONS: u64 = 4;
+const QUESTIONS: u64 = 5;
 
-/// Statuses that wait for answers, by number.
+/// Numbers of questions that are no part of a status have this bit.
+const DRAINS: u64 = 1 << 63;
+
+/// What people wait for answers to, by number.
 #[derive(Debug, Default)]
 pub(super) struct StatusRequests {
     asked: u64,
     waiting: BTreeMap<u64, Status>,
+    drains: BTreeMap<u64, LinkId>,
 }
 
 #[derive(Debug)]
@@ -29,6 +33,7 @@ struct Status {
     actors: Option<Vec<ActorSummary>>,
     workers: Option<Vec<WorkerSummary>>,
     store: Option<StoreSummary>,
+    draining: Option<Vec<(NodeId, Drain)>>,
 }
 
 impl Daemon {
@@ -36,7 +41,8 @@ impl Daemon {
     pub(super) fn ask_status(&mut self, link: LinkId) {
         let number = self.statuses.asked;
         self.statuses.asked += 1;
-        let status = Status { link, nodes: None, actors: None, workers: None, store: None };
+        let (nodes, actors, workers, store, draining) = (None, None, None, None, None);
+        let status = Status { link, nodes, actors, workers, store, draining };
         self.statuses.waiting.insert(number, status);
         let (head, node) = (ProcessId::HEAD, self.daemon_process());
         let questions: [_; QUESTIONS as usize] = [
@@ -44,6 +50,7 @@ impl Daemon {
             (head, Query::Actors { dead: false }),
             (node, Query::Workers),
             (node, Query::Store),
+            (head, Query::Draining),
         ];
         for (index, (to, query)) in (0..).zip(questions) {
             let request = RequestId(number * QUESTIONS + index);
@@ -51,11 +58,33 @@ impl Daemon {
         }
     }
 
+    /// Somebody wants a node to be emptied, or not any more.
+    pub(super) fn ask_drain(&mut self, link: LinkId, node: NodeId, drain: Option<Drain>) {
+        let number = self.statuses.asked;
+        self.statuses.asked += 1;
+        self.statuses.drains.insert(number, link);
+        let (request, query) = (RequestId(DRAINS | number), Query::Drain { node, drain });
+        self.deliver(ProcessId::HEAD, self.daemon_process(), Message::Ask { request, query });
+    }
+
+    fn drain_answered(&mut self, number: u64, answer: Answer) {
+        let Some(link) = self.statuses.drains.remove(&number) else { return };
+        let refusal = match answer {
+            Answer::Changed(_) => None,
+            Answer::DrainRefused { detail } => Some(detail),
+            other => Some(format!("the head answers something else: {other:?}")),
+        };
+        self.queue_control(link, &Control::Drained { refusal }, Vec::new());
+    }
+
     /// A machine has answered.
     pub(super) fn take_answer(&mut self, message: Message) {
         let Message::Answer { request, answer } = message else {
             return;
         };
+        if request.0 & DRAINS != 0 {
+            return self.drain_answered(request.0 & !DRAINS, answer);
+        }
         let number = request.0 / QUESTIONS;
         let Some(status) = self.statuses.waiting.get_mut(&number) else {
             return;
@@ -65,6 +94,7 @@ impl Daemon {
             Answer::Actors(actors) => status.actors = Some(actors),
             Answer::Workers(workers) => status.workers = Some(workers),
             Answer::Store(store) => status.store = Some(store),
+            Answer::Draining(draining) => status.draining = Some(draining),
             _ => return,
         }
         let Status {
@@ -73,6 +103,7 @@ impl Daemon {
             actors: Some(actors),
             workers: Some(workers),
             store: Some(store),
+            draining: Some(draining),
         } = status
         else {
             return;
@@ -83,7 +114,7 @@ impl Daemon {
             "pid": std::process::id(),
             "node": self.id.0,
             "drivers": self.processes.values().filter(|entry| entry.worker.is_none()).count(),
-            "nodes": nodes.iter().map(describe_node).collect::<Vec<_>>(),
+            "nodes": nodes.iter().map(|node| describe_node(node, draining)).collect::<Vec<_>>(),
             "actors": actors.iter().map(describe_actor).collect::<Vec<_>>(),
             "workers": workers.iter().map(describe_worker).collect::<Vec<_>>(),
             "store": describe_store(store),
@@ -94,8 +125,10 @@ impl Daemon {
     }
 }
 
-fn describe_node(node: &NodeSummary) -> Value {
+fn describe_node(node: &NodeSummary, draining: &[(NodeId, Drain)]) -> Value {
+    let drain = draining.iter().find(|(id, _)| *id == node.node).map(|(_, drain)| drain);
     json!({
+        "draining": drain.map(describe_drain),
         "node": node.node.0,
         "alive": node.alive,
         "host": node.host,
@@ -103,6 +136,11 @@ fn describe_node(node: &NodeSummary) -> Value {
         "free": amounts(&node.free),
         "labels": node.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
     })
+}
+
+fn describe_drain(drain: &Drain) -> Value {
+    let seconds = drain.grace.map(|grace| grace.0 as f64 / 1e9);
+    json!({ "deadline_seconds": seconds, "reason": drain.reason })
 }
 
 fn describe_actor(actor: &ActorSummary) -> Value {

@@ -99,7 +99,11 @@ async fn answer_peer(
     Ok(())
 }
 
-async fn refuse(connection: Connection, reason: impl Into<String>, fatal: bool) -> Result<(), TransportError> {
+async fn refuse(
+    connection: Connection,
+    reason: impl Into<String>,
+    fatal: bool,
+) -> Result<(), TransportError> {
     turn_away(connection, Reply::refused(reason, fatal)).await
 }
 

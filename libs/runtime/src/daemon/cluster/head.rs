@@ -310,7 +310,9 @@ mod tests {
     fn heads_that_are_not_obeyed_are_told_apart() {
         assert_eq!(judge(TERM, TERM), Ok(Claim::Same));
         assert_eq!(judge(TERM, Term { epoch: 4, life: 1 }), Ok(Claim::Successor));
-        for (other, text) in [(Term { epoch: 2, life: 8 }, "epoch is 2"), (Term { life: 9, ..TERM }, "another")] {
+        for (other, text) in
+            [(Term { epoch: 2, life: 8 }, "epoch is 2"), (Term { life: 9, ..TERM }, "another")]
+        {
             let Err(TransportError::Closed(reason)) = judge(TERM, other) else { panic!("{other:?}") };
             assert!(reason.contains(text), "{reason}");
         }
