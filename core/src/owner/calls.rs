@@ -5,7 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::objects::{Object, State};
+use super::objects::State;
 use super::questions::Question;
 use super::tasks::{Stage, Task};
 use super::{Out, Owner};
@@ -92,6 +92,16 @@ impl Calls {
         }
     }
 
+    /// For [`Owner::check`]: what is kept for the constructor.
+    pub(super) fn held_by_creation(&self) -> impl Iterator<Item = &ObjectId> {
+        self.creation.iter().flat_map(|creation| creation.dependencies.iter().chain(&creation.borrows))
+    }
+
+    /// For [`Owner::check`]: how often a call is queued.
+    pub(super) fn queued(&self, number: u64) -> usize {
+        self.queue.iter().filter(|queued| **queued == number).count()
+    }
+
     pub(super) fn created_here(&self) -> bool {
         self.creation.as_ref().is_some_and(|creation| !creation.detached)
     }
@@ -109,8 +119,7 @@ impl Owner {
         let actor = spec.id;
         self.use_all(&dependencies);
         self.use_all(&spec.borrows);
-        let record = Object { state: State::Pending, local: 1, ..Object::default() };
-        self.objects.insert(actor.handle_object(), record);
+        self.own(actor.handle_object(), State::Pending).local += 1;
         for object in &dependencies {
             self.need(now, *object, out);
         }

@@ -12,15 +12,14 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use super::objects::{Object, State};
 use super::{Effect, Out, Owner, RunResult};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, FunctionId, ObjectId, ProcessId, TaskId};
 use crate::message::Message;
 use crate::mutants::Mutant;
 use crate::resources::Devices;
-use crate::task::{Assignment, Callee, Completion};
-use crate::value::{ActorDeath, Failure, Outcome, Payload};
+use crate::task::{Assignment, Callee, Completion, Dependency};
+use crate::value::{ActorDeath, Failure, Outcome, Payload, Value};
 use crate::{Map, OrderedMap};
 
 /// What this process was assigned.
@@ -53,6 +52,8 @@ struct ActorRole {
     incarnation: u32,
     groups: Vec<alloc::sync::Arc<str>>,
     constructed: bool,
+    /// Stored arguments, held until the constructor has ended.
+    stored: Vec<ObjectId>,
     /// References that the constructor's arguments brought.
     borrows: Vec<ObjectId>,
 }
@@ -88,8 +89,17 @@ struct Running {
     is_function: bool,
 }
 
+impl Executor {
+    /// For [`Owner::check`]: stored arguments of tasks that are here, each as often as it is held.
+    pub(super) fn held_arguments(&self) -> impl Iterator<Item = &ObjectId> {
+        let queued = self.lanes.iter().flat_map(|lane| &lane.queue).flat_map(|assigned| &assigned.stored);
+        let constructor = self.actor.iter().flat_map(|role| &role.stored);
+        queued.chain(self.running.values().flat_map(|running| &running.stored)).chain(constructor)
+    }
+}
+
 impl Owner {
-    pub(super) fn push_received(&mut self, from: ProcessId, mut assignment: Box<Assignment>, out: Out<'_>) {
+    pub(super) fn push_received(&mut self, from: ProcessId, assignment: Box<Assignment>, out: Out<'_>) {
         let Some(lane) = self.lane_for(&assignment.callee) else {
             // Not the actor, or not the start of it, that the caller means: it learns of the change.
             return;
@@ -102,17 +112,7 @@ impl Owner {
             self.send(from, Message::TasksReturned { tasks }, out);
             return;
         }
-        let mut stored = Vec::new();
-        for dependency in &mut assignment.dependencies {
-            if let Outcome::Value(value) = &dependency.outcome
-                && matches!(value.payload, Payload::Stored { .. })
-            {
-                stored.push(dependency.object);
-            }
-        }
-        for object in &stored {
-            self.hold_argument(*object, &assignment, out);
-        }
+        let stored = self.hold_arguments(&assignment.dependencies, out);
         let unpinned: Vec<ObjectId> =
             stored.iter().copied().filter(|object| !self.is_pinned(*object)).collect();
         self.executor.awaited.extend(&unpinned);
@@ -131,22 +131,27 @@ impl Owner {
         self.run_next(lane, out);
     }
 
-    /// An argument in the store: know where it is, and pin it.
-    fn hold_argument(&mut self, object: ObjectId, assignment: &Assignment, out: Out<'_>) {
-        let given = assignment.dependencies.iter().find(|dependency| dependency.object == object);
-        if let Some(Outcome::Value(value)) = given.map(|given| &given.outcome) {
-            if self.has_outcome(object) {
-                self.told_location(object, value);
+    /// The arguments that are in the store: know where they are, and pin them.
+    fn hold_arguments(&mut self, arguments: &[Dependency], out: Out<'_>) -> Vec<ObjectId> {
+        let mut held = Vec::new();
+        for Dependency { object, outcome } in arguments {
+            let Outcome::Value(value) = outcome else { continue };
+            if !matches!(value.payload, Payload::Stored { .. }) {
+                continue;
+            }
+            if self.has_outcome(*object) {
+                self.told_location(*object, value);
             } else {
                 // The lender keeps what the value contains; only the bytes matter here.
-                let mut value = value.clone();
-                value.contains.clear();
-                self.record(object);
-                self.resolve(self.now, object, Outcome::Value(value), out);
+                let value = Value { payload: value.payload.clone(), contains: Vec::new() };
+                self.record(*object);
+                self.resolve(self.now, *object, Outcome::Value(value), out);
             }
+            self.record(*object).uses += 1;
+            self.pin_argument(self.now, *object, out);
+            held.push(*object);
         }
-        self.record(object).uses += 1;
-        self.pin_argument(self.now, object, out);
+        held
     }
 
     fn release_arguments(&mut self, stored: &[ObjectId]) {
@@ -484,6 +489,9 @@ impl Owner {
         if self.executor.actor.is_some() {
             return;
         }
+        let idle =
+            self.executor.running.is_empty() && self.executor.lanes.iter().all(|lane| lane.queue.is_empty());
+        assert!(idle, "the node makes actors of idle workers");
         let contained = spec
             .dependencies
             .iter()
@@ -494,19 +502,18 @@ impl Owner {
             incarnation,
             groups: spec.groups.iter().map(|group| group.name.clone()).collect(),
             constructed: false,
+            stored: Vec::new(),
             borrows,
         });
         let lane = |limit| Lane { limit, running: 0, queue: VecDeque::new() };
         self.executor.lanes = spec.groups.iter().map(|group| lane(group.limit)).collect();
-        for dependency in &spec.dependencies {
-            if let Outcome::Value(value) = &dependency.outcome
-                && matches!(value.payload, Payload::Stored { .. })
-            {
-                let state = State::Ready(dependency.outcome.clone());
-                let record = Object { state, uses: 1, ..Object::default() };
-                self.objects.insert(dependency.object, record);
-                self.pin_argument(self.now, dependency.object, out);
-            }
+        if self.executor.lanes.is_empty() {
+            // A creator that declares no group, not even the default one.
+            self.executor.lanes.push(lane(1));
+        }
+        let stored = self.hold_arguments(&spec.dependencies, out);
+        if let Some(role) = self.executor.actor.as_mut() {
+            role.stored = stored;
         }
         out.push(Effect::Construct { spec, incarnation, devices });
     }
@@ -519,7 +526,9 @@ impl Owner {
         };
         role.constructed = failed.is_none();
         let (actor, incarnation) = (role.id, role.incarnation);
-        for object in core::mem::take(&mut role.borrows) {
+        let (stored, borrows) = (core::mem::take(&mut role.stored), core::mem::take(&mut role.borrows));
+        self.release_arguments(&stored);
+        for object in borrows {
             self.register(object, out);
         }
         let report = Message::ActorConstructed { actor, incarnation, failed };
@@ -536,10 +545,12 @@ impl Owner {
         };
         let (actor, incarnation) = (role.id, role.incarnation);
         self.send(self.daemon(), Message::ActorExits { actor, incarnation }, out);
-        for lane in &mut self.executor.lanes {
+        for lane in 0..self.executor.lanes.len() {
             // Callers learn of the actor's end from the head.
-            lane.queue.clear();
-            lane.limit = 0;
+            self.executor.lanes[lane].limit = 0;
+            for assigned in core::mem::take(&mut self.executor.lanes[lane].queue) {
+                self.release_arguments(&assigned.stored);
+            }
         }
         self.executor.leaving = Some(String::from("the actor exited"));
         self.leave_if_done(out);

@@ -10,7 +10,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::tasks::Stage;
+use super::tasks::{Stage, Task};
 use super::{Out, Owner};
 use crate::ids::{FunctionId, LeaseId, NodeId, ProcessId, RequestId, TaskId};
 use crate::machine::{Span, Time, Wakeup};
@@ -132,6 +132,34 @@ impl Leases {
     /// For [`Owner::inspect`].
     pub(super) fn open_requests(&self) -> usize {
         self.requests.len()
+    }
+
+    /// For [`Owner::check`]: how often a task is queued.
+    pub(super) fn queued(&self, number: u64) -> usize {
+        let queues = self.classes.iter().flat_map(|class| &class.queue);
+        queues.filter(|queued| **queued == number).count()
+    }
+
+    /// For [`Owner::check`].
+    pub(super) fn check(&self, tasks: &Map<u64, Task>) {
+        for (index, class) in self.classes.iter().enumerate() {
+            let requested = self.requests.values().filter(|request| request.class == index).count();
+            assert_eq!(class.requested, requested, "open requests of {:?}", class.demand);
+            for worker in &class.workers {
+                let known = self.workers.get(worker).is_some_and(|worker| worker.class == index);
+                assert!(known, "{worker:?} is no worker of {:?}", class.demand);
+            }
+        }
+        for (id, worker) in &self.workers {
+            let listed = self.classes[worker.class].workers.iter().filter(|other| *other == id).count();
+            assert_eq!(listed, 1, "{id:?} is listed so often");
+            let load = worker.in_flight.iter().fold(0u32, |sum, (_, micros)| sum.saturating_add(*micros));
+            assert!(worker.load <= load, "{id:?} has less to do than {}", worker.load);
+            for (number, _) in &worker.in_flight {
+                let there = tasks.get(number).is_some_and(|task| task.stage == (Stage::Pushed { to: *id }));
+                assert!(there, "task {number} is not with {id:?}");
+            }
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<(Time, Wakeup)> {
@@ -264,7 +292,8 @@ impl Owner {
                 && let Payload::Stored { size, .. } = value.payload
             {
                 for node in self.locations(*object) {
-                    *bytes.entry(node).or_default() += size;
+                    let sum = bytes.entry(node).or_default();
+                    *sum = sum.saturating_add(size);
                 }
             }
         }

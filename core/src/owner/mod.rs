@@ -7,6 +7,7 @@
 mod borrowing;
 mod calls;
 mod cancel;
+mod check;
 mod copies;
 mod death;
 mod events;
@@ -436,7 +437,38 @@ impl Owner {
         out.push(Effect::Send { to, message });
     }
 
+    /// Whether `from` decides such things. Peers are processes of the same job, but one that is wrong
+    /// about whom it talks to must not move this process's memory or end its leases.
+    fn may_say(&self, from: ProcessId, message: &Message) -> bool {
+        match message {
+            Message::Pinned { .. }
+            | Message::PinFailed { .. }
+            | Message::ExtentGranted { .. }
+            | Message::ExtentRefused { .. }
+            | Message::Freed { .. }
+            | Message::ReturnRoom
+            | Message::ProcessDied { .. }
+            | Message::NodeDied { .. }
+            | Message::HeadChanged { .. }
+            | Message::BecomeActor { .. }
+            | Message::Exit { .. } => from == self.daemon(),
+            Message::LeaseGranted { .. }
+            | Message::LeaseRedirected { .. }
+            | Message::LeaseRejected { .. }
+            | Message::LeaseRefused { .. }
+            | Message::LeaseEnded { .. }
+            | Message::LeaseWanted
+            | Message::CopyAdded { .. }
+            | Message::Answer { .. } => from.is_daemon(),
+            Message::ActorUpdate { .. } | Message::GroupUpdate { .. } => from == ProcessId::HEAD,
+            _ => true,
+        }
+    }
+
     fn received(&mut self, now: Time, from: ProcessId, message: Message, out: Out<'_>) {
+        if !self.may_say(from, &message) {
+            return;
+        }
         match message {
             Message::TaskFinished(completion) => self.task_finished(now, from, *completion, out),
             Message::PushTask(assignment) => self.push_received(from, assignment, out),

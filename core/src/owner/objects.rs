@@ -144,8 +144,14 @@ impl Owner {
 
     pub(super) fn put(&mut self, object: ObjectId, value: Value) {
         self.use_all(&value.contains);
-        let state = State::Ready(Outcome::Value(value));
-        self.objects.insert(object, Object { state, local: 1, ..Object::default() });
+        self.own(object, State::Ready(Outcome::Value(value))).local += 1;
+    }
+
+    /// A new object of ours. A peer may have made up its id before: what counts that stays counted.
+    pub(super) fn own(&mut self, object: ObjectId, state: State) -> &mut Object {
+        let record = self.objects.entry(object).or_default();
+        record.state = state;
+        record
     }
 
     pub(super) fn add_reference(&mut self, object: ObjectId) {

@@ -41,6 +41,15 @@ impl Region {
         core::mem::take(&mut self.free).into_iter().collect()
     }
 
+    /// For [`super::Owner::check`].
+    pub(super) fn check(&self) {
+        let mut end = 0;
+        for (offset, size) in &self.free {
+            assert!(*size > 0 && (*offset > end || end == 0), "free ranges touch at {offset}");
+            end = offset + size;
+        }
+    }
+
     fn insert(&mut self, mut offset: u64, mut size: u64) {
         if let Some((&before, &length)) = self.free.range(..offset).next_back()
             && before + length == offset

@@ -1,6 +1,6 @@
 //! Streaming generators, at the consumer: items arrive in order, wait here, and are handed out once.
 
-use super::objects::{Object, State};
+use super::objects::State;
 use super::tasks::Stage;
 use super::{Effect, Out, Owner};
 use crate::ids::{ObjectId, ProcessId, TaskId};
@@ -26,6 +26,17 @@ pub(super) struct StreamState {
 impl StreamState {
     pub(super) fn new(backpressure: u32) -> StreamState {
         StreamState { backpressure, received: 0, taken: 0, total: None, closed: false }
+    }
+
+    /// Indices of items that wait to be handed out.
+    pub(super) fn untaken(&self) -> impl Iterator<Item = u32> + use<> {
+        let waiting = if self.closed { 0..0 } else { self.taken..self.received };
+        waiting.map(|item| item + 1)
+    }
+
+    /// Whether the consumer wants no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// What the producer of a new attempt must know of the consumer, if it is news to it.
@@ -110,7 +121,7 @@ impl Owner {
         out: Out<'_>,
     ) {
         self.receive_contained(&outcome, from, out);
-        let object = task.object(index + 1);
+        let object = task.object(index.saturating_add(1));
         let expected = self.tasks.get_mut(&task.number).filter(|record| {
             record.id() == task && record.attempt == attempt && record.stage == (Stage::Pushed { to: from })
         });
@@ -130,15 +141,15 @@ impl Owner {
     }
 
     /// Let go of what a second copy of an outcome contains, without touching the first one's bytes.
-    fn release_copy(&mut self, outcome: Outcome) {
+    pub(super) fn release_copy(&mut self, outcome: Outcome) {
         for inner in super::borrowing::contained(&outcome) {
             self.unuse(*inner);
         }
     }
 
     fn add_item(&mut self, object: ObjectId, attempt: u32, outcome: Outcome, out: Out<'_>) {
-        let state = State::Ready(outcome);
-        self.objects.insert(object, Object { state, uses: 1, attempt, ..Object::default() });
+        let record = self.own(object, State::Ready(outcome));
+        (record.uses, record.attempt) = (record.uses + 1, attempt);
         out.push(Effect::Changed { object });
     }
 
@@ -174,10 +185,7 @@ impl Owner {
             None => {}
         }
         self.resolve(now, id.object(0), whole, out);
-        out.push(Effect::Changed { object: id.object(end + 1) });
-        if closed {
-            self.tasks.remove(&number);
-        }
+        out.push(Effect::Changed { object: id.object(end.saturating_add(1)) });
     }
 
     /// The consumer is gone: drop what it has not taken and let the producer run to its end.

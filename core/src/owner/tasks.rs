@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::objects::{Object, State};
+use super::objects::State;
 use super::streams::StreamState;
 use super::{Effect, Out, Owner};
 use crate::ids::{ActorId, NodeId, ObjectId, ProcessId, TaskId};
@@ -96,8 +96,7 @@ impl Owner {
         }
         for object in task.results() {
             task.results_alive += 1;
-            let record = Object { state: State::Pending, local: 1, ..Object::default() };
-            self.objects.insert(object, record);
+            self.own(object, State::Pending).local += 1;
         }
         self.use_all(&task.submission.dependencies);
         self.use_all(&task.submission.borrows);
@@ -235,16 +234,10 @@ impl Owner {
             self.events.add(task, from, &completion);
         }
         if !current {
-            for (index, outcome) in completion.outcomes.into_iter().enumerate() {
-                let object = completion.task.object(index as u32);
-                self.release_attempt(object, completion.attempt, outcome, out);
-            }
-            return;
+            return self.release_outcomes(completion.task, 0, completion.attempt, completion.outcomes, out);
         }
         if self.takes_another_attempt(number, &completion) {
-            for (index, outcome) in completion.outcomes.into_iter().enumerate() {
-                self.release_outcome(completion.task.object(index as u32), outcome, out);
-            }
+            self.release_outcomes(completion.task, 0, completion.attempt, completion.outcomes, out);
             self.retry(now, number, out);
             return;
         }
@@ -278,7 +271,9 @@ impl Owner {
         };
         let (id, attempt) = (task.id(), task.attempt);
         if task.stream.is_some() {
-            self.stream_finished(now, number, outcomes.into_iter().next(), items, out);
+            let mut outcomes = outcomes.into_iter();
+            self.stream_finished(now, number, outcomes.next(), items, out);
+            outcomes.for_each(|outcome| self.release_copy(outcome));
         } else {
             let results = task.results().collect();
             self.hand_out(now, id, attempt, results, outcomes, out);
@@ -295,23 +290,35 @@ impl Owner {
         outcomes: Vec<Outcome>,
         out: Out<'_>,
     ) {
-        let alike = match outcomes.as_slice() {
-            [only @ (Outcome::Failure(_) | Outcome::Exception(_))] if results.len() > 1 => Some(only.clone()),
-            _ => None,
-        };
+        if results.len() != 1
+            && let [only @ (Outcome::Failure(_) | Outcome::Exception(_))] = outcomes.as_slice()
+        {
+            for object in results {
+                self.use_all(super::borrowing::contained(only));
+                self.resolve_made(now, object, attempt, only.clone(), out);
+            }
+            return self.release_outcomes(id, 0, attempt, outcomes, out);
+        }
         let mut outcomes = outcomes.into_iter();
+        let count = results.len() as u32;
         for object in results {
-            let outcome = match &alike {
-                Some(outcome) => {
-                    self.use_all(super::borrowing::contained(outcome));
-                    outcome.clone()
-                }
-                None => outcomes.next().unwrap_or_else(|| missing_result(id)),
-            };
+            let outcome = outcomes.next().unwrap_or_else(|| missing_result(id));
             self.resolve_made(now, object, attempt, outcome, out);
         }
-        if let Some(outcome) = alike {
-            self.release_outcome(id.object(0), outcome, out);
+        self.release_outcomes(id, count, attempt, outcomes, out);
+    }
+
+    /// Let go of outcomes that nobody is told, of results from `first` on.
+    fn release_outcomes(
+        &mut self,
+        id: TaskId,
+        first: u32,
+        attempt: u32,
+        outcomes: impl IntoIterator<Item = Outcome>,
+        out: Out<'_>,
+    ) {
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            self.release_attempt(id.object(first + index as u32), attempt, outcome, out);
         }
     }
 
@@ -347,7 +354,7 @@ impl Owner {
         let borrows = task.submission.borrows.clone();
         if keep {
             self.keep_lineage(number, &dependencies, &borrows);
-        } else if task.stream.is_none() {
+        } else if task.stream.as_ref().is_none_or(|stream| stream.is_closed()) {
             self.tasks.remove(&number);
         }
         for object in dependencies.into_iter().chain(borrows) {

@@ -23,6 +23,7 @@ impl Property for Machines {
             for head in world.cluster.heads.values() {
                 head.head.check();
             }
+            world.cluster.processes.values().for_each(|process| process.owner.check());
         }
         world.cluster.broken.clone().map_or(Ok(()), Err)
     }

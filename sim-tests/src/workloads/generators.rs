@@ -23,7 +23,7 @@ fn stream(b: &mut Builder) {
     let mut steps = Vec::new();
     if inner {
         // Each item refers to something that the generator's process owns.
-        steps.push(Step::Put { product: Product::default(), into: 0 });
+        steps.push(Step::Put { product: Product::default(), into: 1 });
     }
     for item in 0..items {
         steps.push(Step::Compute { micros });
@@ -34,7 +34,7 @@ fn stream(b: &mut Builder) {
                 _ => {}
             }
         }
-        let contains = if inner { vec![0] } else { vec![] };
+        let contains = if inner { vec![1] } else { vec![] };
         steps.push(Step::Yield { product: Product { size, contains } });
     }
     let options = Options {
@@ -44,7 +44,12 @@ fn stream(b: &mut Builder) {
         ..Options::default()
     };
     let generator = b.function(&options, Script { steps, results: vec![] });
-    let stream = b.submit(&generator, &[], &[]);
+    // Something that the generator holds while it runs, also when nobody takes its items any more.
+    let argument = b.random.chance(300).then(|| b.put(16, &[]));
+    let stream = b.submit(&generator, argument.as_slice(), &[]);
+    if let Some(argument) = argument {
+        b.drop(argument);
+    }
     let taken = if b.random.chance(600) { items + 2 } else { b.random.below(items + 1) };
     for _ in 0..taken {
         let item = b.slot();

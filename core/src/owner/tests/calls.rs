@@ -99,3 +99,53 @@ fn an_actor_dies_of_an_argument_and_says_so_one_level_deep() {
         earlier = id;
     }
 }
+
+/// A stored argument is memory that nobody else can have.
+#[test]
+fn arguments_of_a_constructor_are_let_go_when_it_has_ended() {
+    let mut worker = Harness::new(2);
+    let argument = TaskId { owner: process(1), number: 4 }.object(0);
+    let payload = Payload::Stored { node: NODE, size: 1 << 20 };
+    let outcome = Outcome::Value(Value { payload, contains: vec![] });
+    let mut spec = Box::new(ActorSpec::new(actor(), JobId(1)));
+    spec.dependencies = vec![Dependency { object: argument, outcome }];
+    let devices = Devices::default();
+    let effects = worker.receive(DAEMON, Message::BecomeActor { spec, incarnation: 0, devices });
+    assert!(sent(&effects, DAEMON).iter().any(|message| matches!(message, Message::Pin { .. })));
+    worker.receive(DAEMON, Message::Pinned { object: argument, offset: 4096, size: 1 << 20 });
+    assert!(worker.pass(Span::from_secs(1)).is_empty(), "the constructor still reads it");
+    let mut effects = worker.tell(Input::Constructed { failed: None });
+    effects.extend(worker.pass(Span::from_secs(1)));
+    assert!(sent(&effects, DAEMON).contains(&Message::Unpin { object: argument }));
+    assert_eq!(worker.owner.object_count(), 0);
+}
+
+#[test]
+fn what_the_node_and_the_head_decide_is_taken_from_them_alone() {
+    let mut owner = Harness::new(1);
+    let (_, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
+    let request = requested(&effects)[0];
+    owner.submit(method(actor()), vec![], vec![]);
+    let said = [
+        Message::LeaseGranted {
+            request,
+            lease: lease_id(1),
+            worker: process(5),
+            devices: Devices::default(),
+        },
+        Message::ActorUpdate {
+            actor: actor(),
+            incarnation: 0,
+            state: ActorState::Alive { process: process(5) },
+            restarts_left: 0,
+        },
+        Message::ExtentGranted { request: RequestId(1), offset: 4096, size: 1 << 20 },
+        Message::Freed { offset: 4096, size: 1 << 20 },
+        Message::Exit { graceful: false, reason: "a peer wants it".into() },
+        Message::ProcessDied { process: process(5), death: KILLED },
+    ];
+    for message in said {
+        assert!(owner.receive(process(9), message.clone()).is_empty(), "{message:?}");
+    }
+    assert_eq!(owner.owner.allocate(64), None);
+}

@@ -20,8 +20,8 @@ use crate::ids::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, ProcessI
 use crate::machine::{Effects, Machine, Span, Time};
 use crate::message::Message;
 use crate::resources::{Demand, Devices};
-use crate::task::{Definition, Method, RetryExceptions, Returns, Submission, Target};
-use crate::value::{ActorDeath, Death, Failure, Outcome, Value};
+use crate::task::{Completion, Definition, Dependency, Method, RetryExceptions, Returns, Submission, Target};
+use crate::value::{ActorDeath, Death, Failure, Outcome, Payload, Value};
 
 const NODE: NodeId = NodeId(1);
 const DAEMON: ProcessId = ProcessId::daemon(NODE);
@@ -45,6 +45,7 @@ impl Harness {
     fn tell(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Effects::new();
         self.owner.handle(self.now, input, &mut effects);
+        self.owner.check();
         effects.drain().collect()
     }
 
@@ -59,6 +60,7 @@ impl Harness {
         while let Some((due, _)) = self.owner.poll_timeout().filter(|(due, _)| *due <= end) {
             self.now = self.now.max(due);
             self.owner.handle_timeout(self.now, &mut effects);
+            self.owner.check();
         }
         self.now = end;
         effects.drain().collect()
@@ -105,6 +107,21 @@ impl Harness {
         };
         self.tell(Input::Ran { task, result: Box::new(result) })
     }
+}
+
+/// What a worker says at the end of a task's first attempt.
+fn finished(task: TaskId, outcomes: Vec<Outcome>) -> Message {
+    Message::TaskFinished(Box::new(Completion {
+        task,
+        attempt: 0,
+        outcomes,
+        items: 0,
+        retryable: false,
+        kept: vec![],
+        started: 0,
+        micros: 10,
+        exiting: false,
+    }))
 }
 
 fn lease_id(number: u64) -> LeaseId {

@@ -40,3 +40,34 @@ fn a_consumer_that_is_ahead_of_the_start_is_reported_with_it() {
     let told = |effect: &Effect| matches!(effect, Effect::Consumed { consumed: u32::MAX, .. });
     assert!(effects.iter().any(told), "{effects:?}");
 }
+
+#[test]
+fn a_generator_that_ends_after_its_consumer_lets_go_of_its_arguments() {
+    let mut owner = Harness::new(1);
+    let (argument, lent) = (owner.put(vec![]), owner.put(vec![]));
+    let target = function(1, Returns::Stream { backpressure: 0 });
+    let (task, effects) = owner.submit(target, vec![argument], vec![lent]);
+    owner.grant(requested(&effects)[0], 1, 2);
+    for object in [argument, lent, task.object(0)] {
+        owner.tell(Input::RemoveReference { object });
+    }
+    owner.tell(Input::CloseStream { task });
+    assert_eq!(owner.owner.object_count(), 2, "the task still needs its arguments");
+    owner.receive(process(2), finished(task, vec![]));
+    assert_eq!(owner.owner.object_count(), 0);
+}
+
+/// An index that no honest producer ever reaches.
+#[test]
+fn the_last_index_of_all_is_no_item() {
+    let mut owner = Harness::new(1);
+    let (task, effects) = owner.submit(function(1, Returns::Stream { backpressure: 0 }), vec![], vec![]);
+    owner.grant(requested(&effects)[0], 1, 2);
+    let outcome = Outcome::Value(small());
+    owner.receive(process(2), Message::GeneratorItem { task, attempt: 0, index: u32::MAX, outcome });
+    assert_eq!(owner.owner.peek_item(task), NextItem::NotYet(task.object(1)));
+    let Message::TaskFinished(mut completion) = finished(task, vec![]) else { unreachable!() };
+    completion.items = u32::MAX;
+    owner.receive(process(2), Message::TaskFinished(completion));
+    assert_eq!(owner.owner.peek_item(task), NextItem::End);
+}
