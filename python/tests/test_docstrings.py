@@ -33,7 +33,7 @@ def examples():
 def test_example(example, clusters):
     before = sys.modules.get("ray"), list(sys.meta_path)
     # An example of starting, leaving or having no cluster starts without one.
-    if any(word in example.docstring for word in ("init(", "shutdown()", "is_initialized")):
+    if any(word in example.docstring for word in ("init(", "shutdown()", "is_initialized", "shoal.sim")):
         clusters.stop()
     else:
         clusters.share(__name__)

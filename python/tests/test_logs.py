@@ -14,7 +14,8 @@ import os, sys
 api.init(num_cpus=4, include_dashboard=False, log_to_driver={log_to_driver})
 """
 END = """
-print("the script is done", flush=True)
+sys.stdout.write("the script is done\\n")  # In one piece: other lines come between those of print.
+sys.stdout.flush()
 sys.stdin.read()
 """
 
