@@ -11,7 +11,7 @@ the machines, the network and the clock, all of it from one seed: the same seed 
     >>> with shoal.sim.cluster(nodes=3, seed=7) as c:
     ...     refs = [work.remote(x) for x in range(4)]
     ...     time.sleep(30)
-    ...     c.kill_node(1)
+    ...     _ = c.kill_node(1)
     ...     shoal.get(refs)
     [0, 1, 4, 9]
 
