@@ -11,11 +11,12 @@ from harness import NAME, PATIENCE_SECONDS, start_driver, wait_until
 # Each script stays until its standard input ends, because lines of workers travel apart from results.
 BEGIN = """
 import os, sys
+# Line by line, and not unbuffered: then other lines would come between the pieces of one.
+sys.stdout.reconfigure(line_buffering=True)
 api.init(num_cpus=4, include_dashboard=False, log_to_driver={log_to_driver})
 """
 END = """
-sys.stdout.write("the script is done\\n")  # In one piece: other lines come between those of print.
-sys.stdout.flush()
+print("the script is done")
 sys.stdin.read()
 """
 
@@ -59,7 +60,7 @@ class Listener:
 def listening(source, directory, log_to_driver=True, **environment):
     """Run `source` in a driver of its own and listen to it."""
     program = BEGIN.format(log_to_driver=log_to_driver) + source + END
-    process = start_driver(program, directory, environment={"PYTHONUNBUFFERED": "1", **environment})
+    process = start_driver(program, directory, environment=environment)
     listener = Listener(process)
     try:
         yield listener
