@@ -42,11 +42,7 @@ impl Node {
                 self.view.rejected(by, demand, out.now);
                 // Nothing is ever short of what needs nothing: the caps on light work are what rejects it.
                 let hopeless = demand.resources.is_empty() || times >= REJECTIONS_MAX;
-                if hopeless && self.takes(demand) {
-                    Decision::Here
-                } else {
-                    self.decide(demand, None, out)
-                }
+                if hopeless && self.takes(demand) { Decision::Here } else { self.decide(demand, None, out) }
             }
             Route::IfFree => {
                 if !self.is_known(claim.pool) || !self.takes(demand) || !self.can_run_now(demand) {
