@@ -78,7 +78,7 @@ impl Default for Options {
 
 impl Builder {
     pub(super) fn new(seed: u64, number: u64, hosts: usize) -> Builder {
-        let mut places = Random::new(seed ^ 0x91ac_e5);
+        let mut places = Random::new(seed ^ 0x0091_ace5);
         Builder {
             random: Random::new(seed),
             number,
