@@ -29,16 +29,12 @@ pub(crate) fn fits_now(node: &NodeSummary, demand: &Demand) -> bool {
 }
 
 /// So many nodes where work fits are looked at, before the least full of them is taken.
-const CANDIDATES_MAX: usize = 64;
+pub(crate) const CANDIDATES_MAX: usize = 64;
 
-/// Of these nodes where it fits now, in this order, the first that stays less than half full, else the least
-/// full one of the first.
-pub(crate) fn first_with_room<'a>(
-    nodes: impl Iterator<Item = &'a NodeSummary>,
-    demand: &Demand,
-) -> Option<NodeId> {
+/// The best of these nodes, in this order: the first that stays less than half full, else the least full one.
+pub(crate) fn best<'a>(nodes: impl Iterator<Item = &'a NodeSummary>, demand: &Demand) -> Option<NodeId> {
     let mut best: Option<(i128, NodeId)> = None;
-    for node in nodes.filter(|node| fits_now(node, demand)).take(CANDIDATES_MAX) {
+    for node in nodes {
         let load = load_after(node, &demand.resources);
         if load <= SPREAD_ABOVE {
             return Some(node.node);
@@ -50,27 +46,13 @@ pub(crate) fn first_with_room<'a>(
     best.map(|(_, node)| node)
 }
 
-/// The best of these nodes: the first that stays less than half full, else the least full one. Nodes
-/// are counted from `from` on, so that those who choose at the same time do not all choose the same.
-pub(crate) fn best<'a>(
-    nodes: impl Iterator<Item = &'a NodeSummary>,
-    demand: &Demand,
-    from: NodeId,
-) -> Option<NodeId> {
-    let rank = |node: &&NodeSummary| {
-        let load = load_after(node, &demand.resources);
-        (if load <= SPREAD_ABOVE { 0 } else { load }, node.node.0.wrapping_sub(from.0))
-    };
-    nodes.min_by_key(rank).map(|node| node.node)
-}
-
 /// The next of these nodes after `after`, in turns.
 pub(crate) fn next_in_turn(nodes: impl Iterator<Item = NodeId>, after: NodeId) -> Option<NodeId> {
     nodes.min_by_key(|node| node.0.wrapping_sub(after.0).wrapping_sub(1))
 }
 
 /// The node that gets work of this demand, of those that can ever run it: one where it fits now if there
-/// is one. Work that is to be spread goes to the least full nodes in turns, `turn` had one last.
+/// is one. They come in the order of their numbers. Work that is to be spread goes to the least full nodes in turns, `turn` had one last.
 pub(crate) fn choose(nodes: &[&NodeSummary], demand: &Demand, turn: NodeId) -> Option<NodeId> {
     let feasible = || nodes.iter().copied().filter(|node| is_feasible(node, demand));
     if let Strategy::Node { node: wanted, .. } = demand.strategy
@@ -81,7 +63,7 @@ pub(crate) fn choose(nodes: &[&NodeSummary], demand: &Demand, turn: NodeId) -> O
     let fitting: Vec<&NodeSummary> = feasible().filter(|node| fits_now(node, demand)).collect();
     let candidates = if fitting.is_empty() { feasible().collect() } else { fitting };
     if demand.strategy != Strategy::Spread {
-        return best(candidates.into_iter(), demand, NodeId(0));
+        return best(candidates.into_iter(), demand);
     }
     let load = |node: &&NodeSummary| load_after(node, &demand.resources);
     let least = candidates.iter().map(load).min()?;
@@ -174,7 +156,9 @@ mod tests {
         for (index, (nodes, from, expected)) in cases.into_iter().enumerate() {
             let nodes: Vec<NodeSummary> =
                 (1..).zip(nodes).map(|(number, (total, free))| node(number, *total, *free)).collect();
-            let chosen = best(nodes.iter(), &demand(1), NodeId(from)).map(|node| node.0);
+            let before = from as usize - 1;
+            let in_order = nodes.iter().skip(before).chain(nodes.iter().take(before));
+            let chosen = best(in_order, &demand(1)).map(|node| node.0);
             assert_eq!(chosen, expected, "case {index}");
         }
     }

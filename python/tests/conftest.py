@@ -102,6 +102,33 @@ def no_cluster(clusters):
     clusters.stop()
 
 
+@pytest.fixture
+def start_nodes(no_cluster):
+    """A function that starts a cluster: a head with `head_cpus`, and a node for each dictionary of arguments.
+
+    This process connects to the head's node, or to the one of that index. The cluster and the nodes come back.
+    """
+    started = []
+
+    def start(*arguments, connect_to=None, head_cpus=1):
+        cluster = harness.submodule("cluster_utils").Cluster(
+            initialize_head=True, head_node_args={"num_cpus": head_cpus}
+        )
+        started.append(cluster)
+        added = [cluster.add_node(**given) for given in arguments]
+        if connect_to is None:
+            cluster.connect()
+        else:
+            harness.api.init(address=added[connect_to].socket)
+        cluster.wait_for_nodes()
+        return cluster, added
+
+    yield start
+    harness.api.shutdown()
+    for cluster in started:
+        cluster.shutdown()
+
+
 def check_nothing_left():
     """Fail when a process or a named shared-memory file of this run outlives its clusters."""
     harness.wait_until(lambda: not processes_of_this_run(), what="end of all processes of this run")

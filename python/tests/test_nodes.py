@@ -27,25 +27,9 @@ pytestmark = pytest.mark.timeout(120 if ON_SHOAL else 400)
 
 
 @pytest.fixture
-def nodes(no_cluster):
-    """A function that starts a cluster: a head with one CPU, and a node for each dictionary of arguments."""
-    started = []
-
-    def start(*arguments, connect_to=None):
-        cluster = submodule("cluster_utils").Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        started.append(cluster)
-        added = [cluster.add_node(**given) for given in arguments]
-        if connect_to is None:
-            cluster.connect()
-        else:
-            api.init(address=added[connect_to].socket)
-        cluster.wait_for_nodes()
-        return cluster, added
-
-    yield start
-    api.shutdown()
-    for cluster in started:
-        cluster.shutdown()
+def nodes(start_nodes):
+    """A head with one CPU, and a node for each dictionary of arguments."""
+    return start_nodes
 
 
 def number_of(node_id):

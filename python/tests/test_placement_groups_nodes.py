@@ -1,6 +1,7 @@
 """Placement groups over several nodes, each a real daemon: strategies, all or nothing, deaths of nodes and heads."""
 
 import collections
+import functools
 
 import pytest
 
@@ -13,25 +14,9 @@ InGroup = submodule("util.scheduling_strategies").PlacementGroupSchedulingStrate
 
 
 @pytest.fixture
-def start(no_cluster):
-    """A function that starts a cluster: a head without CPUs, and a node for each dictionary of arguments."""
-    started = []
-
-    def start(*arguments, connect_to=None):
-        cluster = submodule("cluster_utils").Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        started.append(cluster)
-        nodes = [cluster.add_node(**given) for given in arguments]
-        if connect_to is None:
-            cluster.connect()
-        else:
-            api.init(address=nodes[connect_to].socket)
-        cluster.wait_for_nodes()
-        return cluster, nodes
-
-    yield start
-    api.shutdown()
-    for cluster in started:
-        cluster.shutdown()
+def start(start_nodes):
+    """A head without CPUs, and a node for each dictionary of arguments."""
+    return functools.partial(start_nodes, head_cpus=0)
 
 
 def in_group(group, bundle=-1):

@@ -11,8 +11,9 @@ use super::Node;
 use super::outbox::Outbox;
 use super::queue::Claimant;
 use super::schedule::TIME_SLICE;
-use crate::machine::Wakeup;
-use crate::message::{ActorEvent, Drain, Message};
+use crate::ids::ProcessId;
+use crate::machine::Time;
+use crate::message::{ActorEvent, Drain};
 use crate::resources::Demand;
 
 impl Node {
@@ -47,30 +48,21 @@ impl Node {
 
     /// Have leases given back, one after the other of each lessee, when what runs there has ended.
     pub(super) fn reclaim_leases(&mut self, out: &mut Outbox) {
-        let mut told = Vec::new();
-        for (lessee, leased) in self.leases.lessees() {
-            let leases = leased.leases.iter().filter_map(|id| self.leases.get(*id));
-            let leaves = leases.into_iter().any(|lease| lease.demand.group.is_none());
-            let Some(due) = leased.tellable(TIME_SLICE).filter(|_| leaves) else { continue };
-            if due <= out.now {
-                out.send(lessee, Message::LeaseWanted);
-                told.push(lessee);
-            } else {
-                self.deadlines.arm(Wakeup::ShareLeases, due);
-            }
-        }
-        for lessee in told {
-            self.leases.told(lessee, out.now);
-        }
+        let due = self.leases.lessees().filter_map(|(lessee, leased)| {
+            let mut leases = leased.leases.iter().filter_map(|id| self.leases.get(*id));
+            let leaves = leases.any(|lease| lease.demand.group.is_none());
+            leased.tellable(TIME_SLICE).filter(|_| leaves).map(|due| (lessee, due))
+        });
+        let due: Vec<(ProcessId, Time)> = due.collect();
+        self.want_leases(due, out);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ProcessId;
     use crate::machine::Span;
-    use crate::message::Route;
+    use crate::message::{Message, Route};
     use crate::node::Effect;
     use crate::node::harness::*;
 

@@ -115,20 +115,24 @@ impl Node {
         }
         let waiting: Vec<Waiting> =
             self.queue.demands().map(|(party, demand)| self.waiting(party, demand)).collect();
-        let mut told = Vec::new();
-        for (lessee, leased) in self.leases.lessees() {
-            let Some(tellable) = leased.tellable(TIME_SLICE) else { continue };
-            let Some(due) = self.earliest_conflict(lessee, leased, &waiting) else { continue };
-            let due = due.max(tellable);
+        let due = self.leases.lessees().filter_map(|(lessee, leased)| {
+            let tellable = leased.tellable(TIME_SLICE)?;
+            let conflict = self.earliest_conflict(lessee, leased, &waiting)?;
+            Some((lessee, conflict.max(tellable)))
+        });
+        let due: Vec<(ProcessId, Time)> = due.collect();
+        self.want_leases(due, out);
+    }
+
+    /// Tell these lessees that leases are wanted back, now or when it is time for that.
+    pub(super) fn want_leases(&mut self, lessees: Vec<(ProcessId, Time)>, out: &mut Outbox) {
+        for (lessee, due) in lessees {
             if due <= out.now {
                 out.send(lessee, Message::LeaseWanted);
-                told.push(lessee);
+                self.leases.told(lessee, out.now);
             } else {
                 self.deadlines.arm(Wakeup::ShareLeases, due);
             }
-        }
-        for lessee in told {
-            self.leases.told(lessee, out.now);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::ids::NodeId;
 use crate::machine::{Span, Time};
 use crate::message::NodeSummary;
 use crate::mutants::Mutant;
-use crate::placement;
+use crate::placement::{self, CANDIDATES_MAX};
 use crate::resources::{Demand, Quantity, Resources};
 
 /// How long a guess about what is free elsewhere counts if that node reports nothing meanwhile.
@@ -114,22 +114,35 @@ impl View {
         said.or_else(|| self.nodes.get(&node)).map(|summary| &summary.free)
     }
 
+    /// The other nodes that live, from this one's number on, so that those who choose at the same time do not
+    /// all choose the same.
+    fn nodes_from_here(&self) -> impl Iterator<Item = &NodeSummary> {
+        let after = (Bound::Excluded(self.own), Bound::Unbounded);
+        let nodes = self.nodes.range(after).chain(self.nodes.range(..self.own));
+        nodes.map(|(_, node)| &**node)
+    }
+
+    /// Those of them where some CPU is free.
+    fn roomy_from_here(&self) -> impl Iterator<Item = &NodeSummary> {
+        let after = (Bound::Excluded(self.own), Bound::Unbounded);
+        let numbers = self.roomy.range(after).chain(self.roomy.range(..self.own));
+        numbers.filter_map(|node| self.get(*node))
+    }
+
     /// The best other node of those where such work fits now.
     pub(super) fn best_free(&self, demand: &Demand) -> Option<NodeId> {
-        let after = (Bound::Excluded(self.own), Bound::Unbounded);
+        let fits = |node: &&NodeSummary| placement::fits_now(node, demand);
         if demand.resources.get(Resources::CPU) > Quantity(0) {
-            let numbers = self.roomy.range(after).chain(self.roomy.range(..self.own));
-            let nodes = numbers.filter_map(|node| self.get(*node));
-            return placement::first_with_room(nodes, demand);
+            placement::best(self.roomy_from_here().filter(fits).take(CANDIDATES_MAX), demand)
+        } else {
+            placement::best(self.nodes_from_here().filter(fits).take(CANDIDATES_MAX), demand)
         }
-        let nodes = self.nodes.range(after).chain(self.nodes.range(..self.own));
-        placement::first_with_room(nodes.map(|(_, node)| &**node), demand)
     }
 
     /// The best other node of those that can ever run such work.
     pub(super) fn best_feasible(&self, demand: &Demand) -> Option<NodeId> {
-        let feasible = self.nodes().filter(|node| placement::is_feasible(node, demand));
-        placement::best(feasible, demand, self.own)
+        let feasible = self.nodes_from_here().filter(|node| placement::is_feasible(node, demand));
+        placement::best(feasible, demand)
     }
 
     /// The node whose turn it is of those where such work fits now; `here` says whether this one
