@@ -95,6 +95,7 @@ pub(crate) fn wait_group(py: Python<'_>, group: &[u8], timeout: Option<f64>) -> 
     let placed = waits::wait(py, &process, deadline, |owner| match owner.group_state(group) {
         Some(GroupState::Placed { .. }) => Some(true),
         Some(GroupState::Removed) => Some(false),
+        _ if !owner.watches_group(group) => Some(false),
         _ => None,
     });
     match placed {

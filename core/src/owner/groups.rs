@@ -13,6 +13,9 @@ use crate::ids::{GroupId, ProcessId, RequestId};
 use crate::message::Message;
 use crate::value::{Failure, Outcome};
 
+/// How many groups that are gone are remembered.
+const REMOVED_MAX: usize = 1_000;
+
 impl Owner {
     /// The program makes a group; it watches it from now on.
     pub(super) fn create_group(&mut self, spec: Box<GroupSpec>, request: RequestId, out: Out<'_>) {
@@ -51,12 +54,29 @@ impl Owner {
         if state == GroupState::Removed {
             for class in 0..self.leases.classes.len() {
                 if self.leases.classes[class].demand.group == Some(group) {
-                    self.refuse_tasks(class, &Failure::GroupRemoved { group }, out);
+                    self.refuse_tasks_of(class, group, out);
                 }
             }
             self.cancel_idle_requests(out);
+            self.remember_removed(group);
         }
         out.push(Effect::GroupChanged { group, state });
+    }
+
+    /// So many groups that are gone are remembered; whoever asks for another one asks the head again.
+    fn remember_removed(&mut self, group: GroupId) {
+        self.removed_groups.push_back(group);
+        if self.removed_groups.len() > REMOVED_MAX
+            && let Some(oldest) = self.removed_groups.pop_front()
+        {
+            self.groups.swap_remove(&oldest);
+        }
+    }
+
+    /// Tasks of a group that is gone.
+    pub(super) fn refuse_tasks_of(&mut self, class: usize, group: GroupId, out: Out<'_>) {
+        self.refuse_tasks(class, &Failure::GroupRemoved { group }, out);
+        self.leases.retired.insert(class);
     }
 
     /// The group that tasks of this class were to run in, if it is gone.
@@ -70,6 +90,11 @@ impl Owner {
         for number in core::mem::take(&mut self.leases.classes[class].queue) {
             self.fail(self.now, number, Outcome::Failure(failure.clone().into()), out);
         }
+    }
+
+    /// Whether this process is told of the group, or knows that it is gone.
+    pub fn watches_group(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group)
     }
 
     /// What the head last said of a group that this process watches.

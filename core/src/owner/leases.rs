@@ -6,7 +6,7 @@
 //! measured is never pushed behind another one, nor is anything pushed behind it. Tasks that end up
 //! behind a slow one are taken back.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -16,7 +16,7 @@ use crate::ids::{FunctionId, LeaseId, NodeId, ProcessId, RequestId, TaskId};
 use crate::machine::{Span, Time, Wakeup};
 use crate::resources::{Demand, Devices};
 use crate::task::{Callee, Target};
-use crate::value::{Death, Failure, Outcome, Payload};
+use crate::value::{Death, Outcome, Payload};
 use crate::{Map, OrderedMap};
 
 /// At most this many tasks are on their way to one worker.
@@ -28,8 +28,11 @@ const ARGUMENTS_MATTER: u64 = 1 << 20;
 /// All demands, workers, and what was measured.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leases {
-    /// Indexed by class number; classes are never forgotten, there are few.
+    /// Indexed by class number. There are few, but for those of placement groups, whose numbers are used
+    /// again when the group is gone.
     pub(super) classes: Vec<Class>,
+    /// Classes of groups that are gone.
+    pub(super) retired: BTreeSet<usize>,
     by_demand: BTreeMap<Arc<Demand>, usize>,
     pub(super) workers: OrderedMap<ProcessId, Worker>,
     /// Lease requests without an answer.
@@ -49,6 +52,12 @@ pub(super) struct Class {
     pub(super) queue: VecDeque<u64>,
     pub(super) workers: Vec<ProcessId>,
     pub(super) requested: usize,
+}
+
+impl Class {
+    fn is_unused(&self) -> bool {
+        self.queue.is_empty() && self.workers.is_empty() && self.requested == 0
+    }
 }
 
 /// An open request for a lease.
@@ -108,14 +117,22 @@ impl Leases {
         if let Some(class) = self.by_demand.get(demand) {
             return *class;
         }
-        let class = self.classes.len();
+        let (queue, workers) = (VecDeque::new(), Vec::new());
+        let fresh = Class { demand: demand.clone(), queue, workers, requested: 0 };
+        let unused = self.retired.iter().copied().find(|class| self.classes[*class].is_unused());
+        let class = match unused {
+            Some(class) => {
+                self.retired.remove(&class);
+                let before = core::mem::replace(&mut self.classes[class], fresh);
+                self.by_demand.remove(&before.demand);
+                class
+            }
+            None => {
+                self.classes.push(fresh);
+                self.classes.len() - 1
+            }
+        };
         self.by_demand.insert(demand.clone(), class);
-        self.classes.push(Class {
-            demand: demand.clone(),
-            queue: VecDeque::new(),
-            workers: Vec::new(),
-            requested: 0,
-        });
         class
     }
 
@@ -238,7 +255,7 @@ impl Owner {
     /// Push what can be pushed; ask for more workers if something is left.
     pub(super) fn dispatch(&mut self, now: Time, class: usize, out: Out<'_>) {
         if let Some(group) = self.removed_group(class) {
-            return self.refuse_tasks(class, &Failure::GroupRemoved { group }, out);
+            return self.refuse_tasks_of(class, group, out);
         }
         while let Some(&number) = self.leases.classes[class].queue.front() {
             let Some(function) = self.function_of(number) else {

@@ -28,7 +28,7 @@ mod tests;
 mod workers;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -370,6 +370,8 @@ pub struct Owner {
     /// Questions without an answer.
     questions: BTreeMap<RequestId, questions::Question>,
     groups: OrderedMap<GroupId, Option<GroupState>>,
+    /// Those of them that are gone, in the order in which they went.
+    removed_groups: VecDeque<GroupId>,
     /// The newest head that this process was told of.
     head_epoch: u64,
     /// Tasks that wait for their next attempt, by the time it is due.
@@ -401,6 +403,7 @@ impl Owner {
             heirs: BTreeMap::new(),
             questions: BTreeMap::new(),
             groups: OrderedMap::default(),
+            removed_groups: VecDeque::new(),
             head_epoch: 0,
             delayed: BTreeMap::new(),
             lineage_bytes: 0,

@@ -48,6 +48,41 @@ fn tasks_of_a_removed_group_fail_wherever_they_are() {
 }
 
 #[test]
+fn nothing_piles_up_of_groups_that_are_gone() {
+    let mut owner = Harness::new(1);
+    for number in 0..3_000 {
+        let group = GroupId(TaskId { number, ..GROUP.0 });
+        let Target::Function(definition) = function(1, Returns::Count(1)) else { unreachable!() };
+        let resources = demanded(&Resources::default(), group, None);
+        let demand = Arc::new(Demand { resources, group: Some(group), ..Demand::default() });
+        let target = || {
+            let demand = demand.clone();
+            Target::Function(Arc::new(Definition { demand, ..(*definition).clone() }))
+        };
+        let (task, effects) = owner.submit(target(), vec![], vec![]);
+        if number % 2 == 0 {
+            owner.grant(requested(&effects)[0], number, 100);
+            let death = Death::GroupRemoved { group };
+            let ended = Message::LeaseEnded { lease: lease_id(number), death, last_started: None };
+            owner.receive(DAEMON, ended);
+            owner.tell(Input::LinkClosed { peer: process(100) });
+        }
+        let state = GroupState::Removed;
+        owner.receive(ProcessId::HEAD, Message::GroupUpdate { group, state });
+        let (late, _) = owner.submit(target(), vec![], vec![]);
+        for task in [task, late] {
+            assert!(matches!(
+                owner.owner.lookup(task.object(0)),
+                Lookup::Failed(Failure::GroupRemoved { .. })
+            ));
+            owner.tell(Input::RemoveReference { object: task.object(0) });
+        }
+    }
+    assert!(owner.owner.leases.classes.len() < 4, "{} classes", owner.owner.leases.classes.len());
+    assert!(owner.owner.groups.len() <= 1_001);
+}
+
+#[test]
 fn a_node_may_hear_of_the_removal_first() {
     let mut owner = Harness::new(1);
     let (one, effects) = owner.submit(in_group(1, 0), vec![], vec![]);
