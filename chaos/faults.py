@@ -14,6 +14,8 @@ from typing import Any
 from chaos.hosts import Host, Hosts
 from shoal.cluster_utils import Cluster, ClusterNode
 
+# Longer than any node may be silent before it is declared dead.
+DEAD_SECONDS = 15.0
 FENCED_SECONDS = 90.0
 """A node that was declared dead and hears of it ends within this time."""
 
@@ -106,8 +108,8 @@ class Victim:
         node = self._chance.choice(self.others)
         host = self._where[node.pid]
         host.cut()
-        pause = 15 + self._pause(3.0)
-        time.sleep(15)
+        pause = DEAD_SECONDS + self._pause(3.0)
+        time.sleep(DEAD_SECONDS)
         host.heal()
         deadline = time.monotonic() + FENCED_SECONDS
         while not node.has_ended():

@@ -42,6 +42,6 @@ def _look(victim: Victim) -> list[str]:
                     f"node {summary['node']} free"
                 )
         for actor in status["actors"]:
-            if actor.get("state") not in ("DEAD", "dead"):
+            if actor["state"] != "Dead":
                 found.append(f"node {node.node_id}: an actor lives: {actor}")
     return found

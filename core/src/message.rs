@@ -515,6 +515,8 @@ pub enum Message {
     },
     /// Head to node: you were declared dead; end.
     Fenced,
+    /// Head to nodes: nobody will be head of this cluster after me; end.
+    ClusterEnds,
 
     // --- Placement groups: process to head -------------------------------------------------
     /// Make this group. Answered with [`Answer::GroupCreated`] or a refusal; its placement is told to

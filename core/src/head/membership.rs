@@ -79,6 +79,14 @@ impl Head {
         out.touch(Key::Meta);
     }
 
+    /// No head will follow this one: without one the nodes could neither go on nor join another.
+    pub(super) fn cluster_ends(&mut self, out: &mut Outbox) {
+        let host = self.meta.host;
+        for node in self.nodes.within_reach().filter(|node| Some(*node) != host) {
+            out.send_to_node(node, Message::ClusterEnds);
+        }
+    }
+
     /// Something came through the session of a node. Says whether it is worth listening to.
     pub(super) fn hears(&mut self, via: NodeId, out: &mut Outbox) -> bool {
         if self.meta.last_node == 0 && !self.journal.is_durable() {
@@ -254,6 +262,17 @@ mod tests {
         head.tell(Input::Hosted { node: NodeId(1) });
         assert_eq!(deaths(&pass(&mut head, 60, &[2, 3])), [0; 0]);
         assert_eq!(deaths(&pass(&mut head, 60, &[3])), [2]);
+    }
+
+    #[test]
+    fn all_nodes_but_that_of_the_head_are_told_that_the_cluster_ends() {
+        let mut head = three();
+        head.tell(Input::Hosted { node: NodeId(1) });
+        // One that is cut off may be back in time.
+        head.tell(Input::NodeLost { node: NodeId(2) });
+        let told = head.tell(Input::ClusterEnds);
+        let news = |node| Effect::Send { to: ProcessId::daemon(NodeId(node)), message: Message::ClusterEnds };
+        assert_eq!(told, [news(2), news(3)]);
     }
 
     #[test]

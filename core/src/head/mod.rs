@@ -107,6 +107,8 @@ pub enum Input {
         /// The node.
         node: NodeId,
     },
+    /// The head is being stopped in order and its log is not kept: no other head will follow it.
+    ClusterEnds,
     /// A message for the head came.
     Received {
         /// The node whose session brought it; answered by one [`Effect::Handled`].
@@ -233,6 +235,7 @@ impl Head {
             Input::NodeReturns { connection, node } => self.node_returns(connection, node, out),
             Input::NodeLost { node } => self.node_lost(node, out),
             Input::Hosted { node } => self.hosted(node, out),
+            Input::ClusterEnds => self.cluster_ends(out),
             Input::Received { via, from, message } => {
                 if self.hears(via, out) && from.node() == via {
                     self.received(from, message, out);

@@ -498,6 +498,7 @@ impl Node {
             Message::NodeDied { node, heir } => self.node_died(node, heir, out),
             Message::Draining { drain } => self.drain(drain, out),
             Message::Fenced => self.fenced(out),
+            Message::ClusterEnds => self.cluster_ends(out),
             _ => {}
         }
     }

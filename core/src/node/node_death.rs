@@ -1,6 +1,7 @@
 //! The death of another node, as the head has recorded it: the death of every process of it.
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::outbox::Outbox;
@@ -35,7 +36,15 @@ impl Node {
 
     /// The head has declared this node dead: whatever it does now counts for nothing.
     pub(super) fn fenced(&mut self, out: &mut Outbox) {
-        let reason = format!("node {} was declared dead", self.config.node.0);
+        self.stop(format!("node {} was declared dead", self.config.node.0), out);
+    }
+
+    /// The head was stopped in order, and nothing of the cluster is kept for another one.
+    pub(super) fn cluster_ends(&mut self, out: &mut Outbox) {
+        self.stop(String::from("the cluster has been stopped"), out);
+    }
+
+    fn stop(&mut self, reason: String, out: &mut Outbox) {
         self.stopped = true;
         out.push(Effect::Stop { reason });
     }
@@ -123,12 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn who_was_declared_dead_stops_and_says_nothing_more() {
-        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
-        let effects = node.receive(ProcessId::HEAD, Message::Fenced);
-        assert!(matches!(effects[..], [Effect::Stop { .. }]), "{effects:?}");
-        assert_eq!(node.request(driver(), &demand(&[])).1, []);
-        assert_eq!(node.exited(driver(), KILLED), []);
-        assert_eq!(node.pass(Span::from_secs(60)), []);
+    fn who_is_told_to_end_stops_and_says_nothing_more() {
+        for message in [Message::Fenced, Message::ClusterEnds] {
+            let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+            let effects = node.receive(ProcessId::HEAD, message);
+            assert!(matches!(effects[..], [Effect::Stop { .. }]), "{effects:?}");
+            assert_eq!(node.request(driver(), &demand(&[])).1, []);
+            assert_eq!(node.exited(driver(), KILLED), []);
+            assert_eq!(node.pass(Span::from_secs(60)), []);
+        }
     }
 }

@@ -28,7 +28,8 @@ impl ClusterOptions {
             let wanted = self.port.or_else(|| session::head_port(&state));
             let address = SocketAddr::new(self.node_ip_address, wanted.unwrap_or(HEAD_PORT));
             let keep = self.state_dir.is_some();
-            return Ok(Membership::Head { address, or_any_port: wanted.is_none(), state, keep });
+            let (secret, or_any_port) = (self.given_secret()?, wanted.is_none());
+            return Ok(Membership::Head { address, or_any_port, state, keep, secret });
         }
         let Some(head) = &self.address else { return Ok(Membership::Alone) };
         let head = resolve(head)?;
@@ -37,22 +38,27 @@ impl ClusterOptions {
         Ok(Membership::Member { head, address, secret })
     }
 
+    /// The secret of the cluster to join: the one that was given, or that of a head on this machine.
     fn secret(&self, temp: &Path) -> Result<JoinSecret, Failure> {
-        let (text, place) = if let Some(path) = &self.secret_file {
-            (read(path)?, path.display().to_string())
-        } else if let Ok(secret) = std::env::var(SECRET_VARIABLE) {
-            (secret, String::from(SECRET_VARIABLE))
-        } else {
-            let path = session::head_directory(temp).join(SECRET_FILE);
-            let text = std::fs::read_to_string(&path).map_err(|_| {
-                Failure::Usage(format!(
-                    "joining a cluster needs its secret: pass --secret-file, or set {SECRET_VARIABLE}. The \
-                     machine of the head has it in {SECRET_FILE}, in the head's state directory"
-                ))
-            })?;
-            (text, path.display().to_string())
-        };
-        text.trim().parse().map_err(|error| Failure::Usage(format!("{place}: {error}")))
+        if let Some(secret) = self.given_secret()? {
+            return Ok(secret);
+        }
+        let path = session::head_directory(temp).join(SECRET_FILE);
+        let text = std::fs::read_to_string(&path).map_err(|_| {
+            Failure::Usage(format!(
+                "joining a cluster needs its secret: pass --secret-file, or set {SECRET_VARIABLE}. The \
+                 machine of the head has it in {SECRET_FILE}, in the head's state directory"
+            ))
+        })?;
+        parse_secret(&text, &path.display().to_string())
+    }
+
+    fn given_secret(&self) -> Result<Option<JoinSecret>, Failure> {
+        if let Some(path) = &self.secret_file {
+            return parse_secret(&read(path)?, &path.display().to_string()).map(Some);
+        }
+        let given = std::env::var(SECRET_VARIABLE).ok();
+        given.map(|text| parse_secret(&text, SECRET_VARIABLE)).transpose()
     }
 
     /// The same options as arguments.
@@ -69,6 +75,10 @@ impl ClusterOptions {
         }
         arguments
     }
+}
+
+fn parse_secret(text: &str, place: &str) -> Result<JoinSecret, Failure> {
+    text.trim().parse().map_err(|error| Failure::Usage(format!("{place}: {error}")))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

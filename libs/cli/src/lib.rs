@@ -7,10 +7,11 @@ mod options;
 mod start;
 mod status;
 mod stop;
+mod symmetric_run;
 
 use clap::{Parser, Subcommand};
 
-use options::{DaemonOptions, DrainOptions, StartOptions, StatusOptions, StopOptions};
+use options::{DaemonOptions, DrainOptions, StartOptions, StatusOptions, StopOptions, SymmetricRunOptions};
 
 /// The exit code when the command line makes no sense.
 const USAGE: i32 = 2;
@@ -27,7 +28,11 @@ struct Command {
 enum Action {
     /// Start a node that stays until `shoal stop`.
     Start(Box<StartOptions>),
-    /// Stop the nodes on this machine that `shoal start` has started.
+    /// Run a program on a cluster that exists for it: the same command on every machine, as srun or mpirun
+    /// start it.
+    SymmetricRun(Box<SymmetricRunOptions>),
+    /// Stop the nodes on this machine that `shoal start` has started. The cluster of a head among them ends,
+    /// unless it was started with --state-dir.
     Stop(StopOptions),
     /// Show nodes, resources, workers, actors and the object store.
     Status(StatusOptions),
@@ -64,6 +69,10 @@ pub fn main(program: Vec<String>, arguments: Vec<String>) -> i32 {
             Ok(())
         }
         Action::Daemon(options) => start::serve(*options),
+        Action::SymmetricRun(options) => match symmetric_run::run(&program, &options) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
     };
     match result {
         Ok(()) => 0,

@@ -1,6 +1,7 @@
 //! The arguments of each command.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -71,9 +72,9 @@ pub(crate) struct ClusterOptions {
     /// Where the head keeps what must survive it. Given, it is kept when the head is stopped, too.
     #[arg(long, value_name = "PATH")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// A file that holds the cluster's join secret [default: SHOAL_JOIN_SECRET, or the one of a head
-    /// on this machine].
-    #[arg(long, value_name = "PATH", conflicts_with = "head")]
+    /// A file that holds the cluster's join secret [default: SHOAL_JOIN_SECRET; else a new cluster makes
+    /// one, and nodes take the one of a head on this machine].
+    #[arg(long, value_name = "PATH")]
     pub(crate) secret_file: Option<PathBuf>,
 }
 
@@ -89,6 +90,31 @@ pub(crate) struct StartOptions {
     pub(crate) temp: TempDirectory,
     #[command(flatten)]
     pub(crate) node: NodeOptions,
+}
+
+/// Arguments of `shoal symmetric-run`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SymmetricRunOptions {
+    /// Where the head is to be, as HOST:PORT: the machine that has this address starts it and runs the command.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: String,
+    /// The command starts once the cluster has so many nodes.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) min_nodes: u32,
+    /// How long to wait for the head and for the nodes.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    pub(crate) wait: Duration,
+    /// A file, on a file system that all machines share, for the cluster's join secret; the first one makes it
+    /// [default: SHOAL_JOIN_SECRET].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) temp: TempDirectory,
+    #[command(flatten)]
+    pub(crate) node: NodeOptions,
+    /// The program and its arguments, after `--`.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Arguments of `shoal stop`.

@@ -1,10 +1,10 @@
 //! `shoal start` and the process that it starts.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, PipeReader};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use shoal_runtime::daemon::session::{self, Description, SESSION_VARIABLE, WORKER_VARIABLE};
@@ -12,7 +12,7 @@ use shoal_runtime::daemon::{self, DaemonError};
 
 use crate::Failure;
 use crate::network::Network;
-use crate::options::{DaemonOptions, StartOptions};
+use crate::options::{ClusterOptions, DaemonOptions, NodeOptions, StartOptions, TempDirectory};
 
 /// Start a node.
 pub(crate) fn start(program: &[String], options: &StartOptions) -> Result<(), Failure> {
@@ -40,7 +40,7 @@ pub(crate) fn start(program: &[String], options: &StartOptions) -> Result<(), Fa
         daemon.network = Some(Box::new(Network));
         return daemon::run(daemon).map_err(explain);
     }
-    let description = spawn(program, options)?;
+    let (_, description) = spawn(program, cluster, &options.node, &options.temp, None)?;
     print_started(&description, options);
     Ok(())
 }
@@ -59,28 +59,39 @@ fn print_started(description: &Description, options: &StartOptions) {
     println!("  stop it               shoal stop");
 }
 
-/// Start a daemon in the background, and wait until it serves.
-fn spawn(program: &[String], options: &StartOptions) -> Result<Description, Failure> {
+/// Start a daemon in the background, and wait until it serves. With an `owner`, the read end of a pipe, it
+/// stops when that is closed.
+pub(crate) fn spawn(
+    program: &[String],
+    cluster: &ClusterOptions,
+    node: &NodeOptions,
+    temp: &TempDirectory,
+    owner: Option<PipeReader>,
+) -> Result<(Child, Description), Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("the node cannot be started: {error}"));
     let (name, rest) = program
         .split_first()
         .ok_or_else(|| Failure::Failed(String::from("it is unknown how to run this command")))?;
     let (ready, ready_writer) = std::io::pipe().map_err(failed)?;
     let writer = ready_writer.as_raw_fd();
+    let owner_number = owner.as_ref().map(|pipe| pipe.as_raw_fd());
     let mut command = Command::new(name);
     command.args(rest).arg("daemon").arg(format!("--ready-fd={writer}"));
-    command.arg(format!("--temp-dir={}", options.temp.path.display()));
-    command.args(options.cluster.to_arguments());
-    command.args(options.node.to_arguments());
+    command.args(owner_number.map(|number| format!("--owner-fd={number}")));
+    command.arg(format!("--temp-dir={}", temp.path.display()));
+    command.args(cluster.to_arguments());
+    command.args(node.to_arguments());
     // Another node's mark would make this one look like something that a worker has left behind.
     command.env_remove(SESSION_VARIABLE).env_remove(WORKER_VARIABLE);
     command.stdin(Stdio::null());
     command.stdout(Stdio::null());
     let prepare = move || {
         rustix::process::setsid()?;
-        // SAFETY: the pipe is open in the parent while it spawns, and this is the child's copy.
-        let writer = unsafe { BorrowedFd::borrow_raw(writer) };
-        fcntl_setfd(writer, FdFlags::empty())?;
+        for number in [Some(writer), owner_number].into_iter().flatten() {
+            // SAFETY: the pipes are open in the parent while it spawns, and these are the child's copies.
+            let kept = unsafe { BorrowedFd::borrow_raw(number) };
+            fcntl_setfd(kept, FdFlags::empty())?;
+        }
         Ok(())
     };
     // SAFETY: between fork and exec only system calls are made; nothing is allocated or locked.
@@ -91,7 +102,7 @@ fn spawn(program: &[String], options: &StartOptions) -> Result<Description, Fail
     let mut line = String::new();
     BufReader::new(ready).read_line(&mut line).map_err(failed)?;
     match serde_json::from_str(&line) {
-        Ok(description) => Ok(description),
+        Ok(description) => Ok((child, description)),
         Err(_) => {
             let status = child.wait().map_err(failed)?;
             let report: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();

@@ -39,6 +39,9 @@ pub enum AuthorityError {
     /// Others could read the cluster's keys.
     #[error("{} must belong to this user and be readable by nobody else (chmod 600)", .0.display())]
     Exposed(PathBuf),
+    /// The cluster is there already, and another secret lets nodes join it.
+    #[error("the cluster in {} has another join secret than the one given", .0.display())]
+    OtherSecret(PathBuf),
     /// A file does not hold what it should.
     #[error("{} does not hold the authority of a cluster", .0.display())]
     Malformed(PathBuf),
@@ -83,13 +86,15 @@ pub struct ClusterAuthority {
 
 impl ClusterAuthority {
     /// Found a cluster: make its authority and write it into `directory` (made if it is not there), in
-    /// files that this user alone can read. `join-secret` there is a copy for people to pass on.
+    /// files that this user alone can read. `join-secret` there is a copy for people to pass on. The secret is
+    /// a new one, or the given one.
     ///
     /// # Errors
     ///
     /// If the directory holds an authority already, and when the system refuses something.
-    pub fn create(directory: &Path) -> Result<ClusterAuthority, AuthorityError> {
-        let (authority, certificate) = ClusterAuthority::of(new_cluster()?)?;
+    pub fn create(directory: &Path, secret: Option<JoinSecret>) -> Result<ClusterAuthority, AuthorityError> {
+        let (mut authority, certificate) = ClusterAuthority::of(new_cluster()?)?;
+        authority.secret = secret.unwrap_or(authority.secret);
         let secret = authority.secret.reveal();
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(file(directory))?;
         let text = format!("{secret}\n{}{certificate}", authority.key.serialize_pem());
@@ -291,7 +296,7 @@ mod tests {
     #[test]
     fn an_authority_is_found_again_and_issues_what_the_first_one_would_trust() {
         let scratch = Scratch::new("again");
-        let created = ClusterAuthority::create(&scratch.0).unwrap();
+        let created = ClusterAuthority::create(&scratch.0, None).unwrap();
         let opened = ClusterAuthority::open(&scratch.0).unwrap();
         assert_eq!(created.cluster(), opened.cluster());
         assert_eq!(created.secret(), opened.secret());
@@ -308,8 +313,8 @@ mod tests {
     #[test]
     fn an_authority_is_never_overwritten() {
         let scratch = Scratch::new("once");
-        let cluster = ClusterAuthority::create(&scratch.0).unwrap().cluster();
-        assert!(matches!(ClusterAuthority::create(&scratch.0), Err(AuthorityError::File { .. })));
+        let cluster = ClusterAuthority::create(&scratch.0, None).unwrap().cluster();
+        assert!(matches!(ClusterAuthority::create(&scratch.0, None), Err(AuthorityError::File { .. })));
         assert_eq!(ClusterAuthority::open(&scratch.0).unwrap().cluster(), cluster);
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "nothing unfinished stays");
     }
@@ -317,7 +322,7 @@ mod tests {
     #[test]
     fn files_that_others_can_read_and_damaged_ones_are_refused() {
         let scratch = Scratch::new("exposed");
-        ClusterAuthority::create(&scratch.0).unwrap();
+        ClusterAuthority::create(&scratch.0, None).unwrap();
         let path = scratch.0.join(AUTHORITY_FILE);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(ClusterAuthority::open(&scratch.0), Err(AuthorityError::Exposed(_))));

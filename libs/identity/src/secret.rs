@@ -1,6 +1,10 @@
 //! The secret that lets nodes join.
 
 use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::str::FromStr;
 
 use ring::hmac;
@@ -26,6 +30,34 @@ impl JoinSecret {
         let mut bytes = [0; 32];
         SystemRandom::new().fill(&mut bytes).ok()?;
         Some(JoinSecret(bytes))
+    }
+
+    /// The secret that a file holds. If there is no file, it is made with a new secret, readable by this user
+    /// alone; of several processes that do this at once on a file system that they share, all get the same.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; [`ErrorKind::InvalidData`] if the file holds something else.
+    pub fn read_or_create(path: &Path) -> io::Result<JoinSecret> {
+        match fs::read_to_string(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            text => return text?.parse().map_err(|error| io::Error::new(ErrorKind::InvalidData, error)),
+        }
+        let no_randomness = || io::Error::other("the system has no randomness");
+        let secret = JoinSecret::generate().ok_or_else(no_randomness)?;
+        // Processes of different machines may have the same process id.
+        let name = JoinSecret::generate().ok_or_else(no_randomness)?.reveal();
+        let unfinished = path.with_extension(&name[PREFIX.len()..][..16]);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        writeln!(file, "{}", secret.reveal())?;
+        file.sync_all()?;
+        // Unlike a rename, a link does not replace what another process has made meanwhile.
+        let linked = fs::hard_link(&unfinished, path);
+        fs::remove_file(&unfinished)?;
+        match linked {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => JoinSecret::read_or_create(path),
+            linked => linked.map(|()| secret),
+        }
     }
 
     /// The secret as people pass it on. Whoever has it can join.
@@ -88,6 +120,8 @@ impl fmt::Debug for JoinSecret {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -99,6 +133,25 @@ mod tests {
         for wrong in ["", "shoal-join-", &text[1..], &text[..74], &text.replace('-', "_")] {
             assert!(wrong.parse::<JoinSecret>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn all_who_want_a_secret_at_once_get_the_same() {
+        let directory = std::env::temp_dir().join(format!("shoal-identity-{}-secret", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join("secret");
+        let secrets: Vec<JoinSecret> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| JoinSecret::read_or_create(&path).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(secrets.iter().all(|secret| *secret == secrets[0]));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing unfinished stays");
+        fs::write(&path, "guess").unwrap();
+        let error = JoinSecret::read_or_create(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

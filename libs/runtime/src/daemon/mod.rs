@@ -267,7 +267,7 @@ impl Node {
                 // A starter that does not wait for the line does no harm.
                 let _ = serde_json::to_string(&description).map(|line| writeln!(ready, "{line}"));
             }
-            stop::wait_and_stop(&shared).await;
+            stop::wait_and_stop(&shared, entered.state.is_some()).await;
             if let Some(state) = entered.state.filter(|_| !shared.borrow().has_failed) {
                 // The cluster ends with its head: nothing of it must come back.
                 let _ = std::fs::remove_dir_all(state);

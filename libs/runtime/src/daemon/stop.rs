@@ -18,6 +18,9 @@ use super::watched::{Watched, watch};
 /// How long workers may take to run their exit handlers.
 const EXIT_GRACE: Duration = Duration::from_secs(2);
 
+/// How long nodes may take to hear that the cluster ends.
+const NEWS_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long the operating system may take to end killed processes.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -75,10 +78,15 @@ fn stop_when_readable(
     Ok(())
 }
 
-/// Wait until somebody wants the node to stop, then end everything that belongs to it.
-pub(super) async fn wait_and_stop(shared: &Shared) {
+/// Wait until somebody wants the node to stop, then end everything that belongs to it; with
+/// `ends_cluster` also the other nodes, if the head is here.
+pub(super) async fn wait_and_stop(shared: &Shared, ends_cluster: bool) {
     let stop = Rc::clone(&shared.borrow().stop);
     stop.notified().await;
+    if ends_cluster && !shared.borrow().has_failed {
+        with(shared, Daemon::end_cluster);
+        until(shared, NEWS_PATIENCE, Daemon::has_told_nodes).await;
+    }
     with(shared, Daemon::ask_workers_to_exit);
     // A second request is an impatient one.
     tokio::select! {

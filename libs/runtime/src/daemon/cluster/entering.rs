@@ -45,6 +45,8 @@ pub enum Membership {
         state: PathBuf,
         /// Keep them when the daemon is stopped in order, too.
         keep: bool,
+        /// What lets nodes join [default: what the cluster has; for a new one, a new secret].
+        secret: Option<JoinSecret>,
     },
     /// One whose head lives elsewhere.
     Member {
@@ -145,9 +147,9 @@ pub(in super::super) async fn enter(
                 credentials: None,
             })
         }
-        Membership::Head { address, or_any_port, state, keep } => {
+        Membership::Head { address, or_any_port, state, keep, secret } => {
             let network = network.ok_or(EnterError::NoNetwork)?;
-            let entered = found(network, source, config, (address, or_any_port), &state).await?;
+            let entered = found(network, source, config, (address, or_any_port), (&state, secret)).await?;
             Ok(Entered { state: (!keep).then_some(state), ..entered })
         }
         Membership::Member { head, address, secret } => {
@@ -176,14 +178,15 @@ async fn found(
     source: Arc<dyn BulkSource>,
     config: &mut Config,
     (address, or_any_port): (SocketAddr, bool),
-    state: &Path,
+    (state, secret): (&Path, Option<JoinSecret>),
 ) -> Result<Entered, EnterError> {
     // The log first: it is the lock that keeps two heads apart.
     let file = FileLog::open(state).map_err(HeadError::Log)?;
     let authority = match ClusterAuthority::open(state) {
-        Ok(authority) => authority,
+        Ok(authority) if secret.as_ref().is_none_or(|given| given == authority.secret()) => authority,
+        Ok(_) => return Err(AuthorityError::OtherSecret(state.to_owned()).into()),
         Err(AuthorityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            ClusterAuthority::create(state)?
+            ClusterAuthority::create(state, secret)?
         }
         Err(error) => return Err(error.into()),
     };

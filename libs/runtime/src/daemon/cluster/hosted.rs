@@ -234,6 +234,17 @@ impl Daemon {
         }
     }
 
+    /// No other head will follow the one in this daemon.
+    pub(in super::super) fn end_cluster(&mut self) {
+        self.tell_head(head::Input::ClusterEnds);
+    }
+
+    /// Whether every node that the head still talks to has got everything that it was told.
+    pub(in super::super) fn has_told_nodes(&self) -> bool {
+        let HeadSide::Here(hosted) = &self.cluster.head else { return true };
+        hosted.nodes.values().all(|member| member.session.unacknowledged_bytes() == 0)
+    }
+
     fn write_head_rows(&mut self, write: Write) {
         let HeadSide::Here(hosted) = &mut self.cluster.head else { return };
         let operation = write.operation;
