@@ -10,6 +10,7 @@ import textwrap
 
 import pytest
 from chaos.hosts import Hosts
+
 from harness import ON_SHOAL, PATIENCE_SECONDS, wait_until
 
 pytestmark = [
@@ -118,7 +119,7 @@ def test_the_program_runs_once_on_all_hosts_and_its_code_is_returned(hosts, laun
     leader = launch(head, head)
     text = output_of(leader)
     assert leader.returncode == 7, text
-    assert (tmp_path / "out").read_text()== "3\n", text
+    assert (tmp_path / "out").read_text() == "3\n", text
     for other in others:
         text = output_of(other)
         assert other.returncode == 0, text
