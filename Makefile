@@ -37,7 +37,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 # its own: the Python tests are its tests.
 RUST := --workspace --exclude shoal-python
 
-.PHONY: help build demo test test-rust test-sim test-explore test-python test-chaos test-demo sim explore chaos
+.PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-demo sim explore chaos
 .PHONY: lint format wheel clean
 .PHONY: bench-core bench-build
 
@@ -79,13 +79,20 @@ demo: build ## Index the Python standard library in parallel
 
 # --- Test ---------------------------------------------------------------------------------------
 
-test: test-rust test-sim test-explore test-python test-chaos test-demo ## Run every test
+test: test-rust test-schedules test-sim test-explore test-python test-chaos test-demo ## Run every test
 
 test-rust: ## Rust: machines, store, daemon, command
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
 	then $(CARGO) nextest run --locked --status-level fail $(RUST) && $(CARGO) test --locked --quiet --doc $(RUST); \
 	else $(CARGO) test --locked --quiet $(RUST); \
 	fi
+
+# madsim takes tokio's place. Looking for differences runs one seed, twice.
+SCHEDULES := RUSTFLAGS="--cfg madsim" $(CARGO) test --locked --quiet --package shoal-sim-tests --test madsim_sessions
+
+test-schedules: ## The driver of sessions, with its tasks in random order
+	MADSIM_TEST_SEED=$(SEED) MADSIM_TEST_NUM=100 $(SCHEDULES)
+	MADSIM_TEST_SEED=$(SEED) MADSIM_TEST_CHECK_DETERMINISM=1 $(SCHEDULES)
 
 test-sim: ## A short simulation, each seed run twice
 	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
