@@ -82,6 +82,7 @@ demo: build ## Index the Python standard library in parallel
 test: test-rust test-schedules test-sim test-explore test-python test-chaos test-demo ## Run every test
 
 test-rust: ## Rust: machines, store, daemon, command
+	@command -v etcd >/dev/null || echo "SKIPPED: the log in etcd, for there is no etcd here (Debian: apt-get install etcd-server)"
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
 	then $(CARGO) nextest run --locked --status-level fail $(RUST) && $(CARGO) test --locked --quiet --doc $(RUST); \
 	else $(CARGO) test --locked --quiet $(RUST); \

@@ -1,48 +1,58 @@
 //! What can go wrong with a log.
 
-use std::path::PathBuf;
-
 /// Why a log cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another process has it open.
     #[error(
-        "{path} is in use by another head. Two heads cannot share one log: stop the other one, or give this \
+        "{place} is in use by another head. Two heads cannot share one log: stop the other one, or give this \
          head a state directory of its own"
     )]
     InUse {
         /// The file.
-        path: PathBuf,
+        place: String,
     },
     /// Another version of Shoal has written it.
     #[error(
-        "{path} was written in format {found}, and this version reads format {expected}. Start it with the \
-         version of Shoal that wrote it, or begin a new cluster with an empty state directory"
+        "{place} was written in format {found}, and this version reads format {expected}. Start it with the \
+         version of Shoal that wrote it, or begin a new cluster with an empty state directory or another prefix"
     )]
     Format {
-        /// The file.
-        path: PathBuf,
-        /// The format of the file.
+        /// The file, or where in etcd.
+        place: String,
+        /// The format of what is there.
         found: u64,
         /// The format of this version.
         expected: u64,
     },
     /// A row is not what was written.
-    #[error(
-        "{path} holds a row that cannot be read ({detail}). The file was damaged; restore it from a copy"
-    )]
+    #[error("{place} holds a row that cannot be read ({detail}). It was damaged; restore it from a copy")]
     Damaged {
-        /// The file.
-        path: PathBuf,
+        /// The file, or where in etcd.
+        place: String,
         /// What is wrong with it.
         detail: String,
     },
+    /// Another cluster keeps its log there.
+    #[error(
+        "{place} holds the log of another cluster ({found}; this head has the authority of {expected}). Give this \
+         cluster another prefix, or this head the authority of that cluster: a copy of the authority.pem of its \
+         first head, in its state directory"
+    )]
+    OtherCluster {
+        /// Where in etcd.
+        place: String,
+        /// Whose log it is.
+        found: String,
+        /// Whose head this is.
+        expected: String,
+    },
     /// The file system or the database refused something.
-    #[error("the head's log {path} cannot be used: {detail}")]
+    #[error("the head's log {place} cannot be used: {detail}")]
     Storage {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
+        /// The file, or where in etcd.
+        place: String,
+        /// What was said.
         detail: String,
     },
 }

@@ -34,12 +34,14 @@ impl FileLog {
     /// rows hold what programs were started with.
     pub fn open(directory: &Path) -> Result<FileLog, StateError> {
         let path = directory.join("head.redb");
-        let storage =
-            |error: std::io::Error| StateError::Storage { path: path.clone(), detail: error.to_string() };
+        let storage = |error: std::io::Error| StateError::Storage {
+            place: path.display().to_string(),
+            detail: error.to_string(),
+        };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(storage)?;
         let database = Database::create(&path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StateError::InUse { path: path.clone() },
-            error => StateError::Storage { path: path.clone(), detail: error.to_string() },
+            DatabaseError::DatabaseAlreadyOpen => StateError::InUse { place: path.display().to_string() },
+            error => StateError::Storage { place: path.display().to_string(), detail: error.to_string() },
         })?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(storage)?;
         let log = FileLog { path, database };
@@ -65,17 +67,21 @@ impl FileLog {
             found.unwrap_or(FORMAT_VERSION)
         };
         if found != FORMAT_VERSION {
-            return Err(StateError::Format { path: self.path.clone(), found, expected: FORMAT_VERSION });
+            return Err(StateError::Format { place: self.place(), found, expected: FORMAT_VERSION });
         }
         self.ok(transaction.commit())
     }
 
     fn ok<T, E: Display>(&self, result: Result<T, E>) -> Result<T, StateError> {
-        result.map_err(|error| StateError::Storage { path: self.path.clone(), detail: error.to_string() })
+        result.map_err(|error| StateError::Storage { place: self.place(), detail: error.to_string() })
+    }
+
+    fn place(&self) -> String {
+        self.path.display().to_string()
     }
 
     fn damaged(&self, error: impl Display) -> StateError {
-        StateError::Damaged { path: self.path.clone(), detail: error.to_string() }
+        StateError::Damaged { place: self.place(), detail: error.to_string() }
     }
 }
 

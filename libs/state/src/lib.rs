@@ -8,13 +8,16 @@
 //! | log | survives | used by |
 //! |---|---|---|
 //! | [`FileLog`] | the process, the machine's restart | `shoal start --head`, one head at a time |
+//! | [`EtcdLog`] | the machine, too | `shoal start --head --state=etcd://...`, one head and any number of standbys |
 
 mod error;
+mod etcd;
 mod file;
 
 use shoal_core::head::{Key, Row, WriteResult};
 
 pub use error::StateError;
+pub use etcd::{Acting, Etcd, EtcdLocation, EtcdLog, EtcdTls, InvalidLocation, Standing, TENURE, Tenure};
 pub use file::FileLog;
 
 /// Rows as a head writes them: `None` deletes.
