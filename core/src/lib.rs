@@ -23,6 +23,7 @@ pub mod owner;
 mod placement;
 pub mod resources;
 pub mod room;
+pub mod search;
 pub mod session;
 pub mod task;
 pub mod term;

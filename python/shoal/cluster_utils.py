@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -18,7 +19,7 @@ import shoal
 from shoal import _daemon
 from shoal.exceptions import ShoalSystemError
 
-__all__ = ["Cluster", "ClusterNode"]
+__all__ = ["Cluster", "ClusterNode", "EtcdServer"]
 
 _AMOUNTS = {
     "num_cpus": "--num-cpus",
@@ -29,6 +30,7 @@ _AMOUNTS = {
     "node_ip_address": "--node-ip-address",
     "port": "--port",
     "state_dir": "--state-dir",
+    "state": "--state",
 }
 _TABLES = {"resources": "--resources", "labels": "--labels"}
 _POLL_SECONDS = 0.02
@@ -80,6 +82,62 @@ class ClusterNode:
     def stop(self) -> None:
         """End the node in order."""
         self._daemon.stop()
+
+
+class EtcdServer:
+    """An etcd of one member on this machine, for clusters with standby heads. It ends with `stop`.
+
+    Raises:
+        FileNotFoundError: no ``etcd`` is installed (Debian: ``apt-get install etcd-server``).
+
+    Attributes:
+        location: What ``shoal start --state`` and `Cluster.add_node` take as ``state``.
+    """
+
+    def __init__(self) -> None:
+        self._directory = tempfile.mkdtemp(prefix="shoal-etcd-")
+        client, peer = (f"http://127.0.0.1:{port}" for port in _free_ports(2))
+        self._command = [
+            *("etcd", f"--data-dir={self._directory}/data", "--logger=zap", "--log-level=error"),
+            *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
+            *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),
+            f"--initial-cluster=default={peer}",
+        ]
+        self.location = f"etcd://{client.removeprefix('http://')}/shoal"
+        try:
+            self._process = self._launch()
+        except BaseException:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def restart(self) -> None:
+        """Kill it (SIGKILL) and start it again with what it has written."""
+        self._process.kill()
+        self._process.wait()
+        self._process = self._launch()
+
+    def stop(self) -> None:
+        """End it, and forget everything. Idempotent."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    # All at once, so that they differ.
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        return [int(bound.getsockname()[1]) for bound in sockets]
+    finally:
+        for bound in sockets:
+            bound.close()
 
 
 class Cluster:
@@ -142,15 +200,19 @@ class Cluster:
             raise RuntimeError("the cluster was shut down")
         return self._temp
 
-    def add_node(self, wait: bool = True, network_namespace: str | None = None, **node_args: Any) -> ClusterNode:
+    def add_node(
+        self, wait: bool = True, network_namespace: str | None = None, standby: bool = False, **node_args: Any
+    ) -> ClusterNode:
         """Start a node; the first one is the head's.
 
         Args:
             wait: Return once the head counts it among the nodes.
+            standby: Start a node that becomes the head when the head is gone. Needs state (the location of an etcd,
+                as of ``shoal start --state``) and state_dir, the same as the head was given.
             network_namespace: The name of a network namespace to start it in, as ``ip netns`` lists them: a host of
                 its own. Give its address there as ``node_ip_address``.
             **node_args: num_cpus, num_gpus, memory (bytes), object_store_memory (bytes), resources (amounts by
-                name), labels, node_ip_address, port, object_spilling_directory, and for the head state_dir.
+                name), labels, node_ip_address, port, object_spilling_directory, and for the head state_dir and state.
 
         Raises:
             TypeError: an argument is unknown.
@@ -170,6 +232,8 @@ class Cluster:
             if "port" not in node_args:
                 arguments.append("--port=0")
             arguments.append("--head")
+        elif standby:
+            arguments += ["--head"] if "port" in node_args else ["--head", "--port=0"]
         else:
             arguments.append(f"--address={self.address}")
         prefix = [] if network_namespace is None else ["ip", "netns", "exec", network_namespace]
@@ -194,6 +258,11 @@ class Cluster:
             node.stop()
         else:
             node.kill()
+
+    def succeed_head(self, node: ClusterNode) -> None:
+        """Take a standby for the head's node: it was elected, since the one that was the head is gone."""
+        self.worker_nodes.remove(node)
+        self.head_node = node
 
     def list_all_nodes(self) -> list[ClusterNode]:
         """The nodes that were added and not removed, the head's first."""

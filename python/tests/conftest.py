@@ -129,6 +129,17 @@ def start_nodes(no_cluster):
         cluster.shutdown()
 
 
+@pytest.fixture
+def etcd():
+    """An etcd that this test starts."""
+    try:
+        server = harness.submodule("cluster_utils").EtcdServer()
+    except FileNotFoundError as error:
+        pytest.skip(f"no etcd is installed here (Debian: apt-get install etcd-server): {error}")
+    yield server
+    server.stop()
+
+
 def check_nothing_left():
     """Fail when a process or a named shared-memory file of this run outlives its clusters."""
     harness.wait_until(lambda: not processes_of_this_run(), what="end of all processes of this run")

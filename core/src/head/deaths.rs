@@ -203,6 +203,8 @@ mod tests {
         let effects = second.tell(Input::NodeReturns { connection: 7, node: nodes[0] });
         assert_eq!(effects, []);
         let effects = second.write(crate::head::WriteResult::Done);
-        assert!(matches!(effects[..], [Effect::Refuse { connection: 7, .. }]), "{effects:?}");
+        let others = effects.iter().filter(|effect| !matches!(effect, Effect::Call { .. }));
+        let others: Vec<&Effect> = others.collect();
+        assert!(matches!(others[..], [Effect::Refuse { connection: 7, .. }]), "{effects:?}");
     }
 }

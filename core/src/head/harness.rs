@@ -126,6 +126,11 @@ impl Harness {
         Harness::of(Config { durable: true, ..Config::new(8) }, self.log.clone())
     }
 
+    /// Another head, in the daemon of a node that is there already.
+    pub(super) fn elected(&self, home: NodeId) -> Harness {
+        Harness::of(Config { durable: true, home: Some(home), ..Config::new(8) }, self.log.clone())
+    }
+
     /// A head with one node.
     pub(super) fn with_node() -> Harness {
         let mut harness = Harness::new();

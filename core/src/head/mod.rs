@@ -57,6 +57,9 @@ pub struct Config {
     /// What is acknowledged must be in the log first. Otherwise the head lives and dies with its
     /// daemon, and nothing is written.
     pub durable: bool,
+    /// The node that the daemon of this head is already, if it is one: a standby that was elected. It is not
+    /// dead, also if the head before lived in it.
+    pub home: Option<NodeId>,
     /// How long a node may be without a connection before it is declared dead.
     pub reconnect_grace: Span,
     /// How long a connected node may say nothing before it is declared dead.
@@ -71,6 +74,7 @@ impl Config {
         Config {
             seed,
             durable: false,
+            home: None,
             reconnect_grace: Span::from_secs(2),
             silence_grace: Span::from_secs(10),
             infeasible_grace: Span::from_secs(10),
@@ -182,6 +186,14 @@ pub enum Effect {
     Forget {
         /// The node.
         node: NodeId,
+    },
+    /// Tell a node of the log that this head acts, and where, so that it need not find out. Nothing depends on
+    /// it: nodes that have lost their head look for it.
+    Call {
+        /// The node.
+        node: NodeId,
+        /// Where it is reached.
+        address: String,
     },
     /// A newer head acts: this one must do nothing any more.
     StepDown,

@@ -10,7 +10,7 @@ use super::journal::Journal;
 use super::nodes::Nodes;
 use super::values::Values;
 use super::view::View;
-use super::{Config, Head, Key, Meta, Outbox, Row};
+use super::{Config, Effect, Head, Key, Meta, Outbox, Row};
 use crate::deadlines::Deadlines;
 use crate::ids::NodeId;
 use crate::machine::{Time, Wakeup};
@@ -84,8 +84,16 @@ impl Head {
             self.patrol = out.now + self.config.silence_grace;
             self.deadlines.arm(Wakeup::SilentNodes, self.patrol);
         }
-        if let Some(host) = self.meta.host.filter(|host| self.nodes.get(*host).is_some()) {
+        let host = self.meta.host.filter(|host| Some(*host) != self.config.home);
+        if let Some(host) = host.filter(|host| self.nodes.get(*host).is_some()) {
             self.node_dies(host, out);
+        }
+        self.call_nodes(out);
+    }
+
+    fn call_nodes(&self, out: &mut Outbox) {
+        for (node, there) in self.nodes.alive().filter(|(node, _)| Some(*node) != self.config.home) {
+            out.push(Effect::Call { node, address: there.summary.address.clone() });
         }
     }
 }
@@ -95,7 +103,7 @@ mod tests {
     use super::*;
     use crate::actor::{ActorSpec, ActorState};
     use crate::head::harness::*;
-    use crate::head::{Effect, Input, WriteResult};
+    use crate::head::{Input, WriteResult};
     use crate::ids::NodeId;
     use crate::machine::{Effects, Machine};
     use crate::message::{ActorEvent, Answer, Message, Query};
@@ -121,7 +129,8 @@ mod tests {
         assert_eq!(join(&mut second, 6), []);
         second.write_all();
         let admit = Effect::Admit { connection: 6, node: NodeId(2), epoch: 2 };
-        assert_eq!(second.let_out, [admit], "numbers are never given twice");
+        let call = Effect::Call { node: NODE, address: String::new() };
+        assert_eq!(second.let_out, [call, admit], "numbers are never given twice");
     }
 
     #[test]

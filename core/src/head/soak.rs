@@ -150,6 +150,8 @@ impl World {
                     let node = self.nodes.get_mut(&node).expect("it is in");
                     node.unacknowledged.pop_front().expect("what is acknowledged was sent");
                 }
+                // They come when they like.
+                Effect::Call { .. } => {}
                 Effect::Refuse { .. } | Effect::Forget { .. } | Effect::StepDown => {
                     panic!("nobody dies here: {effect:?}")
                 }

@@ -286,6 +286,33 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_is_elected_goes_on_and_calls_the_others() {
+        let mut head = with_actors(0);
+        head.join();
+        head.tell(Input::Hosted { node: NODE });
+        head.write_all();
+        let calls = |effects: &[Effect]| -> Vec<(u32, String)> {
+            let calls = effects.iter().filter_map(|effect| match effect {
+                Effect::Call { node, address } => Some((node.0, address.clone())),
+                _ => None,
+            });
+            calls.collect()
+        };
+        // The node of the last head is elected again, and then another one.
+        for (home, called, buried) in [(1, [2, 3].as_slice(), false), (2, &[3], true)] {
+            let mut next = head.elected(NodeId(home));
+            assert_eq!(next.tell(Input::NodeReturns { connection: 0, node: NodeId(home) }), []);
+            next.write_all();
+            let resumed = Effect::Resume { connection: 0, node: NodeId(home), epoch: 2 };
+            assert!(next.let_out.contains(&resumed), "{:?}", next.let_out);
+            assert_eq!(next.let_out.contains(&Effect::Forget { node: NODE }), buried);
+            let expected: Vec<_> =
+                called.iter().map(|node| (*node, summary(NodeId(*node)).address)).collect();
+            assert_eq!(calls(&next.let_out), expected);
+        }
+    }
+
+    #[test]
     fn who_does_not_come_is_dead_after_a_while_and_the_host_of_the_last_head_at_once() {
         let mut head = with_actors(1);
         head.tell(Input::Hosted { node: NODE });

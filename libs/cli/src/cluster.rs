@@ -4,8 +4,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use shoal_identity::JoinSecret;
-use shoal_runtime::daemon::Membership;
 use shoal_runtime::daemon::session;
+use shoal_runtime::daemon::{EtcdLocation, EtcdTls, Membership};
 
 use crate::Failure;
 use crate::options::ClusterOptions;
@@ -22,6 +22,12 @@ const SECRET_FILE: &str = "join-secret";
 impl ClusterOptions {
     /// Which cluster the node belongs to. `temp` is where sessions are.
     pub(crate) fn membership(&self, temp: &Path) -> Result<Membership, Failure> {
+        if self.head && self.state.is_some() {
+            let state = self.state_dir.clone().unwrap_or_else(|| session::head_directory(temp));
+            let address = SocketAddr::new(self.node_ip_address, self.port.unwrap_or(HEAD_PORT));
+            let (or_any_port, secret, etcd) = (self.port.is_none(), self.given_secret()?, self.etcd());
+            return Ok(Membership::Head { address, or_any_port, state, keep: true, secret, etcd });
+        }
         if self.head {
             let state = self.state_dir.clone().unwrap_or_else(|| session::head_directory(temp));
             // Its nodes look for a head that was killed where it was.
@@ -29,13 +35,20 @@ impl ClusterOptions {
             let address = SocketAddr::new(self.node_ip_address, wanted.unwrap_or(HEAD_PORT));
             let keep = self.state_dir.is_some();
             let (secret, or_any_port) = (self.given_secret()?, wanted.is_none());
-            return Ok(Membership::Head { address, or_any_port, state, keep, secret });
+            return Ok(Membership::Head { address, or_any_port, state, keep, secret, etcd: None });
         }
-        let Some(head) = &self.address else { return Ok(Membership::Alone) };
-        let head = resolve(head)?;
+        let Some(heads) = &self.address else { return Ok(Membership::Alone) };
+        let heads = heads.split(',').map(resolve).collect::<Result<Vec<_>, _>>()?;
         let secret = self.secret(temp)?;
         let address = SocketAddr::new(self.node_ip_address, self.port.unwrap_or(0));
-        Ok(Membership::Member { head, address, secret })
+        Ok(Membership::Member { heads, address, secret })
+    }
+
+    fn etcd(&self) -> Option<EtcdLocation> {
+        let mut location = self.state.clone()?;
+        let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
+        location.tls = EtcdTls { authority: self.etcd_ca.clone(), identity };
+        Some(location)
     }
 
     /// The secret of the cluster to join: the one that was given, or that of a head on this machine.
@@ -70,7 +83,14 @@ impl ClusterOptions {
         arguments.extend(self.address.iter().map(|address| format!("--address={address}")));
         arguments.push(format!("--node-ip-address={}", self.node_ip_address));
         arguments.extend(self.port.iter().map(|port| format!("--port={port}")));
-        for (name, path) in [("state-dir", &self.state_dir), ("secret-file", &self.secret_file)] {
+        arguments.extend(self.state.iter().map(|location| format!("--state={location}")));
+        for (name, path) in [
+            ("state-dir", &self.state_dir),
+            ("secret-file", &self.secret_file),
+            ("etcd-ca", &self.etcd_ca),
+            ("etcd-cert", &self.etcd_cert),
+            ("etcd-key", &self.etcd_key),
+        ] {
             arguments.extend(path.iter().map(|path| format!("--{name}={}", path.display())));
         }
         arguments

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use shoal_runtime::daemon::Wanted;
 use shoal_runtime::daemon::session::DEFAULT_TEMP_DIRECTORY;
+use shoal_runtime::daemon::{EtcdLocation, Wanted};
 
 /// Where sessions are.
 #[derive(Clone, Debug, Args)]
@@ -59,7 +59,7 @@ pub(crate) struct ClusterOptions {
     /// Start the first node of a cluster.
     #[arg(long)]
     pub(crate) head: bool,
-    /// The head of the cluster to join, as HOST:PORT.
+    /// The head of the cluster to join, as HOST:PORT; several with commas, standbys among them.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "head")]
     pub(crate) address: Option<String>,
     /// Where other nodes reach this one.
@@ -69,9 +69,23 @@ pub(crate) struct ClusterOptions {
     /// free; else any].
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
-    /// Where the head keeps what must survive it. Given, it is kept when the head is stopped, too.
+    /// Where the head keeps what must survive it. Given, it is kept when the head is stopped, too. With
+    /// --state it holds the cluster's authority only, and every head of the cluster needs a copy.
     #[arg(long, value_name = "PATH")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// The etcd that holds the head's log, as etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (etcds:// with TLS). While
+    /// another head acts there, this node is a standby, and becomes the head when that one is gone.
+    #[arg(long, value_name = "LOCATION", requires = "head")]
+    pub(crate) state: Option<EtcdLocation>,
+    /// Certificates of those who may sign etcd's, in PEM.
+    #[arg(long, value_name = "PATH", requires = "state")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+    /// The certificate that is shown to etcd, in PEM.
+    #[arg(long, value_name = "PATH", requires = "state", requires = "etcd_key")]
+    pub(crate) etcd_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM.
+    #[arg(long, value_name = "PATH", requires = "state", requires = "etcd_cert")]
+    pub(crate) etcd_key: Option<PathBuf>,
     /// A file that holds the cluster's join secret [default: SHOAL_JOIN_SECRET; else a new cluster makes
     /// one, and nodes take the one of a head on this machine].
     #[arg(long, value_name = "PATH")]
@@ -292,6 +306,24 @@ mod tests {
     }
 
     #[test]
+    fn options_of_the_cluster_survive_it_too() {
+        let given = [
+            "--head",
+            "--node-ip-address=10.0.0.1",
+            "--port=7",
+            "--state=etcds://a:1,b:2/x",
+            "--state-dir=/some where",
+            "--etcd-ca=/a",
+            "--etcd-cert=/c",
+            "--etcd-key=/k",
+        ];
+        let once = daemon(&given).expect("valid").cluster;
+        assert_eq!(once.to_arguments(), given);
+        let error = daemon(&["--head", "--state=etcd://h"]).expect_err("no port").to_string();
+        assert!(error.contains("HOST:PORT"), "{error}");
+    }
+
+    #[test]
     fn nonsense_is_refused_with_a_reason() {
         for (argument, reason) in [
             ("--num-cpus=-1", "a number from 0"),
@@ -303,6 +335,8 @@ mod tests {
             ("--idle-exit=-1", "negative"),
             ("--owner-fd=1", "1 is not in"),
             ("--no-such-option", "unexpected argument"),
+            ("--state=etcd://h:1", "--head"),
+            ("--etcd-key=k", "--state"),
         ] {
             let error = daemon(&[argument]).expect_err(argument);
             assert_eq!(error.exit_code(), 2, "{argument}");

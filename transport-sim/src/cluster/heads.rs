@@ -305,6 +305,8 @@ impl<C: Content> Cluster<C> {
                     self.declared_dead.insert(node);
                     self.head_forgets(address, node);
                 }
+                // A hint: here nodes find the head without it, sooner or later.
+                head::Effect::Call { .. } => {}
                 head::Effect::StepDown => {
                     self.count("a head stepped down");
                     self.head_ends(address);

@@ -101,7 +101,7 @@ impl World {
                 }
                 Effect::Resume { node, epoch, .. } => self.connected(node, epoch),
                 Effect::Refuse { connection, .. } => drop(self.members.remove(&(connection as u32))),
-                Effect::Forget { .. } | Effect::StepDown => {}
+                Effect::Forget { .. } | Effect::Call { .. } | Effect::StepDown => {}
             }
         }
     }

@@ -58,6 +58,7 @@ use tokio::task::LocalSet;
 
 pub use cluster::{EnterError, HeadError, Membership, Network};
 pub use resources::Wanted;
+pub use shoal_state::{EtcdLocation, EtcdTls};
 
 use crate::control::VERSION;
 use crate::transport::Connection;
@@ -221,6 +222,7 @@ impl Node {
             .map_err(DaemonError::system("the event loop cannot be made"))?;
         let Node { session, listener, mut config, store, memory, memory_threshold, files_before } = self;
         let offers = Arc::new(cluster::Offers::new(store.memory()));
+        let session = Rc::new(session);
         let local = LocalSet::new();
         let result = local.block_on(&runtime, async {
             let membership = std::mem::replace(&mut options.membership, Membership::Alone);
@@ -255,9 +257,13 @@ impl Node {
             };
             let shared: Rc<RefCell<Daemon>> = Daemon::new(parts);
             serve_cluster(&shared, entered.connection)?;
-            if let (Some(head), Some(credentials)) = (entered.cluster, entered.credentials) {
-                tokio::task::spawn_local(cluster::keep_certified(head, credentials));
+            if let Some(credentials) = entered.credentials {
+                tokio::task::spawn_local(cluster::keep_certified(Rc::clone(&shared), credentials));
             }
+            if let (Some(etcd), Some(address)) = (entered.candidacy, description.address) {
+                tokio::task::spawn_local(cluster::stand(Rc::clone(&shared), etcd, address));
+            }
+            publish_changes(&shared, &session, &description);
             state::spawn_driving(&shared);
             serve(&shared, listener, options.owner.take())
                 .and_then(|()| session.publish(&description))
@@ -268,6 +274,10 @@ impl Node {
                 let _ = serde_json::to_string(&description).map(|line| writeln!(ready, "{line}"));
             }
             stop::wait_and_stop(&shared, entered.state.is_some()).await;
+            let tenure = shared.borrow().tenure();
+            if let Some(tenure) = tenure {
+                tenure.resign().await;
+            }
             if let Some(state) = entered.state.filter(|_| !shared.borrow().has_failed) {
                 // The cluster ends with its head: nothing of it must come back.
                 let _ = std::fs::remove_dir_all(state);
@@ -283,6 +293,20 @@ impl Node {
         }
         result
     }
+}
+
+/// Say in the session where the head is, whenever that changes.
+fn publish_changes(shared: &Rc<RefCell<Daemon>>, session: &Rc<Session>, description: &Description) {
+    let mut places = shared.borrow().head_places.subscribe();
+    let (session, mut description) = (Rc::clone(session), description.clone());
+    tokio::task::spawn_local(async move {
+        while places.changed().await.is_ok() {
+            description.cluster = *places.borrow_and_update();
+            if let Err(error) = session.describe(&description) {
+                log!("it cannot be published where the head is: {error}");
+            }
+        }
+    });
 }
 
 /// Talk to other daemons, if this one is not alone.

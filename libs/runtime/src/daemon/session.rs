@@ -122,12 +122,17 @@ impl Session {
     /// Say that the node is up. From now on drivers that name no address join it, unless it belongs to
     /// a single one.
     pub fn publish(&self, description: &Description) -> io::Result<()> {
-        let text = serde_json::to_string(description)?;
-        replace(&self.directory.join(DESCRIPTION), &text)?;
+        self.describe(description)?;
         if description.owned {
             return Ok(());
         }
         replace(&self.base.join(CURRENT), &description.socket.to_string_lossy())
+    }
+
+    /// Say something else of a node that is up.
+    pub fn describe(&self, description: &Description) -> io::Result<()> {
+        let text = serde_json::to_string(description)?;
+        replace(&self.directory.join(DESCRIPTION), &text)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use shoal_core::ids::{JobId, NodeId, ProcessId};
 use shoal_core::message::Message;
 use shoal_core::node::{self, Config, Node, Work};
 use shoal_core::{Effects, Machine, Time};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::broker::Pairs;
@@ -71,6 +72,8 @@ pub(super) struct Daemon {
     pub(super) processes: HashMap<ProcessId, Process>,
     pub(super) jobs: HashMap<JobId, Job>,
     pub(super) cluster: Cluster,
+    /// Where the head is, whenever that changes.
+    pub(super) head_places: watch::Sender<Option<SocketAddr>>,
     pub(super) offers: Arc<Offers>,
     pub(super) fetches: Fetches,
     pub(super) pairs: Pairs,
@@ -204,6 +207,7 @@ impl Daemon {
                 stopping: false,
                 idle_exit: parts.idle_exit,
                 idle_since: Instant::now(),
+                head_places: watch::Sender::new(None),
                 offers: parts.offers,
                 fetches: Fetches::default(),
                 cluster: Cluster::new(parts.transport, parts.head),
@@ -269,7 +273,9 @@ impl Daemon {
             match input {
                 Input::Node(input) => self.node.handle(now, input, &mut self.node_effects),
                 Input::Head(input) => {
-                    if let HeadSide::Here(hosted) = &mut self.cluster.head {
+                    if let HeadSide::Here(hosted) = &mut self.cluster.head
+                        && !hosted.is_over()
+                    {
                         hosted.head.handle(now, input, &mut hosted.effects);
                     }
                 }
@@ -286,6 +292,7 @@ impl Daemon {
         }
         if let HeadSide::Here(hosted) = &mut self.cluster.head
             && hosted.head.poll_timeout().is_some_and(|(due, _)| due <= now)
+            && !hosted.is_over()
         {
             hosted.head.handle_timeout(now, &mut hosted.effects);
         }
@@ -299,8 +306,8 @@ impl Daemon {
 
     fn deadline(&self) -> Option<Instant> {
         let head = match &self.cluster.head {
-            HeadSide::Here(hosted) => hosted.head.poll_timeout(),
-            HeadSide::There(_) => None,
+            HeadSide::Here(hosted) if !hosted.is_over() => hosted.head.poll_timeout(),
+            HeadSide::Here(_) | HeadSide::There(_) => None,
         };
         let machines = [self.node.poll_timeout(), head].into_iter().flatten().map(|(due, _)| due);
         machines.map(|due| self.instant(due)).chain(self.idle_deadline()).min()

@@ -60,12 +60,21 @@ async fn answer(
     }
     let input = match wish {
         Wish::Peer { node, to } => return answer_peer(shared, connection, node, to).await,
+        Wish::Follow { address, term } => {
+            let reply = shared.borrow_mut().hear_call(&connection, address, term);
+            return close_after(&mut connection, &reply).await;
+        }
         Wish::Join { summary } => Application::Joins(summary),
         Wish::Return { node } => Application::Returns(node),
     };
     let verdict = shared.borrow_mut().ask_head(input);
     let Some(verdict) = verdict else {
-        return refuse(connection, "the head of the cluster is not here", false).await;
+        let head = shared.borrow().head_place();
+        let reason = match head {
+            Some(head) => format!("this is not the head of the cluster; the head is at {head}"),
+            None => String::from("the head of the cluster is not here"),
+        };
+        return turn_away(connection, Reply::Refused { reason, fatal: false, term: None, head }).await;
     };
     with(shared, |_| ());
     match tokio::time::timeout(ADMISSION_PATIENCE, verdict).await {
@@ -76,7 +85,7 @@ async fn answer(
             Ok(())
         }
         Ok(Ok(Verdict::Refused { reason, term })) => {
-            let reply = Reply::Refused { reason, fatal: true, term: Some(term) };
+            let reply = Reply::Refused { reason, fatal: true, term: Some(term), head: None };
             turn_away(connection, reply).await
         }
         // The head has stopped, or is too slow: the node asks again.
@@ -111,7 +120,12 @@ async fn turn_away(mut connection: Connection, refusal: Reply) -> Result<(), Tra
     if let Reply::Refused { reason, .. } = &refusal {
         log!("the daemon at {} was refused: {reason}", connection.peer.address);
     }
-    say(&mut connection, &refusal).await?;
+    close_after(&mut connection, &refusal).await
+}
+
+/// Say the last thing.
+async fn close_after(connection: &mut Connection, last: &Reply) -> Result<(), TransportError> {
+    say(connection, last).await?;
     connection.writer.finish().await?;
     // To close a connection takes back what has not arrived yet: the other end closes when it has read.
     let _ = tokio::time::timeout(GOODBYE_PATIENCE, connection.reader.greeting()).await;

@@ -10,16 +10,18 @@ use shoal_core::head;
 use shoal_core::ids::NodeId;
 use shoal_core::message::NodeSummary;
 use shoal_core::node::Config;
+use shoal_core::search::Search;
 use shoal_core::term::Term;
 use shoal_identity::join::JoinError;
 use shoal_identity::{
     AuthorityError, ClusterAuthority, Credentials, InvalidName, JoinSecret, NodeName, Role, Validity, join,
 };
-use shoal_state::FileLog;
+use shoal_state::{Etcd, EtcdLocation, FileLog, Log, Standing, Tenure};
 use tokio::net::TcpStream;
 
+use super::super::state::Shared;
 use super::super::{log, session};
-use super::head::{Away, ask_head};
+use super::head::{Away, ask_head, connect};
 use super::word::{Reply, Wish};
 use super::{HeadError, HeadSide, Hosted};
 use crate::transport::{BoxFuture, BulkSource, Connection, Transport, TransportError};
@@ -47,11 +49,14 @@ pub enum Membership {
         keep: bool,
         /// What lets nodes join [default: what the cluster has; for a new one, a new secret].
         secret: Option<JoinSecret>,
+        /// Where the head's log is instead, and where heads are elected: this one becomes a standby if another
+        /// one acts. The directory holds the authority only, and is always kept.
+        etcd: Option<EtcdLocation>,
     },
     /// One whose head lives elsewhere.
     Member {
-        /// Where the head is reached.
-        head: SocketAddr,
+        /// Where the head is reached, or standbys of it; at least one address.
+        heads: Vec<SocketAddr>,
         /// Where other daemons reach this one. Port 0 takes one that is free.
         address: SocketAddr,
         /// What lets nodes join.
@@ -106,6 +111,15 @@ pub enum EnterError {
     /// The head says no.
     #[error("the head of the cluster refused this node: {0}")]
     Refused(String),
+    /// A standby needs what the cluster's first head has made.
+    #[error(
+        "there is a cluster in that etcd already, and {} does not hold its authority. A standby head needs a copy of \
+         the authority.pem of the cluster's first head, in its state directory (--state-dir)", state.display()
+    )]
+    NoAuthority {
+        /// The directory.
+        state: PathBuf,
+    },
     /// No transport was given.
     #[error("this daemon has no transport, so it can have no other nodes")]
     NoNetwork,
@@ -124,6 +138,8 @@ pub(in super::super) struct Entered {
     pub(in super::super) state: Option<PathBuf>,
     /// What it shows to others.
     pub(in super::super) credentials: Option<Credentials>,
+    /// Where it stands for election as head, if it does.
+    pub(in super::super) candidacy: Option<Etcd>,
 }
 
 /// Become a node. Sets the address in `config`.
@@ -135,7 +151,7 @@ pub(in super::super) async fn enter(
 ) -> Result<Entered, EnterError> {
     match membership {
         Membership::Alone => {
-            let (hosted, node) = Hosted::start(head::Config::new(config.seed), None, summary(config))?;
+            let (hosted, node) = Hosted::start(head::Config::new(config.seed), None, None, summary(config))?;
             let head = HeadSide::Here(Box::new(hosted));
             Ok(Entered {
                 node,
@@ -145,30 +161,88 @@ pub(in super::super) async fn enter(
                 cluster: None,
                 state: None,
                 credentials: None,
+                candidacy: None,
             })
         }
-        Membership::Head { address, or_any_port, state, keep, secret } => {
+        Membership::Head { address, or_any_port, state, keep, secret, etcd } => {
             let network = network.ok_or(EnterError::NoNetwork)?;
-            let entered = found(network, source, config, (address, or_any_port), (&state, secret)).await?;
+            let place = (address, or_any_port);
+            if let Some(etcd) = etcd {
+                return stand_or_follow(network, source, config, place, (&state, secret), &etcd).await;
+            }
+            let entered = found(network, source, config, place, (&state, secret)).await?;
             Ok(Entered { state: (!keep).then_some(state), ..entered })
         }
-        Membership::Member { head, address, secret } => {
+        Membership::Member { heads, address, secret } => {
             let network = network.ok_or(EnterError::NoNetwork)?;
-            let credentials = prove(head, &secret, &name(config)?).await?;
+            let credentials = prove(&heads, &secret, &name(config)?).await?;
             let transport = network.bind(address, credentials.clone(), None, source).await?;
             config.address = transport.local_address().to_string();
-            let (connection, node, term) = apply(transport.as_ref(), head, config).await?;
-            let away = HeadSide::There(Box::new(Away::new(head, term)));
-            Ok(Entered {
-                node,
-                head: away,
-                transport: Some(transport),
-                connection: Some(connection),
-                cluster: Some(head),
-                state: None,
-                credentials: Some(credentials),
-            })
+            follow(transport, credentials, Search::new(heads), config).await
         }
+    }
+}
+
+/// Join the cluster of a head that is looked for.
+async fn follow(
+    transport: Arc<dyn Transport>,
+    credentials: Credentials,
+    mut search: Search<SocketAddr>,
+    config: &Config,
+) -> Result<Entered, EnterError> {
+    let (connection, node, term) = apply(transport.as_ref(), &mut search, config).await?;
+    Ok(Entered {
+        node,
+        cluster: Some(*search.place()),
+        head: HeadSide::There(Box::new(Away::new(search, term))),
+        transport: Some(transport),
+        connection: Some(connection),
+        state: None,
+        credentials: Some(credentials),
+        candidacy: None,
+    })
+}
+
+/// Be the head of a cluster whose log is in etcd, or a node of it that can become the head.
+async fn stand_or_follow(
+    network: &dyn Network,
+    source: Arc<dyn BulkSource>,
+    config: &mut Config,
+    place: (SocketAddr, bool),
+    (state, secret): (&Path, Option<JoinSecret>),
+    location: &EtcdLocation,
+) -> Result<Entered, EnterError> {
+    let etcd = Etcd::new(location).map_err(HeadError::Log)?;
+    let authority = match open_authority(state, secret.as_ref())? {
+        Some(authority) => authority,
+        None => match etcd.cluster().await.map_err(HeadError::Log)? {
+            None => ClusterAuthority::create(state, secret)?,
+            Some(_) => return Err(EnterError::NoAuthority { state: state.to_owned() }),
+        },
+    };
+    etcd.claim(&authority.cluster().to_string()).await.map_err(HeadError::Log)?;
+    let (transport, credentials) = bind_as_head(network, source, config, place, authority).await?;
+    let address = transport.local_address();
+    let mut attempt = 1;
+    loop {
+        let acting = match etcd.stand(address).await.map_err(HeadError::Log)? {
+            Standing::Elected(log) => {
+                let tenure = Some(log.tenure().clone());
+                return act(transport, credentials, (Box::new(log), tenure), config);
+            }
+            Standing::Acting(acting) => acting,
+        };
+        let search = Search::new([acting.address]);
+        match follow(Arc::clone(&transport), credentials.clone(), search, config).await {
+            Ok(entered) => return Ok(Entered { candidacy: Some(etcd), ..entered }),
+            // It may have ended, and etcd does not know it yet.
+            Err(EnterError::Transport(error)) if attempt < ATTEMPTS => {
+                log!("the head at {} cannot be reached: {error}", acting.address);
+            }
+            Err(error) => return Err(error),
+        }
+        attempt += 1;
+        tokio::time::sleep(ATTEMPT_PAUSE).await;
     }
 }
 
@@ -177,19 +251,43 @@ async fn found(
     network: &dyn Network,
     source: Arc<dyn BulkSource>,
     config: &mut Config,
-    (address, or_any_port): (SocketAddr, bool),
+    place: (SocketAddr, bool),
     (state, secret): (&Path, Option<JoinSecret>),
 ) -> Result<Entered, EnterError> {
     // The log first: it is the lock that keeps two heads apart.
     let file = FileLog::open(state).map_err(HeadError::Log)?;
-    let authority = match ClusterAuthority::open(state) {
-        Ok(authority) if secret.as_ref().is_none_or(|given| given == authority.secret()) => authority,
-        Ok(_) => return Err(AuthorityError::OtherSecret(state.to_owned()).into()),
-        Err(AuthorityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            ClusterAuthority::create(state, secret)?
-        }
-        Err(error) => return Err(error.into()),
+    let authority = match open_authority(state, secret.as_ref())? {
+        Some(authority) => authority,
+        None => ClusterAuthority::create(state, secret)?,
     };
+    let (transport, credentials) = bind_as_head(network, source, config, place, authority).await?;
+    if let Err(error) = session::remember_head_port(state, transport.local_address().port()) {
+        log!("the head's port cannot be remembered: {error}");
+    }
+    act(transport, credentials, (Box::new(file), None), config)
+}
+
+/// The authority of the cluster that is there, if one is. A secret that was given must be its own.
+fn open_authority(
+    state: &Path,
+    secret: Option<&JoinSecret>,
+) -> Result<Option<ClusterAuthority>, AuthorityError> {
+    match ClusterAuthority::open(state) {
+        Ok(authority) if secret.is_none_or(|given| given == authority.secret()) => Ok(Some(authority)),
+        Ok(_) => Err(AuthorityError::OtherSecret(state.to_owned())),
+        Err(AuthorityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Listen as one who may be the head.
+async fn bind_as_head(
+    network: &dyn Network,
+    source: Arc<dyn BulkSource>,
+    config: &mut Config,
+    (address, or_any_port): (SocketAddr, bool),
+    authority: ClusterAuthority,
+) -> Result<(Arc<dyn Transport>, Credentials), EnterError> {
     let validity = Validity::starting_now(Validity::NODE_LIFETIME);
     let credentials = authority.credentials(Role::Head, &name(config)?, validity)?;
     let authority = Some(Arc::new(authority));
@@ -202,69 +300,103 @@ async fn found(
         bound => bound?,
     };
     config.address = transport.local_address().to_string();
+    Ok((transport, credentials))
+}
+
+/// Be the head.
+fn act(
+    transport: Arc<dyn Transport>,
+    credentials: Credentials,
+    (log, tenure): (Box<dyn Log>, Option<Tenure>),
+    config: &Config,
+) -> Result<Entered, EnterError> {
     let settings = head::Config { durable: true, ..head::Config::new(config.seed) };
-    let (hosted, node) = Hosted::start(settings, Some(Box::new(file)), summary(config))?;
-    let head = HeadSide::Here(Box::new(hosted));
-    let cluster = Some(transport.local_address());
-    if let Err(error) = session::remember_head_port(state, transport.local_address().port()) {
-        log!("the head's port cannot be remembered: {error}");
-    }
+    let (hosted, node) = Hosted::start(settings, Some(log), tenure, summary(config))?;
     Ok(Entered {
         node,
-        head,
+        head: HeadSide::Here(Box::new(hosted)),
+        cluster: Some(transport.local_address()),
         transport: Some(transport),
         connection: None,
-        cluster,
         state: None,
         credentials: Some(credentials),
+        candidacy: None,
     })
 }
 
 /// Show the head that this daemon knows the cluster's secret, and be given a certificate.
-async fn prove(head: SocketAddr, secret: &JoinSecret, name: &NodeName) -> Result<Credentials, EnterError> {
+async fn prove(
+    heads: &[SocketAddr],
+    secret: &JoinSecret,
+    name: &NodeName,
+) -> Result<Credentials, EnterError> {
     let mut attempt = 1;
-    let stream = loop {
-        match TcpStream::connect(head).await {
-            Ok(stream) => break stream,
+    let (stream, address) = loop {
+        // Standbys have the authority, too.
+        match TcpStream::connect(heads).await {
+            Ok(stream) => break (stream, heads[0]),
             Err(source) if attempt >= ATTEMPTS => {
-                return Err(EnterError::Unreachable { address: head, source });
+                return Err(EnterError::Unreachable { address: heads[0], source });
             }
             Err(_) => tokio::time::sleep(ATTEMPT_PAUSE).await,
         }
         attempt += 1;
     };
+    let address = stream.peer_addr().unwrap_or(address);
     let joined = join::join(stream, secret, name).await;
-    joined.map_err(|source| EnterError::Join { address: head, source })
+    joined.map_err(|source| EnterError::Join { address, source })
 }
 
 /// Ask the head for a number.
 async fn apply(
     transport: &dyn Transport,
-    head: SocketAddr,
+    search: &mut Search<SocketAddr>,
     config: &Config,
 ) -> Result<(Connection, NodeId, Term), EnterError> {
     let mut attempt = 1;
     loop {
-        let mut connection = transport.connect(head).await?;
+        let mut connection = match connect(transport, *search.place(), search.has_choice()).await {
+            Ok(connection) => connection,
+            Err(error) if attempt >= ATTEMPTS || !search.has_choice() => return Err(error.into()),
+            Err(_) => {
+                attempt += 1;
+                sleep(search, None).await;
+                continue;
+            }
+        };
         let wish = Wish::Join { summary: Box::new(summary(config)) };
         match ask_head(&mut connection, wish).await? {
-            Reply::Admitted { node, term, .. } => return Ok((connection, node, term)),
+            Reply::Admitted { node, term, .. } => {
+                search.found();
+                return Ok((connection, node, term));
+            }
             Reply::Refused { reason, fatal, .. } if fatal || attempt >= ATTEMPTS => {
                 return Err(EnterError::Refused(reason));
             }
-            Reply::Refused { reason, .. } => log!("the head does not let this node in yet: {reason}"),
+            Reply::Refused { reason, head, .. } => {
+                log!("the head does not let this node in yet: {reason}");
+                sleep(search, head).await;
+            }
             Reply::Welcome => return Err(TransportError::Malformed("an answer to another question").into()),
         }
         attempt += 1;
-        tokio::time::sleep(ATTEMPT_PAUSE).await;
+    }
+}
+
+/// Wait before looking in the next place.
+async fn sleep(search: &mut Search<SocketAddr>, said: Option<SocketAddr>) {
+    let pause = Duration::from_nanos(search.failed(said).0);
+    if !pause.is_zero() {
+        tokio::time::sleep(pause.max(ATTEMPT_PAUSE)).await;
     }
 }
 
 /// Have the certificate replaced, long before it ends, by the authority at the head's address.
-pub(in super::super) async fn keep_certified(head: SocketAddr, credentials: Credentials) {
+pub(in super::super) async fn keep_certified(shared: Shared, credentials: Credentials) {
     loop {
         tokio::time::sleep(Validity::NODE_LIFETIME / 3).await;
         loop {
+            let Some(head) = shared.borrow().head_place() else { return };
             let renewed = match TcpStream::connect(head).await {
                 Ok(stream) => join::renew(stream, &credentials).await.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),

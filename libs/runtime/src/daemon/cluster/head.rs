@@ -8,22 +8,22 @@ use bytes::Bytes;
 use shoal_core::ids::ProcessId;
 use shoal_core::message::Message;
 use shoal_core::node;
+use shoal_core::search::Search;
 use shoal_core::session::{Acknowledging, Config};
 use shoal_core::term::{Claim, Term};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::super::log;
-use super::super::state::{Daemon, Shared, Task, with};
+use super::super::state::{Daemon, Shared, Source, Task, with};
 use super::gate;
 use super::hosted::Hosted;
 use super::peers::{Full, forwarded, frame_of, split};
 use super::word::{Greeting, Reply, Wish, hear, say};
 use crate::frame::Header;
-use crate::transport::{Connection, PeerSession, TransportError};
+use crate::transport::{Connection, PeerSession, Transport, TransportError};
 
-/// The first pause between attempts to reach the head; it doubles up to the second one.
-const DIAL_PAUSE: Duration = Duration::from_millis(20);
-const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long one place may keep a node busy that can look in others.
+const PLACE_PATIENCE: Duration = Duration::from_secs(2);
 /// The head must answer a greeting within this time; it may have to write to its log before.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -37,8 +37,10 @@ pub(in super::super) enum HeadSide {
 
 /// A head in another daemon.
 pub(in super::super) struct Away {
-    /// Where it can be reached.
-    address: SocketAddr,
+    /// Where it is, or may be.
+    search: Search<SocketAddr>,
+    /// There is reason to look for it now.
+    called: Rc<Notify>,
     /// Which head it is.
     term: Term,
     session: PeerSession,
@@ -51,8 +53,32 @@ pub(in super::super) struct Away {
 
 impl Away {
     /// A head that has just let this node in.
-    pub(super) fn new(address: SocketAddr, term: Term) -> Away {
-        Away { address, term, session: session(), incoming: None, _dialler: None, full: Full::default() }
+    pub(super) fn new(search: Search<SocketAddr>, term: Term) -> Away {
+        let (called, session, full) = (Rc::default(), session(), Full::default());
+        Away { search, called, term, session, incoming: None, _dialler: None, full }
+    }
+
+    /// Which head is followed.
+    pub(super) fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The head itself says where it is.
+    pub(super) fn called(&mut self, address: SocketAddr) {
+        self.search.called(address);
+        self.called.notify_one();
+    }
+
+    /// Somebody else says where it is.
+    pub(super) fn hint(&mut self, address: SocketAddr) {
+        if self.search.hint(address) {
+            self.called.notify_one();
+        }
+    }
+
+    /// Give up the session: what was not acknowledged, and who waits for room in it.
+    pub(super) fn leave(&mut self) -> (Vec<Bytes>, Vec<Source>) {
+        (self.session.unacknowledged(), std::mem::take(&mut self.full).into_sources())
     }
 }
 
@@ -75,56 +101,108 @@ pub(in super::super) fn serve(shared: &Shared, connection: Connection) {
     away._dialler = Some(Task::spawn(keep_connected(Rc::clone(shared), connection)));
 }
 
-/// Carry the session with the head, and connect again whenever the connection ends.
+/// Carry the session with the head, and connect again whenever the connection ends, or another head calls.
 async fn keep_connected(shared: Shared, mut connection: Connection) {
     loop {
-        let Some((session, frames)) = shared.borrow().head_session() else { return };
-        let ended = session.drive(&mut connection.reader, &mut connection.writer, &frames).await;
-        log!("the connection with the head has ended: {ended:?}");
+        let Some((session, frames, called)) = shared.borrow().head_session() else { return };
+        tokio::select! {
+            biased;
+            () = called.notified() => log!("another head calls"),
+            ended = session.drive(&mut connection.reader, &mut connection.writer, &frames) => {
+                log!("the connection with the head has ended: {ended:?}");
+            }
+        }
         drop(connection);
-        let mut pause = DIAL_PAUSE;
-        connection = loop {
-            if shared.borrow().stopping {
-                return;
-            }
-            match reconnect(&shared).await {
-                Ok(Some(connection)) => break connection,
-                Ok(None) => return,
-                Err(error) => log!("the head cannot be reached: {error}"),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(DIAL_PAUSE_MAX);
+        connection = match look_for_head(&shared, &called).await {
+            Some(found) => found,
+            None => return,
         };
     }
 }
 
-/// Connect to the head, and be let in again; `None` if it will never be.
-async fn reconnect(shared: &Shared) -> Result<Option<Connection>, TransportError> {
-    let (address, transport, node) = {
+/// Find the head, and be let in again; `None` if that will never be.
+async fn look_for_head(shared: &Shared, called: &Notify) -> Option<Connection> {
+    loop {
+        if shared.borrow().stopping {
+            return None;
+        }
+        let found = tokio::select! {
+            biased;
+            () = called.notified() => continue,
+            found = reconnect(shared) => found,
+        };
+        let said = match found {
+            Ok(Found::Head(connection)) => return Some(*connection),
+            Ok(Found::Never) => return None,
+            Ok(Found::NotHere { reason, head }) => {
+                log!("the head is not there: {reason}");
+                head
+            }
+            Err(error) => {
+                log!("the head cannot be reached: {error}");
+                None
+            }
+        };
+        let pause = shared.borrow_mut().head_not_found(said);
+        let _ = tokio::time::timeout(pause, called.notified()).await;
+    }
+}
+
+/// What is where the head may be.
+enum Found {
+    /// It has let this node in again.
+    Head(Box<Connection>),
+    /// It will never let this node in.
+    Never,
+    /// Somebody else.
+    NotHere {
+        reason: String,
+        /// Where they say that it is.
+        head: Option<SocketAddr>,
+    },
+}
+
+/// Connect to where the head may be, and be let in again.
+async fn reconnect(shared: &Shared) -> Result<Found, TransportError> {
+    let (address, has_choice, transport, node) = {
         let daemon = shared.borrow();
-        let HeadSide::There(away) = &daemon.cluster.head else { return Ok(None) };
-        (away.address, daemon.cluster.transport.clone(), daemon.id)
+        let HeadSide::There(away) = &daemon.cluster.head else { return Ok(Found::Never) };
+        (*away.search.place(), away.search.has_choice(), daemon.cluster.transport.clone(), daemon.id)
     };
-    let Some(transport) = transport else { return Ok(None) };
-    let mut connection = transport.connect(address).await?;
+    let Some(transport) = transport else { return Ok(Found::Never) };
+    let mut connection = connect(transport.as_ref(), address, has_choice).await?;
     match ask_head(&mut connection, Wish::Return { node }).await? {
         Reply::Admitted { term, .. } => {
             with(shared, |daemon| daemon.head_found(term))?;
-            Ok(Some(connection))
+            Ok(Found::Head(Box::new(connection)))
         }
-        Reply::Refused { reason, fatal, term } => {
+        Reply::Refused { reason, fatal, term, head } => {
             if !fatal {
-                return Err(TransportError::Closed(reason));
+                return Ok(Found::NotHere { reason, head });
             }
             if let Some(term) = term {
                 shared.borrow().judge_head(term)?;
             }
             log!("the head refuses this node: {reason}");
             with(shared, Daemon::head_refuses);
-            Ok(None)
+            Ok(Found::Never)
         }
         Reply::Welcome => Err(TransportError::Malformed("an answer to another question")),
     }
+}
+
+/// Connect to where the head may be. Who has the choice does not wait there for long.
+pub(super) async fn connect(
+    transport: &dyn Transport,
+    address: SocketAddr,
+    has_choice: bool,
+) -> Result<Connection, TransportError> {
+    let connection = transport.connect(address);
+    if !has_choice {
+        return connection.await;
+    }
+    let connection = tokio::time::timeout(PLACE_PATIENCE, connection).await;
+    connection.map_err(|_| TransportError::TimedOut)?
 }
 
 /// Ask whoever is at the other end for what only the head can give, and hear the answer. Every node of
@@ -191,10 +269,26 @@ impl Daemon {
         }
     }
 
-    fn head_session(&self) -> Option<(PeerSession, mpsc::Sender<Vec<Bytes>>)> {
+    fn head_session(&self) -> Option<(PeerSession, mpsc::Sender<Vec<Bytes>>, Rc<Notify>)> {
         let HeadSide::There(away) = &self.cluster.head else { return None };
         let (frames, _) = away.incoming.as_ref()?;
-        Some((away.session.clone(), frames.clone()))
+        Some((away.session.clone(), frames.clone(), Rc::clone(&away.called)))
+    }
+
+    /// Where the head is, as far as this node knows.
+    pub(in super::super) fn head_place(&self) -> Option<SocketAddr> {
+        match &self.cluster.head {
+            HeadSide::There(away) => Some(*away.search.place()),
+            HeadSide::Here(_) => self.cluster.transport.as_ref().map(|transport| transport.local_address()),
+        }
+    }
+
+    /// It is not where it was looked for, but perhaps where somebody there says. How long to wait.
+    fn head_not_found(&mut self, said: Option<SocketAddr>) -> Duration {
+        match &mut self.cluster.head {
+            HeadSide::There(away) => Duration::from_nanos(away.search.failed(said).0),
+            HeadSide::Here(_) => Duration::ZERO,
+        }
     }
 
     /// The head goes on with this node.
@@ -203,6 +297,9 @@ impl Daemon {
     fn head_found(&mut self, term: Term) -> Result<(), TransportError> {
         let claim = self.judge_head(term)?;
         let HeadSide::There(away) = &mut self.cluster.head else { return Ok(()) };
+        away.search.found();
+        let place = *away.search.place();
+        self.head_places.send_if_modified(|known| known.replace(place) != Some(place));
         if claim == Claim::Same {
             return Ok(());
         }
@@ -232,7 +329,7 @@ impl Daemon {
     }
 
     /// The head has declared this node dead.
-    fn head_refuses(&mut self) {
+    pub(super) fn head_refuses(&mut self) {
         let fenced = node::Input::Received { from: ProcessId::HEAD, message: Message::Fenced };
         self.tell_node(fenced);
     }

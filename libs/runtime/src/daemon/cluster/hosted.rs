@@ -7,26 +7,28 @@ use std::rc::Rc;
 use std::sync::mpsc;
 
 use bytes::Bytes;
-use shoal_core::head::{self, Head, WriteResult};
+use shoal_core::head::{self, Head, Key, Row, WriteResult};
 use shoal_core::ids::{NodeId, OperationId, ProcessId};
 use shoal_core::message::{Message, NodeSummary};
 use shoal_core::session::{Acknowledging, Config};
 use shoal_core::term::Term;
 use shoal_core::wire;
 use shoal_core::{Effects, Machine, Time};
-use shoal_state::{Changes, Log, StateError};
+use shoal_state::{Changes, Log, StateError, Tenure};
 use tokio::sync::oneshot;
 
 use super::super::log;
 use super::super::state::{Daemon, Shared, Task, with};
 use super::accepting::Verdict;
+use super::calling::Calls;
 use super::gate;
 use super::head::HeadSide;
 use super::peers::{frame_of, split};
+use super::standing;
 use crate::transport::{Connection, PeerSession};
 
 /// The connection under which the head's own node joins.
-const OWN_CONNECTION: u64 = 0;
+pub(super) const OWN_CONNECTION: u64 = 0;
 
 /// Why a head cannot act.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,11 @@ pub(in super::super) struct Hosted {
     applications: u64,
     /// Tells this head from others of its epoch: see [`Term::life`].
     life: u64,
+    /// How long it is the head, if it was elected.
+    pub(super) tenure: Option<Tenure>,
+    /// What this node had sent to the head before it became the head itself.
+    pub(super) unacknowledged: Vec<Bytes>,
+    pub(super) calls: Calls,
 }
 
 /// A node that the head talks to.
@@ -81,6 +88,7 @@ impl Hosted {
     pub(in super::super) fn start(
         config: head::Config,
         mut log: Option<Box<dyn Log>>,
+        tenure: Option<Tenure>,
         summary: NodeSummary,
     ) -> Result<(Hosted, NodeId), HeadError> {
         let rows = match &mut log {
@@ -94,6 +102,7 @@ impl Hosted {
             head.handle_timeout(Time(0), &mut effects);
         }
         head.handle(Time(0), input, &mut effects);
+        let mut calls = Vec::new();
         loop {
             let mut answers = Vec::new();
             let mut asked: VecDeque<head::Effect> = effects.drain().collect();
@@ -109,22 +118,13 @@ impl Hosted {
                     head::Effect::Admit { connection: OWN_CONNECTION, node, .. } => {
                         // What it says to its node is carried out once that is there.
                         let mut effects = Effects::new();
-                        asked.into_iter().for_each(|effect| effects.push(effect));
+                        calls.into_iter().chain(asked).for_each(|effect| effects.push(effect));
                         head.handle(Time(0), head::Input::Hosted { node }, &mut effects);
-                        let hosted = Hosted {
-                            head,
-                            effects,
-                            writer: None,
-                            log,
-                            nodes: HashMap::new(),
-                            applicants: HashMap::new(),
-                            applications: OWN_CONNECTION,
-                            life: RandomState::new().hash_one(std::process::id()),
-                        };
-                        return Ok((hosted, node));
+                        return Ok((Hosted::new(head, effects, log, tenure), node));
                     }
                     head::Effect::Refuse { reason, .. } => return Err(HeadError::Refused(reason)),
                     head::Effect::StepDown => return Err(HeadError::Fenced),
+                    call @ head::Effect::Call { .. } => calls.push(call),
                     // Nobody else is connected yet.
                     _ => {}
                 }
@@ -138,8 +138,46 @@ impl Hosted {
         }
     }
 
+    /// A head in the daemon of a node that was elected; `unacknowledged` is what that node had sent to the
+    /// head before.
+    pub(super) fn elected(
+        config: head::Config,
+        log: Box<dyn Log>,
+        rows: Vec<(Key, Row)>,
+        tenure: Tenure,
+        unacknowledged: Vec<Bytes>,
+    ) -> Hosted {
+        let head = Head::new(config, rows);
+        let hosted = Hosted::new(head, Effects::new(), Some(log), Some(tenure));
+        Hosted { unacknowledged, ..hosted }
+    }
+
+    fn new(
+        head: Head,
+        effects: Effects<head::Effect>,
+        log: Option<Box<dyn Log>>,
+        tenure: Option<Tenure>,
+    ) -> Hosted {
+        Hosted {
+            head,
+            effects,
+            writer: None,
+            log,
+            nodes: HashMap::new(),
+            applicants: HashMap::new(),
+            applications: OWN_CONNECTION,
+            life: RandomState::new().hash_one(std::process::id()),
+            tenure,
+            unacknowledged: Vec::new(),
+            calls: Calls::default(),
+        }
+    }
+
     /// Have writes done on a thread of their own from now on.
     pub(in super::super) fn serve(&mut self, shared: &Shared) -> Result<(), HeadError> {
+        if let Some(tenure) = &self.tenure {
+            standing::watch(shared, tenure.clone());
+        }
         let Some(mut log) = self.log.take() else { return Ok(()) };
         let (writer, writes) = mpsc::channel::<Write>();
         let (done, mut results) = tokio::sync::mpsc::unbounded_channel();
@@ -164,6 +202,21 @@ impl Hosted {
 
     fn term(&self, epoch: u64) -> Term {
         Term { epoch, life: self.life }
+    }
+
+    /// Which head it is.
+    pub(super) fn present_term(&self) -> Term {
+        self.term(self.head.epoch())
+    }
+
+    /// Whether a node has been let in by this head.
+    pub(super) fn has_come(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    /// Whether another head may act by now.
+    pub(in super::super) fn is_over(&self) -> bool {
+        self.tenure.as_ref().is_some_and(Tenure::is_over)
     }
 
     /// Number somebody who wants to be let in, and who waits for the answer.
@@ -210,13 +263,16 @@ impl Daemon {
             head::Effect::Write { operation, epoch, rows } => {
                 self.write_head_rows(Write { operation, epoch, rows });
             }
+            head::Effect::Resume { connection: OWN_CONNECTION, epoch, .. } => self.own_node_resumed(epoch),
+            head::Effect::Refuse { connection: OWN_CONNECTION, .. } => self.head_refuses(),
+            head::Effect::Call { node, address } => self.call_node(node, &address),
             head::Effect::Admit { connection, node, epoch }
             | head::Effect::Resume { connection, node, epoch } => {
                 self.let_in(connection, node, epoch);
             }
             head::Effect::Refuse { connection, reason } => {
                 if let HeadSide::Here(hosted) = &mut self.cluster.head {
-                    let term = hosted.term(hosted.head.epoch());
+                    let term = hosted.present_term();
                     hosted.answer(connection, Verdict::Refused { reason, term });
                 }
             }
@@ -327,7 +383,7 @@ impl Daemon {
     }
 
     /// A frame of a node for the head.
-    fn frame_for_head(&mut self, node: NodeId, frame: &[u8]) -> Result<(), String> {
+    pub(super) fn frame_for_head(&mut self, node: NodeId, frame: &[u8]) -> Result<(), String> {
         let (header, body) = split(frame)?;
         if header.from.node() != node || header.from == ProcessId::HEAD {
             return Err(format!("it speaks for {:?}", header.from));

@@ -15,13 +15,17 @@
 //! | `head` | the head as a node sees it, here or elsewhere |
 //! | `transfers` | bytes of objects, offered and fetched |
 //! | `hosted` | the head in this daemon: its machine, its log, its sessions with nodes |
+//! | `calling` | a head that begins to act tells its nodes |
+//! | `standing` | a node that may be the head stands for election |
 
 mod accepting;
+mod calling;
 mod entering;
 mod gate;
 mod head;
 mod hosted;
 mod peers;
+mod standing;
 mod transfers;
 mod word;
 
@@ -39,6 +43,7 @@ pub(super) use head::{HeadSide, serve};
 pub use hosted::HeadError;
 pub(super) use hosted::Hosted;
 use peers::Peer;
+pub(super) use standing::stand;
 pub(super) use transfers::{Fetches, Offers, Wanted};
 
 /// See the module's text.

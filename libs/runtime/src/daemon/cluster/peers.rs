@@ -54,6 +54,11 @@ pub(super) struct Full {
 }
 
 impl Full {
+    /// Who waits.
+    pub(super) fn into_sources(self) -> Vec<Source> {
+        self.filled_by
+    }
+
     /// `source` is not read until `room` has ended.
     pub(super) fn add(&mut self, source: Source, room: impl Future<Output = ()> + 'static) {
         self.filled_by.push(source);

@@ -1,5 +1,7 @@
 //! What two daemons say to each other before a session goes over their connection.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shoal_core::ids::NodeId;
@@ -31,6 +33,13 @@ pub(super) enum Wish {
         /// Its number.
         node: NodeId,
     },
+    /// A head says to a node that it acts. Nothing goes over the connection after that.
+    Follow {
+        /// Where it is.
+        address: SocketAddr,
+        /// Which head it is.
+        term: Term,
+    },
     /// A node wants to talk to this one.
     Peer {
         /// Its number.
@@ -52,7 +61,7 @@ pub(super) enum Reply {
         /// Which head has let it in.
         term: Term,
     },
-    /// Node to node: go on.
+    /// Node to node: go on. Node to head: the call was heard.
     Welcome,
     /// No. The connection is closed after it.
     Refused {
@@ -62,6 +71,8 @@ pub(super) enum Reply {
         fatal: bool,
         /// Which head says so, if one does.
         term: Option<Term>,
+        /// Where the head is, as far as somebody knows who is not.
+        head: Option<SocketAddr>,
     },
 }
 
@@ -73,7 +84,7 @@ impl Greeting {
 
 impl Reply {
     pub(super) fn refused(reason: impl Into<String>, fatal: bool) -> Reply {
-        Reply::Refused { reason: reason.into(), fatal, term: None }
+        Reply::Refused { reason: reason.into(), fatal, term: None, head: None }
     }
 }
 
