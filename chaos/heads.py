@@ -34,7 +34,11 @@ ACTORS_MAX = 6
 GROUPS_MAX = 4
 
 
-@shoal.remote(num_cpus=0)
+# What runs on the head's node dies with it, as on any other node; the rest must not.
+AWAY = {"away": 0.001}
+
+
+@shoal.remote(num_cpus=0, resources=AWAY)
 class Account:
     """A detached actor with something to lose."""
 
@@ -138,7 +142,7 @@ class Heads:
         self._standby = self._add_standby()
         self._port = int(self.cluster.address.rpartition(":")[2])
         for _ in range(2):
-            node = self.cluster.add_node(num_cpus=2, object_store_memory=128 << 20)
+            node = self.cluster.add_node(num_cpus=2, resources={"away": 1}, object_store_memory=128 << 20)
         self.home: ClusterNode = node
 
     def _state(self) -> dict[str, str]:
@@ -209,7 +213,7 @@ def run(given: argparse.Namespace, heads: Heads, seed: int) -> list[float]:
     ledger = Ledger(random.Random(seed + 1))
     stop = threading.Event()
     wrong: list[str] = []
-    echo: Any = shoal.remote(num_cpus=0)(Echo)
+    echo: Any = shoal.remote(num_cpus=0, resources=AWAY)(Echo)
     kept = echo.remote()
 
     def calculate() -> None:

@@ -171,6 +171,8 @@ class Cluster:
     ) -> None:
         self._temp: str | None = tempfile.mkdtemp(prefix="shoal-cluster-")
         self.head_node: ClusterNode | None = None
+        # Nodes look for the secret where heads have it that were given no directory.
+        self._secret: str | None = None
         self.worker_nodes: list[ClusterNode] = []
         if shutdown_at_exit:
             atexit.register(self.shutdown)
@@ -236,10 +238,13 @@ class Cluster:
             arguments += ["--head"] if "port" in node_args else ["--head", "--port=0"]
         else:
             arguments.append(f"--address={self.address}")
+            arguments += [] if self._secret is None else [f"--secret-file={self._secret}"]
         prefix = [] if network_namespace is None else ["ip", "netns", "exec", network_namespace]
         node = ClusterNode(_daemon.Daemon(arguments, prefix), self.temp_directory)
         if self.head_node is None:
             self.head_node = node
+            if self._secret is None and node_args.get("state_dir"):
+                self._secret = f"{node_args['state_dir']}/join-secret"
         else:
             self.worker_nodes.append(node)
         if wait:

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -146,21 +147,20 @@ def test_nodes_join_by_the_address_of_a_standby_and_by_several(clusters_with_sta
 def test_a_standby_without_the_authority_is_refused(clusters_with_standbys, etcd, tmp_path):
     cluster, _, _ = clusters_with_standbys({"num_cpus": 1})
     command = [*submodule("_daemon").command(), "start", "--head", "--port=0", f"--state={etcd.location}"]
-    command += [f"--temp-dir={tmp_path / 'sessions'}"]
-    (tmp_path / "sessions").mkdir()
-    refused = subprocess.run(
-        [*command, f"--state-dir={tmp_path / 'stranger'}"], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert refused.returncode != 0
-    assert "authority.pem" in refused.stderr
+
+    def refusal(state_dir):
+        # The path of a socket must be short.
+        with tempfile.TemporaryDirectory() as sessions:
+            arguments = [f"--state-dir={state_dir}", f"--temp-dir={sessions}"]
+            ended = subprocess.run(command + arguments, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode != 0
+        return ended.stderr
+
+    assert "authority.pem" in refusal(tmp_path / "stranger")
     # One with an authority of its own is a head of another cluster.
     alone = submodule("cluster_utils").Cluster(
         initialize_head=True, head_node_args={"state_dir": str(tmp_path / "other")}
     )
     alone.shutdown()
-    refused = subprocess.run(
-        [*command, f"--state-dir={tmp_path / 'other'}"], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert refused.returncode != 0
-    assert "another cluster" in refused.stderr
+    assert "another cluster" in refusal(tmp_path / "other")
     assert len(alive()) == len(cluster.list_all_nodes())
