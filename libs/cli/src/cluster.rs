@@ -8,7 +8,7 @@ use shoal_runtime::daemon::session;
 use shoal_runtime::daemon::{EtcdLocation, EtcdTls, Membership};
 
 use crate::Failure;
-use crate::options::ClusterOptions;
+use crate::options::{ClusterOptions, EtcdOptions};
 
 /// Where heads are reached unless somebody says otherwise.
 const HEAD_PORT: u16 = 6464;
@@ -22,10 +22,11 @@ const SECRET_FILE: &str = "join-secret";
 impl ClusterOptions {
     /// Which cluster the node belongs to. `temp` is where sessions are.
     pub(crate) fn membership(&self, temp: &Path) -> Result<Membership, Failure> {
-        if self.head && self.state.is_some() {
+        if self.head && self.etcd.state.is_some() {
             let state = self.state_dir.clone().unwrap_or_else(|| session::head_directory(temp));
             let address = SocketAddr::new(self.node_ip_address, self.port.unwrap_or(HEAD_PORT));
-            let (or_any_port, secret, etcd) = (self.port.is_none(), self.given_secret()?, self.etcd());
+            let (or_any_port, secret, etcd) =
+                (self.port.is_none(), self.given_secret()?, self.etcd.location());
             return Ok(Membership::Head { address, or_any_port, state, keep: true, secret, etcd });
         }
         if self.head {
@@ -42,13 +43,6 @@ impl ClusterOptions {
         let secret = self.secret(temp)?;
         let address = SocketAddr::new(self.node_ip_address, self.port.unwrap_or(0));
         Ok(Membership::Member { heads, address, secret })
-    }
-
-    fn etcd(&self) -> Option<EtcdLocation> {
-        let mut location = self.state.clone()?;
-        let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
-        location.tls = EtcdTls { authority: self.etcd_ca.clone(), identity };
-        Some(location)
     }
 
     /// The secret of the cluster to join: the one that was given, or that of a head on this machine.
@@ -83,13 +77,13 @@ impl ClusterOptions {
         arguments.extend(self.address.iter().map(|address| format!("--address={address}")));
         arguments.push(format!("--node-ip-address={}", self.node_ip_address));
         arguments.extend(self.port.iter().map(|port| format!("--port={port}")));
-        arguments.extend(self.state.iter().map(|location| format!("--state={location}")));
+        arguments.extend(self.etcd.state.iter().map(|location| format!("--state={location}")));
         for (name, path) in [
             ("state-dir", &self.state_dir),
             ("secret-file", &self.secret_file),
-            ("etcd-ca", &self.etcd_ca),
-            ("etcd-cert", &self.etcd_cert),
-            ("etcd-key", &self.etcd_key),
+            ("etcd-ca", &self.etcd.etcd_ca),
+            ("etcd-cert", &self.etcd.etcd_cert),
+            ("etcd-key", &self.etcd.etcd_key),
         ] {
             arguments.extend(path.iter().map(|path| format!("--{name}={}", path.display())));
         }
@@ -99,6 +93,15 @@ impl ClusterOptions {
 
 fn parse_secret(text: &str, place: &str) -> Result<JoinSecret, Failure> {
     text.trim().parse().map_err(|error| Failure::Usage(format!("{place}: {error}")))
+}
+
+impl EtcdOptions {
+    fn location(&self) -> Option<EtcdLocation> {
+        let mut location = self.state.clone()?;
+        let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
+        location.tls = EtcdTls { authority: self.etcd_ca.clone(), identity };
+        Some(location)
+    }
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -73,6 +73,17 @@ pub(crate) struct ClusterOptions {
     /// --state it holds the cluster's authority only, and every head of the cluster needs a copy.
     #[arg(long, value_name = "PATH")]
     pub(crate) state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdOptions,
+    /// A file that holds the cluster's join secret [default: SHOAL_JOIN_SECRET; else a new cluster makes
+    /// one, and nodes take the one of a head on this machine].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) secret_file: Option<PathBuf>,
+}
+
+/// An etcd that holds the head's log.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct EtcdOptions {
     /// The etcd that holds the head's log, as etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (etcds:// with TLS). While
     /// another head acts there, this node is a standby, and becomes the head when that one is gone.
     #[arg(long, value_name = "LOCATION", requires = "head")]
@@ -86,10 +97,6 @@ pub(crate) struct ClusterOptions {
     /// The key of that certificate, in PEM.
     #[arg(long, value_name = "PATH", requires = "state", requires = "etcd_cert")]
     pub(crate) etcd_key: Option<PathBuf>,
-    /// A file that holds the cluster's join secret [default: SHOAL_JOIN_SECRET; else a new cluster makes
-    /// one, and nodes take the one of a head on this machine].
-    #[arg(long, value_name = "PATH")]
-    pub(crate) secret_file: Option<PathBuf>,
 }
 
 /// Arguments of `shoal start`.

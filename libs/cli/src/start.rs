@@ -53,7 +53,7 @@ fn print_started(description: &Description, options: &StartOptions) {
         let state = state.unwrap_or_else(|| session::head_directory(&options.temp.path));
         println!("  add another machine   shoal start --address={address} --secret-file=FILE");
         println!("                        with a copy of {}", state.join("join-secret").display());
-        if let Some(log) = &options.cluster.state {
+        if let Some(log) = &options.cluster.etcd.state {
             println!("  add a standby head    shoal start --head --state={log} --state-dir=DIRECTORY");
             println!("                        with a copy of {}", state.join("authority.pem").display());
         }

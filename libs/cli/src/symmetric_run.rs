@@ -16,7 +16,7 @@ use shoal_runtime::daemon::client;
 use shoal_runtime::daemon::session::Description;
 
 use crate::cluster::resolve;
-use crate::options::{ClusterOptions, SymmetricRunOptions};
+use crate::options::{ClusterOptions, EtcdOptions, SymmetricRunOptions};
 use crate::{Failure, start};
 
 /// How often the head is looked for, and nodes are counted.
@@ -85,6 +85,7 @@ fn lead(program: &[String], options: &SymmetricRunOptions, head: SocketAddr) -> 
         node_ip_address: head.ip(),
         port: Some(head.port()),
         state_dir: None,
+        etcd: EtcdOptions::default(),
         secret_file: options.secret_file.clone(),
     };
     let mut node = OwnedNode::start(program, &cluster, options)?;
@@ -142,6 +143,7 @@ fn follow(program: &[String], options: &SymmetricRunOptions, head: SocketAddr) -
         node_ip_address: own_address(head).map_err(failed("no network leads to the head"))?,
         port: None,
         state_dir: None,
+        etcd: EtcdOptions::default(),
         secret_file: options.secret_file.clone(),
     };
     let mut node = OwnedNode::start(program, &cluster, options)?;
