@@ -27,6 +27,7 @@ EXPLORE := $(CARGO) run --locked --quiet --profile sim --package shoal-explore -
 SEED ?= 1
 SEEDS ?= 4000
 MINUTES ?= 10
+KILLS ?= 100
 
 ENVIRONMENT := .venv
 BIN := $(CURDIR)/$(ENVIRONMENT)/bin
@@ -37,7 +38,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 # its own: the Python tests are its tests.
 RUST := --workspace --exclude shoal-python
 
-.PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-demo sim explore chaos
+.PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-demo sim explore chaos heads
 .PHONY: lint format wheel clean
 .PHONY: bench-core bench-build
 
@@ -98,7 +99,11 @@ test-schedules: ## The driver of sessions, with its tasks in random order
 test-sim: ## A short simulation, each seed run twice
 	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
 
-test-explore: ## Every interleaving of small clusters
+test-heads: build ## Kill the head KILLS times under work, with its log in a file and in etcd (KILLS=100)
+	$(BIN)/python -m chaos.heads --kills $(KILLS) --state file
+	$(BIN)/python -m chaos.heads --kills $(KILLS) --state etcd
+
+explore: ## Every interleaving of small clusters
 	$(EXPLORE) --jobs $(JOBS)
 
 test-python: build ## Python: the package, clusters, types
@@ -107,6 +112,8 @@ test-python: build ## Python: the package, clusters, types
 
 test-chaos: build ## A short time of faults in a real cluster under work
 	$(BIN)/python -m chaos --seed $(SEED) --minutes 0.4 --nodes 2
+	$(BIN)/python -m chaos.heads --seed $(SEED) --kills 2 --state file
+	$(BIN)/python -m chaos.heads --seed $(SEED) --kills 2 --state etcd
 
 test-demo: build ## The demo on a part of its input, compared with the serial result
 	$(BIN)/python examples/index_library --files 150 --output target/demo

@@ -9,6 +9,7 @@ ended, entries of the key-value table, placement groups.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import pathlib
 import random
@@ -108,16 +109,16 @@ class Ledger:
             expect(table[group.id.hex()]["name"], name, "the name of a group")
             expect(table[group.id.hex()]["state"] in ("CREATED", "RESCHEDULING"), True, name)
         for name in self.ended[-3:]:
-            wait_until(lambda name=name: not exists(name), f"{name} was killed, and is there")
+            wait_until(functools.partial(is_gone, name), f"{name} was killed, and is there")
 
 
-def exists(name: str) -> bool:
-    """Whether there is an actor of this name."""
+def is_gone(name: str) -> bool:
+    """Whether there is no actor of this name."""
     try:
         shoal.get_actor(name)
     except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -145,7 +146,7 @@ class Heads:
             node = self.cluster.add_node(num_cpus=2, resources={"away": 1}, object_store_memory=128 << 20)
         self.home: ClusterNode = node
 
-    def _state(self) -> dict[str, str]:
+    def _state(self) -> dict[str, Any]:
         if self._etcd is None:
             return {"state_dir": str(self._directory / "state")}
         # Each head has a directory of its own, with a copy of what the first one has made.
