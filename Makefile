@@ -38,7 +38,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 # its own: the Python tests are its tests.
 RUST := --workspace --exclude shoal-python
 
-.PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-demo sim explore chaos heads
+.PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-heads test-demo sim explore chaos heads
 .PHONY: lint format wheel clean
 .PHONY: bench-core bench-build
 
@@ -103,7 +103,7 @@ test-heads: build ## Kill the head KILLS times under work, with its log in a fil
 	$(BIN)/python -m chaos.heads --kills $(KILLS) --state file
 	$(BIN)/python -m chaos.heads --kills $(KILLS) --state etcd
 
-explore: ## Every interleaving of small clusters
+test-explore: ## Every interleaving of small clusters
 	$(EXPLORE) --jobs $(JOBS)
 
 test-python: build ## Python: the package, clusters, types
