@@ -38,7 +38,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 # its own: the Python tests are its tests.
 RUST := --workspace --exclude shoal-python
 
-.PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-heads test-demo sim explore chaos heads
+.PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-demo sim explore chaos heads
 .PHONY: lint format wheel clean
 .PHONY: bench-core bench-build
 
@@ -99,10 +99,6 @@ test-schedules: ## The driver of sessions, with its tasks in random order
 test-sim: ## A short simulation, each seed run twice
 	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
 
-test-heads: build ## Kill the head KILLS times under work, with its log in a file and in etcd (KILLS=100)
-	$(BIN)/python -m chaos.heads --kills $(KILLS) --state file
-	$(BIN)/python -m chaos.heads --kills $(KILLS) --state etcd
-
 test-explore: ## Every interleaving of small clusters
 	$(EXPLORE) --jobs $(JOBS)
 
@@ -123,6 +119,10 @@ sim: ## A long simulation (MINUTES=10)
 
 chaos: build ## A long time of faults in a real cluster under work (MINUTES=10)
 	$(BIN)/python -m chaos --minutes $(MINUTES) --quiet
+
+heads: build ## Kill the head KILLS times under work, with its log in a file and in etcd (KILLS=100)
+	$(BIN)/python -m chaos.heads --kills $(KILLS) --state file
+	$(BIN)/python -m chaos.heads --kills $(KILLS) --state etcd
 
 explore: ## Every interleaving of larger ones: minutes, and gigabytes of memory
 	$(EXPLORE) --deep
