@@ -40,7 +40,7 @@ RUST := --workspace --exclude shoal-python
 
 .PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-demo sim explore chaos heads
 .PHONY: lint format wheel clean
-.PHONY: bench-core bench-build
+.PHONY: bench-core bench-build fuzz
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -126,6 +126,20 @@ heads: build ## Kill the head KILLS times under work, with its log in a file and
 
 explore: ## Every interleaving of larger ones: minutes, and gigabytes of memory
 	$(EXPLORE) --deep
+
+# What libFuzzer finds lies in fuzz/artifacts, what it learns in target/fuzz-corpus; the seeds in
+# fuzz/corpus stay as they are.
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+NIGHTLY ?= nightly
+
+fuzz: ## Fuzz every decoder and machine (MINUTES=10 in all; needs nightly Rust and cargo-fuzz)
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz"; exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+	    learned=target/fuzz-corpus/$$target; seeds=fuzz/corpus/$$target; mkdir -p $$learned $$seeds; \
+	    echo "==> $$target"; \
+	    $(CARGO) +$(NIGHTLY) fuzz run --target-dir target/fuzz $$target $$learned $$seeds -- -timeout=20 -max_len=4096 \
+	        -print_final_stats=1 -max_total_time=$$(( $(MINUTES) * 60 / $(words $(FUZZ_TARGETS)) )); \
+	done
 
 # --- Look ---------------------------------------------------------------------------------------
 

@@ -143,4 +143,37 @@ mod tests {
         let ended = Message::LeaseEnded { lease, death, last_started: None };
         assert_eq!(sent_to(driver(), &effects), [ended]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn at_most_one_busy_worker_goes_and_no_other_would_cost_less(
+            workers in proptest::collection::vec((0u64..200, 0u8..4, 0u64..5), 0..8),
+        ) {
+            let cost = |kind: u8, granted: u64| match kind {
+                0 => Cost::Idle,
+                1 => Cost::Task { granted: Reverse(Time(granted)) },
+                2 => Cost::RestartableActor,
+                _ => Cost::Actor,
+            };
+            let candidates: Vec<Candidate> = (1..)
+                .zip(workers)
+                .map(|(number, (bytes, kind, granted))| Candidate {
+                    process: process(number),
+                    bytes,
+                    cost: cost(kind, granted),
+                })
+                .collect();
+            let chosen = victims(&candidates);
+            let gone = |candidate: &&Candidate| chosen.contains(&candidate.process);
+            assert_eq!(chosen.len(), candidates.iter().filter(gone).count(), "nobody twice, nobody else");
+            assert_eq!(chosen.is_empty(), candidates.is_empty());
+            assert!(candidates.iter().all(|candidate| candidate.cost != Cost::Idle || gone(&candidate)));
+            let busy: Vec<&Candidate> = candidates.iter().filter(|c| c.cost != Cost::Idle).collect();
+            let lost: Vec<&&Candidate> = busy.iter().filter(|candidate| gone(candidate)).collect();
+            assert!(lost.len() <= 1);
+            for lost in lost {
+                assert!(busy.iter().all(|other| lost.cost <= other.cost), "{lost:?} costs more than others");
+            }
+        }
+    }
 }

@@ -413,4 +413,18 @@ mod tests {
             panic!("requests are never served: {:?}", node.node.queue);
         }
     }
+
+    proptest! {
+        /// Whoever gives a lease to somebody who waits does not get it back from them at once, and in
+        /// the end nobody has two more than another.
+        #[test]
+        fn leases_are_not_passed_to_and_fro(mut has in 0usize..50, mut others in 1usize..50) {
+            assert!(!(is_over_share(has, others) && is_over_share(others, has)));
+            while is_over_share(has, others) {
+                (has, others) = (has - 1, others + 1);
+                assert!(!is_over_share(others, has), "{others} of {has}");
+            }
+            assert!(has <= others + 1);
+        }
+    }
 }

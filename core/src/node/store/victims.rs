@@ -147,4 +147,40 @@ mod tests {
         assert_eq!(choose_victims(&list, 8_192, 4_096), None);
         assert_eq!(choose_victims(&list, 4_096, 4_096), Some(alloc::vec![object(1)]));
     }
+
+    proptest::proptest! {
+        /// Compared with all stretches that there are.
+        #[test]
+        fn no_stretch_is_better(
+            list in proptest::collection::vec((0u64..4, 0u64..4, 0u64..3), 0..12),
+            size in 1u64..6,
+            pages in proptest::bool::ANY,
+        ) {
+            let list: Vec<(u64, u64, u64)> =
+                list.into_iter().map(|(size, used, writes)| (size * 64, used, writes * 64)).collect();
+            let (pieces, size) = (pieces(&list), size * 64);
+            let alignment = if pages { 256 } else { 64 };
+            let key = |stretch: &[Piece]| {
+                let objects = || stretch.iter().filter_map(|piece| piece.object);
+                (objects().map(|o| o.used).max().unwrap_or(0), objects().map(|o| o.writes).sum::<u64>())
+            };
+            let mut best = None;
+            for first in 0..pieces.len() {
+                for last in first..pieces.len() {
+                    let stretch = &pieces[first..=last];
+                    let whole = stretch.windows(2).all(|pair| pair[0].offset + pair[0].size == pair[1].offset);
+                    let end = stretch.last().map_or(0, |piece| piece.offset + piece.size);
+                    if whole && round_up(stretch[0].offset, alignment) + size <= end {
+                        best = best.into_iter().chain([key(stretch)]).min();
+                    }
+                }
+            }
+            let chosen = choose_victims(&pieces, size, alignment);
+            let chosen = chosen.map(|victims| {
+                let is_victim = |piece: &&Piece| piece.object.is_some_and(|o| victims.contains(&o.object));
+                key(&pieces.iter().filter(is_victim).copied().collect::<Vec<_>>())
+            });
+            assert_eq!(chosen, best);
+        }
+    }
 }

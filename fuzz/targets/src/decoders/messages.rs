@@ -1,0 +1,49 @@
+//! The wire codec: of everything that travels, and of everything that traces and logs keep.
+
+use core::fmt::Debug;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shoal_core::message::Message;
+use shoal_core::{head, node, owner, wire};
+use shoal_runtime::control::Control;
+
+use crate::Log;
+use crate::entropy::Entropy;
+use crate::generate::generate;
+use crate::tree::Dictionary;
+
+/// One byte says which type, and whether the rest is an encoding or the choices of a value.
+pub fn run(bytes: &[u8], log: Log<'_>) {
+    let mut entropy = Entropy::new(bytes);
+    let which = entropy.byte();
+    let check = match which % 10 {
+        0 => both::<head::Input>,
+        1 => both::<node::Input>,
+        2 => both::<owner::Input>,
+        3 => both::<head::Effect>,
+        4 => both::<node::Effect>,
+        5 => both::<owner::Effect>,
+        6 => both::<Control>,
+        7 => both::<(head::Key, head::Row)>,
+        _ => both::<Message>,
+    };
+    check(which >= 128, entropy, log);
+}
+
+fn both<T: Serialize + DeserializeOwned + Debug>(drawn: bool, mut entropy: Entropy<'_>, log: Log<'_>) {
+    let value = match drawn {
+        true => generate(&mut entropy, &Dictionary::default()),
+        false => match wire::decode::<T>(entropy.rest()) {
+            Ok(value) => value,
+            Err(error) => return log.line("refused:", &error),
+        },
+    };
+    log.line("value:", &value);
+    // What was decoded says the same when it is encoded, and decoded again. Integers have longer
+    // encodings than needed, so the bytes may differ the first time.
+    let encoded = wire::encode(&value).expect("what was decoded can be encoded");
+    let again: T = wire::decode(&encoded).expect("what was encoded can be decoded");
+    let encoded_again = wire::encode(&again).expect("what was decoded can be encoded");
+    assert_eq!(encoded, encoded_again, "{value:?} became {again:?}");
+}
