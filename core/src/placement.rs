@@ -243,4 +243,33 @@ mod tests {
         let labels = alloc::vec![LabelSelector { key: "disk".into(), values: Vec::new(), excludes: false }];
         assert!(told(&Demand { labels, ..demand(1) }).contains("(disk)"));
     }
+
+    proptest::proptest! {
+        /// The choice is a node that can run the work, where it fits now if it fits anywhere, and no
+        /// other of those is less full (or both are less than half full, or it is another's turn).
+        #[test]
+        fn the_choice_is_as_good_as_any(
+            amounts in proptest::collection::vec((0i64..9, 0i64..9), 0..6),
+            wanted in 0i64..6,
+            turn in 0u32..7,
+            spread in proptest::bool::ANY,
+        ) {
+            let nodes: Vec<NodeSummary> =
+                (1..).zip(amounts).map(|(number, (total, used))| node(number, total, total - used)).collect();
+            let nodes: Vec<&NodeSummary> = nodes.iter().collect();
+            let strategy = if spread { Strategy::Spread } else { Strategy::Hybrid };
+            let demand = Demand { strategy, ..demand(wanted) };
+            let chosen = choose(&nodes, &demand, NodeId(turn));
+            let feasible: Vec<_> = nodes.iter().filter(|node| is_feasible(node, &demand)).collect();
+            assert_eq!(chosen.is_some(), !feasible.is_empty());
+            let Some(chosen) = feasible.iter().find(|node| Some(node.node) == chosen) else { return Ok(()) };
+            let fits = |node: &NodeSummary| fits_now(node, &demand);
+            assert!(fits(chosen) || !feasible.iter().any(|node| fits(node)));
+            let load = |node: &NodeSummary| load_after(node, &demand.resources);
+            for other in feasible.iter().filter(|other| fits(other) == fits(chosen)) {
+                let packed = !spread && load(chosen) <= SPREAD_ABOVE;
+                assert!(packed || load(chosen) <= load(other), "{chosen:?}, not {other:?}");
+            }
+        }
+    }
 }
