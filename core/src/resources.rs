@@ -59,14 +59,14 @@ impl Resources {
     /// Add all of `other`.
     pub fn add(&mut self, other: &Resources) {
         for (name, amount) in &other.0 {
-            let sum = Quantity(self.get(name).0 + amount.0);
+            let sum = Quantity(self.get(name).0.saturating_add(amount.0));
             self.set(name, sum);
         }
     }
     /// Take all of `other` away; amounts may become negative (a resumed worker oversubscribes).
     pub fn subtract(&mut self, other: &Resources) {
         for (name, amount) in &other.0 {
-            let rest = Quantity(self.get(name).0 - amount.0);
+            let rest = Quantity(self.get(name).0.saturating_sub(amount.0));
             self.set(name, rest);
         }
     }

@@ -205,6 +205,12 @@ impl Worker {
     }
 }
 
+/// What to expect of a function that was expected to take `average` microseconds and took `micros`. Grows
+/// at once, shrinks slowly: a wrong guess costs more when tasks are long.
+fn expect(average: u32, micros: u32) -> u32 {
+    if micros > average { micros } else { average - (average - micros).div_ceil(8) }
+}
+
 impl Owner {
     /// Put a task into its demand's queue, at the front if it has been there before.
     pub(super) fn queue_task(&mut self, now: Time, number: u64, front: bool, out: Out<'_>) {
@@ -388,8 +394,7 @@ impl Owner {
             self.tasks.get(&number).map(|task| &task.submission.target)
         {
             let average = self.leases.durations.entry(definition.function).or_insert(micros);
-            // Grows at once, shrinks slowly: a wrong guess costs more when tasks are long.
-            *average = if micros > *average { micros } else { (*average * 7 + micros) / 8 };
+            *average = expect(*average, micros);
         }
         let Some(worker) = self.leases.workers.get_mut(&from) else {
             return;
@@ -446,5 +451,20 @@ impl Owner {
         if let Some(worker) = self.leases.workers.get_mut(&worker) {
             worker.stalled = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::expect;
+
+    #[test]
+    fn expectations_grow_at_once_and_shrink_slowly_however_long_tasks_take() {
+        assert_eq!(expect(10, 80), 80);
+        assert_eq!(expect(80, 0), 70);
+        assert_eq!(expect(5, 4), 4);
+        let hour = 3_600_000_000;
+        assert_eq!(expect(hour, 0), hour / 8 * 7);
+        assert_eq!(expect(u32::MAX, u32::MAX), u32::MAX);
     }
 }

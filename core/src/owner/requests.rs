@@ -114,6 +114,10 @@ impl Owner {
         devices: Devices,
         out: Out<'_>,
     ) {
+        if worker.node() != from.node() || self.leases.workers.contains_key(&worker) {
+            // Nobody can grant workers of another node, or one twice.
+            return;
+        }
         let Some(class) = self.close_request(from, request) else {
             // Cancelled meanwhile.
             self.send(from, Message::ReturnLease { lease, reusable: true }, out);

@@ -105,6 +105,9 @@ fn panics(target: Target, bytes: &[u8]) -> Option<String> {
 
 /// Leave out parts, smaller and smaller ones, for as long as the target still breaks.
 fn shrink(target: Target, mut bytes: Vec<u8>, mut message: String) -> Finding {
+    // Every attempt that breaks would tell its story again.
+    let loud = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
     let mut part = bytes.len() / 2;
     while part > 0 {
         let mut at = 0;
@@ -118,5 +121,6 @@ fn shrink(target: Target, mut bytes: Vec<u8>, mut message: String) -> Finding {
         }
         part /= 2;
     }
+    panic::set_hook(loud);
     Finding { bytes, message }
 }

@@ -43,11 +43,7 @@ impl<'b, 'd> Draw<'_, 'b, 'd> {
         if self.follow.is_some() {
             return;
         }
-        if let Some((values, chance)) = self.dictionary.known(name)
-            && self.entropy.chance(chance)
-        {
-            self.follow = Some(&values[self.entropy.index(values.len())]);
-        }
+        self.follow = self.dictionary.known(name).and_then(|known| known.draw(self.entropy));
     }
 
     fn integer(&mut self) -> i128 {
@@ -341,6 +337,7 @@ impl<'de> VariantAccess<'de> for Alternative<'_, '_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::Side;
     use shoal_core::ids::{LeaseId, NodeId};
     use shoal_core::message::Message;
     use shoal_transport_sim::Random;
@@ -375,7 +372,7 @@ mod tests {
     fn what_was_said_is_spoken_of() {
         let said = LeaseId { node: NodeId(77), epoch: 88, number: 99 };
         let mut dictionary = Dictionary::default();
-        dictionary.learn(&said);
+        dictionary.learn(Side::Machine, &said);
         let drawn = (0..200).map(|seed| {
             let bytes = noise(seed);
             generate::<LeaseId>(&mut Entropy::new(&bytes), &dictionary)

@@ -2,10 +2,13 @@
 
 use core::fmt::Debug;
 
+/// Hears what happens: of what kind it is, and the thing itself.
+pub type Listener<'a> = &'a dyn Fn(&str, &dyn Debug);
+
 /// Passes on what happens, or does not.
 #[derive(Clone, Copy)]
 pub struct Log<'a> {
-    listener: Option<&'a dyn Fn(&str, &dyn Debug)>,
+    listener: Option<Listener<'a>>,
 }
 
 impl<'a> Log<'a> {
@@ -15,7 +18,7 @@ impl<'a> Log<'a> {
     }
 
     /// Calls `listener` with what kind of thing happened, and the thing.
-    pub fn to(listener: &'a dyn Fn(&str, &dyn Debug)) -> Log<'a> {
+    pub fn to(listener: Listener<'a>) -> Log<'a> {
         Log { listener: Some(listener) }
     }
 

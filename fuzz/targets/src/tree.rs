@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::ser::{self, Serializer};
 
+use crate::entropy::Entropy;
+
 /// A value. Structs, tuples and sequences are lists; a newtype is what it holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tree {
@@ -44,19 +46,60 @@ impl Tree {
     }
 }
 
-/// Values of each name that are remembered; older ones are forgotten.
-const REMEMBERED: usize = 24;
+/// Values of each name that are remembered of each side; older ones are forgotten.
+const REMEMBERED: usize = 16;
+
+/// Ids, amounts and most demands have so many leaves at most.
+const LEAVES_OF_AN_ID: usize = 10;
 
 /// Values with more leaves than this are not remembered.
 const SIZE_MAX: usize = 48;
 
-/// What a machine has said, by the names of types and fields: an arbitrary input that draws its ids
-/// from here speaks of things that the machine knows.
+/// In 256, how often a remembered value is used where there is one: ids, amounts, demands; and of a name
+/// under which larger things go.
+const LIKELY: u8 = 190;
+const UNLIKELY: u8 = 40;
+
+/// What a machine has said and heard, by the names of types and fields: an arbitrary input that draws its
+/// ids from here speaks of things that the machine knows.
 #[derive(Clone, Debug)]
 pub struct Dictionary {
-    values: BTreeMap<&'static str, Vec<Tree>>,
+    values: BTreeMap<&'static str, Known>,
     limit: usize,
     favourites: BTreeMap<&'static str, &'static [&'static str]>,
+}
+
+/// Who says something.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Side {
+    /// The machine: what it names exists.
+    Machine,
+    /// The others, who may name anything.
+    Peer,
+}
+
+/// The values of one name, the oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// What the machine has said.
+    said: Vec<Tree>,
+    /// What only others have said.
+    heard: Vec<Tree>,
+    /// Some are more than an id or an amount.
+    large: bool,
+}
+
+impl Known {
+    /// One of them, rather one that the machine has said, and rather one that it has said of late.
+    pub fn draw(&self, entropy: &mut Entropy<'_>) -> Option<&Tree> {
+        if !entropy.chance(if self.large { UNLIKELY } else { LIKELY }) {
+            return None;
+        }
+        let trust = if self.heard.is_empty() { 255 } else { 180 };
+        let values = if !self.said.is_empty() && entropy.chance(trust) { &self.said } else { &self.heard };
+        let ago = entropy.index(values.len().max(1)).min(entropy.index(values.len().max(1)));
+        values.iter().rev().nth(ago)
+    }
 }
 
 impl Default for Dictionary {
@@ -67,15 +110,17 @@ impl Default for Dictionary {
 
 impl Dictionary {
     /// Remember the parts of a value.
-    pub fn learn<T: Serialize>(&mut self, value: &T) {
-        if let Err(error) = value.serialize(Harvest { dictionary: self, name: "" }) {
+    pub fn learn<T: Serialize>(&mut self, side: Side, value: &T) {
+        if let Err(error) = value.serialize(Harvest { dictionary: self, name: "", side }) {
             unreachable!("a dictionary takes everything: {error}");
         }
     }
 
     /// Numbers that fields of this name often have.
     pub fn know(&mut self, name: &'static str, numbers: &[u32]) {
-        numbers.iter().for_each(|number| self.remember(name, &Tree::Number(i128::from(*number))));
+        for number in numbers {
+            self.remember(Side::Peer, name, &Tree::Number(i128::from(*number)));
+        }
     }
 
     /// Of this enum, draw these variants more often than others. Names that it does not have are
@@ -92,28 +137,37 @@ impl Dictionary {
     /// Everything of this name that a value mentions.
     pub fn mentions<T: Serialize>(value: &T, name: &str) -> Vec<Tree> {
         let mut dictionary = Dictionary { limit: usize::MAX, ..Dictionary::default() };
-        dictionary.learn(value);
-        dictionary.values.remove(name).unwrap_or_default()
+        dictionary.learn(Side::Machine, value);
+        dictionary.values.remove(name).unwrap_or_default().said
     }
 
-    /// What is known under a name, and how likely in 256 it should be used.
-    pub fn known(&self, name: &str) -> Option<(&[Tree], u8)> {
-        let values = self.values.get(name).filter(|values| !values.is_empty())?;
-        let small = values.iter().all(|tree| tree.size() <= 4);
-        Some((values, if small { 190 } else { 40 }))
+    /// What is known under a name.
+    pub fn known(&self, name: &str) -> Option<&Known> {
+        self.values.get(name)
     }
 
-    fn remember(&mut self, name: &'static str, tree: &Tree) {
-        if name.is_empty() || tree.size() > SIZE_MAX || matches!(tree, Tree::Nothing | Tree::Truth(_)) {
+    fn remember(&mut self, side: Side, name: &'static str, tree: &Tree) {
+        if name.is_empty() || matches!(tree, Tree::Nothing | Tree::Truth(_)) {
             return;
         }
-        let values = self.values.entry(name).or_default();
-        if !values.contains(tree) {
-            if values.len() == self.limit {
-                values.remove(0);
-            }
-            values.push(tree.clone());
+        let size = tree.size();
+        if size > SIZE_MAX {
+            return;
         }
+        let known = self.values.entry(name).or_default();
+        let values = match side {
+            Side::Machine => &mut known.said,
+            Side::Peer if known.said.contains(tree) => return,
+            Side::Peer => &mut known.heard,
+        };
+        if values.contains(tree) {
+            return;
+        }
+        if values.len() == self.limit {
+            values.remove(0);
+        }
+        values.push(tree.clone());
+        known.large |= size > LEAVES_OF_AN_ID;
     }
 }
 
@@ -138,16 +192,24 @@ impl serde::de::Error for TreeError {
 struct Harvest<'d> {
     dictionary: &'d mut Dictionary,
     name: &'static str,
+    side: Side,
 }
 
 impl<'d> Harvest<'d> {
     fn leaf(self, tree: Tree) -> Result<Tree, TreeError> {
-        self.dictionary.remember(self.name, &tree);
+        self.dictionary.remember(self.side, self.name, &tree);
         Ok(tree)
     }
 
     fn compound(self, name: &'static str, variant: Option<u32>) -> Compound<'d> {
-        Compound { dictionary: self.dictionary, name, variant, items: Vec::new(), keys: Vec::new() }
+        Compound {
+            dictionary: self.dictionary,
+            name,
+            side: self.side,
+            variant,
+            items: Vec::new(),
+            keys: Vec::new(),
+        }
     }
 }
 
@@ -155,6 +217,7 @@ impl<'d> Harvest<'d> {
 struct Compound<'d> {
     dictionary: &'d mut Dictionary,
     name: &'static str,
+    side: Side,
     variant: Option<u32>,
     items: Vec<Tree>,
     keys: Vec<Tree>,
@@ -162,7 +225,7 @@ struct Compound<'d> {
 
 impl Compound<'_> {
     fn item<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), TreeError> {
-        self.items.push(value.serialize(Harvest { dictionary: self.dictionary, name })?);
+        self.items.push(value.serialize(Harvest { dictionary: self.dictionary, name, side: self.side })?);
         Ok(())
     }
 
@@ -175,7 +238,7 @@ impl Compound<'_> {
             Some(index) => Tree::Variant(index, Box::new(tree)),
             None => tree,
         };
-        self.dictionary.remember(self.name, &tree);
+        self.dictionary.remember(self.side, self.name, &tree);
         Ok(tree)
     }
 }
@@ -237,7 +300,7 @@ impl<'d> Serializer for Harvest<'d> {
         _: &'static str,
     ) -> Result<Tree, TreeError> {
         let tree = Tree::Variant(index, Box::new(Tree::Nothing));
-        self.dictionary.remember(name, &tree);
+        self.dictionary.remember(self.side, name, &tree);
         Ok(tree)
     }
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
@@ -245,8 +308,8 @@ impl<'d> Serializer for Harvest<'d> {
         name: &'static str,
         value: &T,
     ) -> Result<Tree, TreeError> {
-        let tree = value.serialize(Harvest { dictionary: &mut *self.dictionary, name })?;
-        self.dictionary.remember(name, &tree);
+        let tree = value.serialize(Harvest { dictionary: &mut *self.dictionary, name, side: self.side })?;
+        self.dictionary.remember(self.side, name, &tree);
         Ok(tree)
     }
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -256,9 +319,9 @@ impl<'d> Serializer for Harvest<'d> {
         _: &'static str,
         value: &T,
     ) -> Result<Tree, TreeError> {
-        let inner = value.serialize(Harvest { dictionary: &mut *self.dictionary, name })?;
+        let inner = value.serialize(Harvest { dictionary: &mut *self.dictionary, name, side: self.side })?;
         let tree = Tree::Variant(index, Box::new(inner));
-        self.dictionary.remember(name, &tree);
+        self.dictionary.remember(self.side, name, &tree);
         Ok(tree)
     }
     fn serialize_seq(self, _: Option<usize>) -> Result<Compound<'d>, TreeError> {
@@ -346,7 +409,7 @@ impl ser::SerializeMap for Compound<'_> {
     type Ok = Tree;
     type Error = TreeError;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), TreeError> {
-        let key = key.serialize(Harvest { dictionary: self.dictionary, name: self.name })?;
+        let key = key.serialize(Harvest { dictionary: self.dictionary, name: self.name, side: self.side })?;
         self.keys.push(key);
         Ok(())
     }

@@ -29,7 +29,7 @@ fn holds(name: &str, inputs: u64) {
 
 #[test]
 fn messages() {
-    holds("messages", 30_000);
+    holds("messages", 20_000);
 }
 
 #[test]
@@ -39,30 +39,30 @@ fn frames() {
 
 #[test]
 fn spill() {
-    holds("spill", 300);
+    holds("spill", 40);
 }
 
 #[test]
 fn process_table() {
-    holds("process_table", 5_000);
+    holds("process_table", 2_000);
 }
 
 #[test]
 fn head() {
-    holds("head", 5_000);
+    holds("head", 2_000);
 }
 
 #[test]
 fn node() {
-    holds("node", 5_000);
+    holds("node", 2_000);
 }
 
 #[test]
 fn session() {
-    holds("session", 10_000);
+    holds("session", 6_000);
 }
 
 #[test]
 fn owner() {
-    holds("owner", 5_000);
+    holds("owner", 2_000);
 }

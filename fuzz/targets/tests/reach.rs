@@ -6,10 +6,18 @@ use std::collections::BTreeSet;
 use shoal_fuzz_targets::{Log, bounded, target};
 use shoal_transport_sim::Random;
 
-/// Which of these words occur in what happens over so many inputs.
-fn reached(name: &str, inputs: u64, words: &[&'static str]) -> BTreeSet<&'static str> {
+/// Inputs that are tried before a word counts as out of reach.
+const INPUTS: u64 = 3_000;
+
+/// Bytes of an input.
+const BYTES: u64 = 4_096;
+
+/// Which of these words occur in what happens. Inputs that got to a new one are followed for a while and
+/// then left, as a fuzzer does: what takes a long conversation is not reached by noise alone.
+fn reached(name: &str, words: &[&'static str]) -> BTreeSet<&'static str> {
     let target = target(name).expect("a target");
     let mut random = Random::new(5);
+    let mut promising: Vec<Vec<u8>> = Vec::new();
     let seen = RefCell::new(BTreeSet::new());
     let listen = |kind: &str, thing: &dyn std::fmt::Debug| {
         if kind == ">" {
@@ -17,18 +25,29 @@ fn reached(name: &str, inputs: u64, words: &[&'static str]) -> BTreeSet<&'static
             seen.borrow_mut().extend(words.iter().copied().filter(|word| text.contains(word)));
         }
     };
-    for _ in 0..inputs {
-        if seen.borrow().len() == words.len() {
+    for _ in 0..INPUTS {
+        let before = seen.borrow().len();
+        if before == words.len() {
             break;
         }
-        let bytes = bounded::noise(&mut random, 4_096);
+        let mut bytes = bounded::noise(&mut random, BYTES);
+        if let Some(latest) = promising.last()
+            && random.chance(850)
+        {
+            let followed = if random.chance(500) { latest } else { random.pick(&promising) };
+            let kept = random.below(BYTES) as usize;
+            bytes[..kept].copy_from_slice(&followed[..kept]);
+        }
         (target.run)(&bytes, Log::to(&listen));
+        if seen.borrow().len() > before {
+            promising.push(bytes);
+        }
     }
     seen.into_inner()
 }
 
 fn reaches(name: &str, words: &[&'static str]) {
-    let seen = reached(name, 3_000, words);
+    let seen = reached(name, words);
     let missing: Vec<_> = words.iter().filter(|word| !seen.contains(*word)).collect();
     assert!(missing.is_empty(), "{name} never gets to {missing:?}");
 }
@@ -57,6 +76,10 @@ fn a_node_grants_spills_restores_and_kills() {
             "Kill {",
             "ProcessDied",
             "StopTemplate",
+            "LeaseRedirected",
+            "BundlesReserved",
+            "PullObject",
+            "PullReady",
         ],
     );
 }
@@ -74,6 +97,9 @@ fn a_head_starts_restarts_and_buries() {
             "Restarting",
             "Dead {",
             "Nodes(",
+            "ReserveBundles",
+            "CommitBundles",
+            "Draining",
         ],
     );
 }

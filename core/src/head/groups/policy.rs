@@ -362,12 +362,13 @@ fn shift(mut site: usize, need: usize, reached_by: &[Option<usize>], holder: &mu
     }
 }
 
+/// What is more than there can ever be is too much, too.
 fn add(to: &mut [i64], amounts: &[i64]) {
-    to.iter_mut().zip(amounts).for_each(|(to, amount)| *to += amount);
+    to.iter_mut().zip(amounts).for_each(|(to, amount)| *to = to.saturating_add(*amount));
 }
 
 fn subtract(from: &mut [i64], amounts: &[i64]) {
-    from.iter_mut().zip(amounts).for_each(|(from, amount)| *from -= amount);
+    from.iter_mut().zip(amounts).for_each(|(from, amount)| *from = from.saturating_sub(*amount));
 }
 
 /// The largest part of what there is at most, in millionths, over all resources.
@@ -427,6 +428,17 @@ mod tests {
         let nodes: Vec<&NodeSummary> = nodes.iter().collect();
         let taken = taken.iter().copied().map(NodeId).collect();
         place(&nodes, &Wanted { strategy, bundles: (0..).zip(bundles).collect(), taken })
+    }
+
+    #[test]
+    fn bundles_that_nobody_can_add_up_fit_nowhere() {
+        let mut huge = bundle(1, 0, None);
+        huge.resources.set("CPU", Quantity(i64::MAX));
+        for strategy in [GroupStrategy::Pack, GroupStrategy::StrictPack] {
+            let placement =
+                place_on(&[node(1, (8, 0), (8, 0))], &[huge.clone(), huge.clone()], strategy, &[]);
+            assert!(matches!(placement, Placement::Impossible(_)), "{placement:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shoal_core::head::{Config, Effect, Head, Input, Key, Row, WriteResult};
-use shoal_core::ids::{OperationId, ProcessId};
+use shoal_core::ids::{NodeId, OperationId, ProcessId};
 use shoal_core::message::{Message, NodeSummary};
 
 use super::{NODE, Stage, amounts, check_message, take};
@@ -75,8 +75,16 @@ pub fn run(bytes: &[u8], log: Log<'_>) {
             _ => match generate(&mut stage.entropy, &stage.dictionary) {
                 // Only what was started ends.
                 Input::Finished { .. } => continue,
-                // A head numbers nodes itself, one by one; when the numbers are used up it says so.
-                Input::Received { via, .. } if via.0 > 1 << 16 => continue,
+                Input::Received { mut via, mut from, mut message } => {
+                    if !stage.entropy.chance(16) {
+                        (via, from) = conform(&mut stage.entropy, (via, from), &mut message);
+                    }
+                    // A head numbers nodes itself, one by one; when the numbers are used up it says so.
+                    if via.0 > 1 << 16 {
+                        continue;
+                    }
+                    stage.tell(Input::Received { via, from, message })
+                }
                 input => stage.tell(input),
             },
         };
@@ -90,6 +98,38 @@ pub fn run(bytes: &[u8], log: Log<'_>) {
     }
 }
 
+/// Who sends what, and over whose session: heads refuse at the door what does not fit together.
+fn conform(
+    entropy: &mut Entropy<'_>,
+    (mut via, mut from): (NodeId, ProcessId),
+    message: &mut Message,
+) -> (NodeId, ProcessId) {
+    if entropy.chance(128) {
+        via = NODE;
+    }
+    match message {
+        Message::RegisterJob { driver, .. } => {
+            (via, from) = (driver.node(), ProcessId::daemon(driver.node()))
+        }
+        Message::ProcessEnded { process, .. } => {
+            (via, from) = (process.node(), ProcessId::daemon(process.node()));
+        }
+        Message::NodeReport { report, .. } => {
+            (report.node, from) = (via, ProcessId::daemon(via));
+        }
+        Message::NodeState { state } => {
+            (state.report.node, from) = (via, ProcessId::daemon(via));
+        }
+        Message::ActorReport { .. } | Message::BundlesReserved { .. } | Message::BundlesRefused { .. } => {
+            from = ProcessId::daemon(via);
+        }
+        Message::CreateActor { spec, .. } => (via, from) = (spec.id.creator().node(), spec.id.creator()),
+        Message::CreateGroup { spec, .. } => (via, from) = (spec.id.creator().node(), spec.id.creator()),
+        _ => via = from.node(),
+    }
+    (via, from)
+}
+
 /// What starts most stories: a node joins.
 fn greet(stage: &mut Stage<'_, Head>) {
     let mut summary: NodeSummary = generate(&mut Entropy::new(&[]), &stage.dictionary);
@@ -97,7 +137,7 @@ fn greet(stage: &mut Stage<'_, Head>) {
     summary.free = summary.total.clone();
     stage.tell(Input::NodeJoins { connection: 1, summary: Box::new(summary.clone()) });
     summary.node = NODE;
-    let message = Message::NodeReport { report: Box::new(summary) };
+    let message = Message::NodeReport { report: Box::new(summary), order: 0 };
     stage.tell(Input::Received { via: NODE, from: ProcessId::daemon(NODE), message });
 }
 

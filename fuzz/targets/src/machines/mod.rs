@@ -19,7 +19,7 @@ use shoal_core::{Effects, Machine, Span, Time, wire};
 
 use crate::Log;
 use crate::entropy::Entropy;
-use crate::tree::Dictionary;
+use crate::tree::{Dictionary, Side};
 
 /// The node of the machine, or of the machine's peers.
 pub const NODE: NodeId = NodeId(1);
@@ -48,7 +48,7 @@ where
     /// Apply an input.
     fn tell(&mut self, input: M::Input) -> Vec<M::Effect> {
         self.log.line("<", &input);
-        self.dictionary.learn(&input);
+        self.dictionary.learn(Side::Peer, &input);
         let mut effects = Effects::new();
         self.machine.handle(self.now, input, &mut effects);
         self.heard(effects)
@@ -87,7 +87,7 @@ where
         let effects: Vec<M::Effect> = effects.drain().collect();
         for effect in &effects {
             self.log.line(">", effect);
-            self.dictionary.learn(effect);
+            self.dictionary.learn(Side::Machine, effect);
         }
         (self.check)(&self.machine);
         effects
@@ -103,21 +103,21 @@ fn check_message(message: &Message) {
 
 /// Names that occur on every node, so that strangers' first words already make some sense.
 fn learn_usual(dictionary: &mut Dictionary) {
-    dictionary.learn(&ProcessId::HEAD);
+    dictionary.learn(Side::Peer, &ProcessId::HEAD);
     for node in [NODE, NodeId(2), NodeId(3)] {
-        dictionary.learn(&node);
-        dictionary.learn(&ProcessId::daemon(node));
-        dictionary.learn(&ProcessId::steward(node));
+        dictionary.learn(Side::Peer, &node);
+        dictionary.learn(Side::Peer, &ProcessId::daemon(node));
+        dictionary.learn(Side::Peer, &ProcessId::steward(node));
         for number in 1..4 {
-            dictionary.learn(&ProcessId::new(node, number));
+            dictionary.learn(Side::Peer, &ProcessId::new(node, number));
         }
     }
-    dictionary.learn(&JobId(1));
-    dictionary.learn(&TaskId { owner: ProcessId::new(NODE, 1), number: 1 });
+    dictionary.learn(Side::Peer, &JobId(1));
+    dictionary.learn(Side::Peer, &TaskId { owner: ProcessId::new(NODE, 1), number: 1 });
     dictionary.know("size", &[1, 4_096, 16_384, 65_536, 300_000, 1 << 20]);
     for (name, amount) in [("CPU", 1.0), ("CPU", 0.5), ("GPU", 1.0), ("GPU", 0.25), ("slot", 1.0)] {
-        dictionary.learn(&amounts(&[(name, amount)]));
-        dictionary.learn(&Demand { resources: amounts(&[(name, amount)]), ..Demand::default() });
+        dictionary.learn(Side::Peer, &amounts(&[(name, amount)]));
+        dictionary.learn(Side::Peer, &Demand { resources: amounts(&[(name, amount)]), ..Demand::default() });
     }
 }
 

@@ -9,8 +9,9 @@ use shoal_core::{Effects, room};
 
 use super::{NODE, Stage, check_message, take};
 use crate::Log;
+use crate::entropy::Entropy;
 use crate::generate::generate;
-use crate::tree::{Dictionary, Tree};
+use crate::tree::{Dictionary, Side, Tree};
 use std::sync::Arc;
 
 /// Results of a task at most; a program that asks for billions gets them.
@@ -38,6 +39,8 @@ struct World {
     /// The number of the latest task.
     last: u64,
     streams: Vec<TaskId>,
+    /// Processes that were granted as workers.
+    workers: Vec<ProcessId>,
     objects: Vec<ObjectId>,
 }
 
@@ -101,7 +104,7 @@ const HEARD: &[&str] = &[
 pub fn run(bytes: &[u8], log: Log<'_>) {
     let config = Config { lineage_bytes_max: 2_000, ..Config::new(ME, JobId(1), 2) };
     let mut stage = Stage::new(Owner::new(config), Owner::check, bytes, log);
-    stage.dictionary.learn(&ME);
+    stage.dictionary.learn(Side::Machine, &ME);
     stage.dictionary.prefer("Input", TOLD);
     stage.dictionary.prefer("Message", HEARD);
     let mut world = World { extent: NodeConfig::new(NODE).store_start, ..World::default() };
@@ -134,6 +137,9 @@ impl World {
             Input::CreateActor { spec, .. } => spec.id = ActorId(nobody),
             Input::Put { object, .. } => *object = nobody.object(0),
             Input::Received { from, message } => {
+                if !stage.entropy.chance(24) {
+                    self.conform_sender(&mut stage.entropy, from, message);
+                }
                 return self.conform_message(stage, *from, message).then_some(input);
             }
             _ => {}
@@ -189,6 +195,34 @@ impl World {
                 _ => false,
             },
             _ => false,
+        }
+    }
+
+    /// Who says what: an owner does not listen to others.
+    fn conform_sender(&mut self, entropy: &mut Entropy<'_>, from: &mut ProcessId, message: &mut Message) {
+        match message {
+            Message::LeaseGranted { lease, worker, .. } => {
+                lease.node = if entropy.chance(180) { NODE } else { from.node() };
+                *from = ProcessId::daemon(lease.node);
+                *worker = ProcessId::new(lease.node, 2 + worker.number() % 8);
+                self.workers.push(*worker);
+            }
+            Message::LeaseRedirected { .. }
+            | Message::LeaseRejected { .. }
+            | Message::LeaseRefused { .. }
+            | Message::LeaseEnded { .. }
+            | Message::LeaseWanted
+            | Message::CopyAdded { .. }
+            | Message::Answer { .. } => {
+                *from = ProcessId::daemon(if entropy.chance(180) { NODE } else { from.node() });
+            }
+            Message::ActorUpdate { .. } | Message::GroupUpdate { .. } => *from = ProcessId::HEAD,
+            Message::TaskFinished(_) | Message::TasksReturned { .. } | Message::GeneratorItem { .. }
+                if !self.workers.is_empty() =>
+            {
+                *from = self.workers[entropy.index(self.workers.len())];
+            }
+            _ => {}
         }
     }
 
