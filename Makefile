@@ -20,6 +20,9 @@ PROFILE ?= quick
 # `cargo sim`, whose arguments follow.
 SIM := $(CARGO) run --locked --quiet --profile sim --package shoal-sim-tests --
 
+# The same with known bugs in its machines, which therefore are built once more.
+MUTANTS := $(CARGO) run --locked --quiet --profile sim --package shoal-sim-tests --features mutants --bin mutants --
+
 # `cargo explore`, likewise.
 EXPLORE := $(CARGO) run --locked --quiet --profile sim --package shoal-explore --
 
@@ -38,7 +41,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 # its own: the Python tests are its tests.
 RUST := --workspace --exclude shoal-python
 
-.PHONY: help build demo test test-rust test-schedules test-sim test-explore test-python test-chaos test-demo sim explore chaos heads
+.PHONY: help build demo test test-rust test-schedules test-sim test-mutants test-explore test-python test-chaos test-demo sim mutants explore chaos heads
 .PHONY: lint format wheel clean
 .PHONY: bench-core bench-build fuzz
 
@@ -80,7 +83,7 @@ demo: build ## Index the Python standard library in parallel
 
 # --- Test ---------------------------------------------------------------------------------------
 
-test: test-rust test-schedules test-sim test-explore test-python test-chaos test-demo ## Run every test
+test: test-rust test-schedules test-sim test-mutants test-explore test-python test-chaos test-demo ## Run every test
 
 test-rust: ## Rust: machines, store, daemon, command
 	@command -v etcd >/dev/null || echo "SKIPPED: the log in etcd, for there is no etcd here (Debian: apt-get install etcd-server)"
@@ -99,6 +102,9 @@ test-schedules: ## The driver of sessions, with its tasks in random order
 test-sim: ## A short simulation, each seed run twice
 	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
 
+test-mutants: ## A few known bugs, put back in, are caught by the simulation
+	$(MUTANTS) --least 0 --most 1000 --jobs $(JOBS) Canary LeakLease KeepGrants ForgetWorker BlameUnstarted ForgetHolders ConsumerProgress
+
 test-explore: ## Every interleaving of small clusters
 	$(EXPLORE) --jobs $(JOBS)
 
@@ -116,6 +122,9 @@ test-demo: build ## The demo on a part of its input, compared with the serial re
 
 sim: ## A long simulation (MINUTES=10)
 	$(SIM) --minutes $(MINUTES) --jobs $(JOBS) --doublecheck --rare
+
+mutants: ## Put back every known bug, and write which checks catch it into sim-tests/README.md
+	$(MUTANTS) --jobs $(JOBS) --write sim-tests/README.md
 
 chaos: build ## A long time of faults in a real cluster under work (MINUTES=10)
 	$(BIN)/python -m chaos --minutes $(MINUTES) --quiet

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "mutants")]
+pub mod ablation;
 pub mod observation;
 pub mod program;
 pub mod properties;

@@ -68,11 +68,10 @@ fn main() -> ExitCode {
     };
     #[cfg(feature = "mutants")]
     if let Some(name) = &arguments.mutant {
-        use shoal_core::mutants::Mutant;
-        let all: Vec<Mutant> = Mutant::ALL.into_iter().chain(Mutant::OF_CLUSTERS).collect();
-        let known = all.iter().copied().find(|mutant| format!("{mutant:?}") == *name);
+        use shoal_sim_tests::ablation;
+        let known = ablation::mutant(name);
         if known.is_none() {
-            eprintln!("{name} is none of {all:?}");
+            eprintln!("{name} is none of {:?}", ablation::mutants());
             return ExitCode::from(2);
         }
         shoal_core::mutants::activate(known);

@@ -1,5 +1,6 @@
 //! One run: a scenario from its start to its end, with every invariant looking on.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -40,39 +41,58 @@ pub struct Report {
     pub counters: BTreeMap<&'static str, u64>,
 }
 
-/// Run a scenario. With `text`, the trace can be read afterwards.
+/// Run a scenario up to the first violation. With `text`, the trace can be read afterwards.
 pub fn run(scenario: &Scenario, text: bool) -> Report {
     let trace = if text { Trace::with_text() } else { Trace::default() };
-    let mut world = World::new(scenario, trace);
-    let outcome = catch_unwind(AssertUnwindSafe(|| Run::new(&mut world).finish()));
-    let violation = match outcome {
-        Ok(Ok(())) => None,
-        Ok(Err(violation)) => Some(violation),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-            Some(Violation { property: String::from("assertions"), detail: text.unwrap_or_default() })
-        }
-    };
+    let (mut world, violations) = play(scenario, trace, false);
     Report {
-        violation,
+        violation: violations.into_iter().next(),
         virtual_time: world.cluster.now(),
         counters: std::mem::take(&mut world.cluster.counters),
         trace: std::mem::take(&mut world.cluster.trace),
     }
 }
 
+/// Run a scenario and go on after violations, as far as possible: what each check finds when the others
+/// are not there. After the first failed assertion of a machine there is no going on.
+pub fn examine(scenario: &Scenario) -> Vec<Violation> {
+    play(scenario, Trace::default(), true).1
+}
+
+fn play(scenario: &Scenario, trace: Trace, thorough: bool) -> (World, Vec<Violation>) {
+    let mut world = World::new(scenario, trace);
+    let mut violations = Vec::new();
+    let run = Run {
+        world: &mut world,
+        properties: properties::all(),
+        events: 0,
+        found: thorough.then_some(&mut violations),
+    };
+    match catch_unwind(AssertUnwindSafe(|| run.finish())) {
+        Ok(Ok(())) => {}
+        Ok(Err(violation)) => violations.push(violation),
+        Err(panic) => {
+            violations.push(Violation { property: String::from("assertions"), detail: said(&*panic) });
+        }
+    }
+    (world, violations)
+}
+
+/// What an assertion said that failed.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default()
+}
+
 struct Run<'a> {
     world: &'a mut World,
     properties: Vec<Box<dyn Property>>,
     events: u64,
+    /// If it goes on after violations, those so far.
+    found: Option<&'a mut Vec<Violation>>,
 }
 
 impl Run<'_> {
-    fn new(world: &mut World) -> Run<'_> {
-        Run { world, properties: properties::all(), events: 0 }
-    }
-
     fn finish(mut self) -> Result<(), Violation> {
         let deadline = Time(self.world.cluster.settings.heal_at_micros * 1_000) + LIVENESS;
         while !self.world.drivers_finished() {
@@ -122,9 +142,19 @@ impl Run<'_> {
         &mut self,
         mut check: impl FnMut(&mut dyn Property, &World) -> properties::Check,
     ) -> Result<(), Violation> {
-        for property in &mut self.properties {
-            check(property.as_mut(), self.world)
-                .map_err(|detail| Violation { property: property.name().to_string(), detail })?;
+        let mut at = 0;
+        while let Some(property) = self.properties.get_mut(at) {
+            let Err(detail) = check(property.as_mut(), self.world) else {
+                at += 1;
+                continue;
+            };
+            let violation = Violation { property: property.name().to_string(), detail };
+            match &mut self.found {
+                Some(found) => found.push(violation),
+                None => return Err(violation),
+            }
+            // It has had its say.
+            self.properties.remove(at);
         }
         Ok(())
     }

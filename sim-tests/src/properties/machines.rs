@@ -1,9 +1,12 @@
 //! Invariant 1 and others that a machine can check alone: resources add up, tables agree.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::{Check, Property};
+use crate::run::said;
 use crate::world::World;
 
-/// The checks that node and head have of themselves; they panic, which fails the run.
+/// The checks that machines have of themselves; they panic.
 #[derive(Default)]
 pub(super) struct Machines {
     events: u64,
@@ -17,14 +20,14 @@ impl Property for Machines {
     fn after_event(&mut self, world: &World) -> Check {
         self.events += 1;
         if self.events.is_multiple_of(8) {
-            for daemon in world.cluster.nodes.values() {
-                daemon.node.check();
-            }
-            for head in world.cluster.heads.values() {
-                head.head.check();
-            }
-            world.cluster.processes.values().for_each(|process| process.owner.check());
+            catch_unwind(AssertUnwindSafe(|| check(world))).map_err(|panic| said(&*panic))?;
         }
         world.cluster.broken.clone().map_or(Ok(()), Err)
     }
+}
+
+fn check(world: &World) {
+    world.cluster.nodes.values().for_each(|daemon| daemon.node.check());
+    world.cluster.heads.values().for_each(|head| head.head.check());
+    world.cluster.processes.values().for_each(|process| process.owner.check());
 }
