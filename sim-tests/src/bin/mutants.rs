@@ -1,6 +1,6 @@
 //! `make mutants`: put every known bug back in, one at a time, and see which check catches it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -65,7 +65,7 @@ fn report(catch: Catch) -> Catch {
     catch
 }
 
-fn write(path: &PathBuf, tables: &str) -> Result<(), String> {
+fn write(path: &Path, tables: &str) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let text = ablation::replace_tables(&text, tables).ok_or("it has no marks for the tables")?;
     std::fs::write(path, text).map_err(|error| error.to_string())
