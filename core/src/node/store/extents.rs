@@ -110,6 +110,7 @@ mod tests {
     use crate::node::harness::{driver, process, send};
     use crate::node::store::harness::*;
     use crate::node::{Effect, Work, WorkResult};
+    use crate::room::object_room;
 
     const MIB: u64 = 1 << 20;
 
@@ -149,13 +150,39 @@ mod tests {
         store.node.receive(driver(), Message::ReturnExtent { offset, size });
         let effects = store.ask(driver(), MIB);
         let request = store.last_request();
+        assert_eq!(effects, [send(driver(), Message::ExtentGranted { request, offset, size })]);
+        store.node.receive(driver(), Message::ReturnExtent { offset, size });
+        let effects = store.ask(driver(), 2 * MIB);
+        let request = store.last_request();
         let [Effect::Start { operation, work: Work::Reserve { offset: more, size: rest } }] = effects[..]
         else {
             panic!("{effects:?}")
         };
-        assert_eq!((more, rest), (4_096 + MIB, MIB), "only what was never backed");
-        let granted = Message::ExtentGranted { request, offset, size: 2 * MIB };
+        assert_eq!((more, rest), (4_096 + MIB, 3 * MIB), "only what was never backed");
+        let granted = Message::ExtentGranted { request, offset, size: 4 * MIB };
         assert_eq!(store.node.finished(operation, WorkResult::Done), [send(driver(), granted)]);
+    }
+
+    /// One object at a time, of a size that never divides an extent.
+    #[test]
+    fn who_keeps_little_touches_little() {
+        let mut store = StoreHarness::new(4 << 30);
+        let (mut region, room) = (Vec::new(), object_room(MIB + 200).expect("room"));
+        for number in 0..2_000 {
+            let fits = |(_, size): &(u64, u64)| *size >= room;
+            let index = region.iter().position(fits).unwrap_or_else(|| {
+                region.push(store.extent(driver(), room));
+                region.len() - 1
+            });
+            let (offset, size) = region.swap_remove(index);
+            if size > room {
+                region.push((offset + room, size - room));
+            }
+            let (object, size) = (object(number), MIB + 200);
+            store.node.receive(driver(), Message::Seal { object, attempt: 0, offset, size });
+            store.node.receive(driver(), Message::FreeObject { object, attempt: u32::MAX });
+        }
+        assert!(store.table().backed.total() < 128 * MIB, "{} MiB", store.table().backed.total() / MIB);
     }
 
     #[test]

@@ -89,6 +89,11 @@ impl Ranges {
         (start, whole)
     }
 
+    /// How many bytes from `offset` on are in the set without a gap.
+    pub(super) fn reach(&self, offset: u64) -> u64 {
+        self.around(offset).map_or(0, |(start, size)| start + size - offset)
+    }
+
     /// The parts of a range that are, or are not, in the set.
     pub(super) fn parts(&self, offset: u64, size: u64, inside: bool) -> Vec<(u64, u64)> {
         let end = offset + size;
@@ -131,6 +136,9 @@ pub(super) struct Merged {
     taken: [Option<(u64, u64)>; 2],
 }
 
+/// So many free pieces of each kind are looked at for one that is better than others.
+const LOOKS_MAX: usize = 16;
+
 /// Free memory: best fit, lowest offset first among equals.
 #[derive(Clone, Debug)]
 pub(super) struct FreeSpace {
@@ -167,6 +175,14 @@ impl FreeSpace {
         let offset = self.by_size.range((size, 0)..).find_map(fits)?;
         self.take_at(offset, size);
         Some(offset)
+    }
+
+    /// Pieces (offset, size) of at least `least` bytes: first those of `most` bytes and more, the smallest
+    /// first, then the others, the largest first.
+    pub(super) fn pieces(&self, least: u64, most: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let larger = self.by_size.range((most, 0)..);
+        let smaller = self.by_size.range((least, 0)..(most.max(least), 0)).rev();
+        larger.take(LOOKS_MAX).chain(smaller.take(LOOKS_MAX)).map(|(size, offset)| (*offset, *size))
     }
 
     /// Take exactly this range, which must be free.

@@ -133,11 +133,27 @@ impl Store {
         if let Purpose::Extent { process, .. } = room.purpose {
             let grants = self.holders.get(&process).map_or(0, |holder| holder.grants);
             let generous = extent_size(room.size, grants, self.free.total(), self.capacity);
+            if let Some((offset, size)) = self.find_warm(room, generous) {
+                self.free.take_at(offset, size);
+                return Some((offset, size));
+            }
             if let Some(offset) = self.free.take(generous, room.alignment) {
                 return Some((offset, generous));
             }
         }
         self.free.take(room.size, room.alignment).map(|offset| (offset, room.size))
+    }
+
+    /// Free memory that has pages, of the size `most` or at least half of it. Objects are of all sizes, so what
+    /// they leave is rarely what an extent would be like: without this, extents would go through the store.
+    fn find_warm(&self, room: &Room, most: u64) -> Option<(u64, u64)> {
+        let least = room.size.max(most / 2);
+        self.free.pieces(least, most).find_map(|(start, length)| {
+            let offset = round_up(start, room.alignment);
+            let free = (start + length).saturating_sub(offset);
+            let warm = round_down(self.backed.reach(offset).min(free).min(most), PAGE);
+            (warm >= least).then_some((offset, warm))
+        })
     }
 
     /// Room was found: put pages behind it if some are missing.
