@@ -2,7 +2,9 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Bound;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ActorId, GroupId, JobId, NodeId};
@@ -50,6 +52,13 @@ pub struct GroupSpec {
     pub bundles: Vec<Bundle>,
     /// How they lie.
     pub strategy: GroupStrategy,
+}
+
+impl GroupSpec {
+    /// What each bundle has, by its index.
+    pub(crate) fn amounts(&self) -> impl Iterator<Item = &Resources> {
+        self.bundles.iter().map(|bundle| &bundle.resources)
+    }
 }
 
 /// Where a group is in its life, as the head records it.
@@ -147,6 +156,62 @@ pub fn needed(demanded: &Resources, group: GroupId) -> Option<(Resources, Option
     Some((resources, bundle))
 }
 
+/// Whether a node with these amounts has one bundle of the group where there is enough for such work. What
+/// it shows under the name of the group alone is the sum of all of its bundles.
+pub(crate) fn is_in_one_bundle(amounts: &Resources, demanded: &Resources, group: GroupId) -> bool {
+    let Some((needed, named)) = needed(demanded, group) else { return false };
+    if named.is_some() {
+        return true;
+    }
+    let text = text(group);
+    let prefix = format!("{BUNDLE}_group_");
+    let of_this = |name: &str| {
+        let (index, of) = name.strip_prefix(&prefix)?.split_once('_')?;
+        index.parse::<u32>().ok().filter(|_| of == text)
+    };
+    let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+    let bundles =
+        amounts.0.range::<str, _>(from).map_while(|(name, _)| name.strip_prefix(&prefix).map(|_| name));
+    let mut indices = bundles.filter_map(|name| of_this(name));
+    indices.any(|index| {
+        let has = |(name, amount): (&Arc<str>, &Quantity)| {
+            amounts.get(&derived_name(name, &text, Some(index))) >= *amount
+        };
+        needed.0.iter().all(has)
+    })
+}
+
+/// The bundles, of these, that could run work which asks for `demanded` in the group, were they empty.
+pub fn bundles_for<'a>(
+    bundles: impl Iterator<Item = &'a Resources>,
+    demanded: &Resources,
+    group: GroupId,
+) -> Vec<u32> {
+    let Some((amounts, named)) = needed(demanded, group) else { return Vec::new() };
+    let could = |(index, bundle): &(u32, &Resources)| {
+        named.is_none_or(|named| named == *index) && bundle.covers(&amounts)
+    };
+    (0..).zip(bundles).filter(could).map(|(index, _)| index).collect()
+}
+
+/// Why no bundle of a group can ever run such work, for people.
+pub(crate) fn misfit<'a>(
+    bundles: impl Iterator<Item = &'a Resources>,
+    demanded: &Resources,
+    group: GroupId,
+) -> String {
+    let Some((amounts, named)) = needed(demanded, group) else {
+        return format!("{demanded} is not of one bundle of {group:?}");
+    };
+    let bundles: Vec<String> = bundles.map(|bundle| format!("{bundle}")).collect();
+    let which = match named {
+        Some(index) => format!("bundle {index}"),
+        None => String::from("any bundle"),
+    };
+    let listed = bundles.join(", ");
+    format!("it needs {amounts}, which cannot fit into {which} of its placement group, which has [{listed}]")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +243,26 @@ mod tests {
             assert_eq!(needed(&demanded(&cpu, GROUP, bundle), GROUP), Some((cpu.clone(), bundle)));
         }
         assert!(!offer.covers(&demanded(&cpu, GROUP, Some(3))));
+    }
+
+    #[test]
+    fn what_two_bundles_have_together_is_not_in_one() {
+        let other = GroupId(TaskId { number: 13, ..GROUP.0 });
+        let mut amounts = offered(&resources(&[("CPU", 5_000)]), GROUP, 0);
+        amounts.add(&offered(&resources(&[("CPU", 5_000), ("GPU", 10_000)]), GROUP, 12));
+        amounts.add(&offered(&resources(&[("CPU", 20_000)]), other, 0));
+        let cases = [
+            (&[("CPU", 10_000)][..], None, false),
+            (&[("CPU", 5_000)], None, true),
+            (&[("CPU", 5_000), ("GPU", 10_000)], None, true),
+            (&[], None, true),
+            (&[("CPU", 5_000)], Some(0), true),
+        ];
+        for (needs, bundle, expected) in cases {
+            let wanted = demanded(&resources(needs), GROUP, bundle);
+            assert!(amounts.covers(&wanted));
+            assert_eq!(is_in_one_bundle(&amounts, &wanted, GROUP), expected, "{needs:?}");
+        }
     }
 
     #[test]

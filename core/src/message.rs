@@ -543,6 +543,13 @@ pub enum Message {
         group: GroupId,
     },
     // --- Placement groups: head to process -------------------------------------------------
+    /// There is such a group. Each subscriber is told once, before it hears of the group's state.
+    GroupMade {
+        /// The group.
+        group: GroupId,
+        /// What each of its bundles has, by its index.
+        bundles: Vec<Resources>,
+    },
     /// The group's state.
     GroupUpdate {
         /// The group.

@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::group;
 use crate::ids::NodeId;
 use crate::message::NodeSummary;
 use crate::resources::{Demand, Quantity, Resources, Strategy};
@@ -15,17 +16,26 @@ const SPREAD_ABOVE: i128 = 500;
 
 /// Whether a node can ever run work of this demand, once enough is free.
 pub(crate) fn is_feasible(node: &NodeSummary, demand: &Demand) -> bool {
+    node.alive && holds(&node.total, demand) && admits(node, demand)
+}
+
+/// Whether a node that has these amounts has what work of this demand needs, and in one bundle what is to be
+/// in one.
+pub(crate) fn holds(amounts: &Resources, demand: &Demand) -> bool {
+    let in_one = |group| group::is_in_one_bundle(amounts, &demand.resources, group);
+    amounts.covers(&demand.resources) && demand.group.is_none_or(in_one)
+}
+
+/// Whether work of this demand may run on a node, whatever resources it has.
+pub(crate) fn admits(node: &NodeSummary, demand: &Demand) -> bool {
     let elsewhere =
         matches!(demand.strategy, Strategy::Node { node: wanted, soft: false } if wanted != node.node);
-    node.alive
-        && !elsewhere
-        && node.total.covers(&demand.resources)
-        && demand.labels.iter().all(|selector| selector.matches(&node.labels))
+    !elsewhere && demand.labels.iter().all(|selector| selector.matches(&node.labels))
 }
 
 /// Whether a node can run it now, as far as is known.
 pub(crate) fn fits_now(node: &NodeSummary, demand: &Demand) -> bool {
-    is_feasible(node, demand) && node.free.covers(&demand.resources)
+    is_feasible(node, demand) && holds(&node.free, demand)
 }
 
 /// So many nodes where work fits are looked at, before the least full of them is taken.
@@ -96,22 +106,16 @@ pub(crate) fn shortage(nodes: &[&NodeSummary], demand: &Demand, home: &NodeSumma
     let most = |name: &str| matching.iter().map(|node| node.total.get(name)).max().unwrap_or_default();
     let missing = demand.resources.0.iter().find(|(name, amount)| most(name) < **amount);
     let Some((name, amount)) = missing else {
-        return format!("no node has all of {} at once", listed(&demand.resources));
+        return format!("no node has all of {} at once", demand.resources);
     };
     format!(
         "it needs {} of {name}, and no node has more than {}; it needs {} in all, node {} has {}",
         amount.as_f64(),
         most(name).as_f64(),
-        listed(&demand.resources),
+        demand.resources,
         home.node.0,
-        listed(&home.total),
+        home.total,
     )
-}
-
-fn listed(resources: &Resources) -> String {
-    let amounts: Vec<String> =
-        resources.0.iter().map(|(name, amount)| format!("{name}: {}", amount.as_f64())).collect();
-    format!("{{{}}}", amounts.join(", "))
 }
 
 #[cfg(test)]

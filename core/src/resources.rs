@@ -1,9 +1,11 @@
 //! Resources: what nodes have and what work asks for.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{GroupId, NodeId};
@@ -31,6 +33,14 @@ impl Quantity {
 /// Amounts by resource name; names with amount zero are left out.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct Resources(pub BTreeMap<Arc<str>, Quantity>);
+
+impl fmt::Display for Resources {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let amounts: Vec<String> =
+            self.0.iter().map(|(name, amount)| format!("{name}: {}", amount.as_f64())).collect();
+        write!(out, "{{{}}}", amounts.join(", "))
+    }
+}
 
 impl Resources {
     /// The CPU resource's name.

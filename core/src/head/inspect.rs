@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use super::Head;
 use super::nodes::{Link, Node};
 use crate::actor::ActorState;
-use crate::ids::{ActorId, JobId, NodeId, ProcessId};
+use crate::group::GroupState;
+use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId};
 
 /// What a head knows, sorted by id.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Inspection {
     pub nodes: Vec<NodeView>,
     /// Every actor that is not dead.
     pub actors: Vec<ActorView>,
+    /// Every placement group that is not removed.
+    pub groups: Vec<GroupView>,
     /// Every job that is not over for good: its driver, and whether that is gone.
     pub jobs: Vec<(JobId, ProcessId, bool)>,
 }
@@ -39,6 +42,17 @@ pub struct NodeView {
     pub draining: bool,
     /// Of a dead node: who has in the end inherited from it.
     pub heir: Option<NodeId>,
+}
+
+/// A placement group as the head sees it.
+#[derive(Clone, Debug)]
+pub struct GroupView {
+    /// The group.
+    pub group: GroupId,
+    /// Where its bundles are, by index; what has no node waits for room, or for the answers of nodes.
+    pub nodes: Vec<Option<NodeId>>,
+    /// How it is.
+    pub state: GroupState,
 }
 
 /// An actor as the head sees it.
@@ -84,6 +98,7 @@ impl Head {
             held: self.journal.held(),
             nodes: nodes.collect(),
             actors: actors.collect(),
+            groups: self.groups.views().collect(),
             jobs: self.jobs.iter().map(|(id, job)| (id, job.driver, job.ended)).collect(),
         }
     }
@@ -105,6 +120,16 @@ impl Head {
                 None => self.why_unplaced(id),
             };
             lines.push(format!("{id:?} incarnation {} {what}", actor.incarnation));
+        }
+        for view in self.groups.views() {
+            if let GroupState::Pending { detail } | GroupState::Rescheduling { detail } = &view.state {
+                let held = view.nodes.iter().flatten().count();
+                lines.push(format!(
+                    "{:?} has {held} of its {} bundles: {detail}",
+                    view.group,
+                    view.nodes.len()
+                ));
+            }
         }
         for id in self.actors.awaited.keys() {
             lines.push(format!("{id:?} was asked for and is not made yet"));

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use self::actors::Actors;
 use self::groups::Groups;
-pub use self::inspect::{ActorView, Inspection, NodeView};
+pub use self::inspect::{ActorView, GroupView, Inspection, NodeView};
 use self::jobs::Jobs;
 use self::journal::Journal;
 use self::nodes::Nodes;

@@ -86,11 +86,14 @@ impl Head {
     }
 
     /// Why no node can ever run work of this demand. It is not known while a node that could is not
-    /// there; and work of a placement group waits for the group.
+    /// there; and work of a placement group waits for the group to be whole.
     pub(super) fn hopeless(&self, demand: &Demand) -> Option<String> {
         let nodes: Vec<&NodeSummary> = self.nodes.alive().map(|(_, node)| &node.summary).collect();
         let home = self.nodes.alive().find(|(_, node)| node.is_available())?.1;
-        let hope = demand.group.is_some() || nodes.iter().any(|node| placement::is_feasible(node, demand));
+        let hope = match demand.group {
+            Some(group) => !self.groups.is_whole(group),
+            None => nodes.iter().any(|node| placement::is_feasible(node, demand)),
+        };
         (!hope).then(|| placement::shortage(&nodes, demand, &home.summary))
     }
 

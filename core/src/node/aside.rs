@@ -16,7 +16,8 @@ use crate::placement;
 #[derive(Clone, Debug)]
 struct Waiting {
     claim: Claim,
-    /// When it is refused. Work of a placement group waits for as long as there is the group.
+    /// When it is refused. Work of a placement group waits for its bundle, for as long as there is the
+    /// group.
     deadline: Option<Time>,
 }
 
@@ -48,14 +49,22 @@ impl Aside {
 
 impl Node {
     pub(super) fn put_aside(&mut self, claim: Claim, out: &Outbox) {
-        let deadline = claim.demand.group.is_none().then(|| out.now + self.config.infeasible_grace);
-        self.put_aside_until(claim, deadline);
+        self.put_aside_until(claim, None, out);
     }
 
-    fn put_aside_until(&mut self, claim: Claim, deadline: Option<Time>) {
-        if let Some(deadline) = deadline {
-            self.deadlines.arm(Wakeup::Unschedulable, deadline);
-        }
+    /// Whether what the claim needs is nowhere yet because its placement group is not whole.
+    fn waits_for_group(&self, claim: &Claim) -> bool {
+        let has = |node: &NodeSummary| placement::holds(&node.total, &claim.demand);
+        claim.demand.group.is_some() && !has(&self.summary()) && !self.view.nodes().any(has)
+    }
+
+    /// `before` is the deadline that it had.
+    fn put_aside_until(&mut self, claim: Claim, before: Option<Time>, out: &Outbox) {
+        let grace = out.now + self.config.infeasible_grace;
+        let deadline = (!self.waits_for_group(&claim)).then(|| before.unwrap_or(grace));
+        // A claim of a group was perhaps sent here after its bundle had gone somewhere else, and everything
+        // about that is known here already: it is looked at again now and then.
+        self.deadlines.arm(Wakeup::Unschedulable, deadline.unwrap_or(grace));
         self.aside.waiting.push_back(Waiting { claim, deadline });
     }
 
@@ -63,7 +72,7 @@ impl Node {
     pub(super) fn reconsider_aside(&mut self, out: &mut Outbox) {
         for Waiting { claim, deadline } in core::mem::take(&mut self.aside.waiting) {
             if let Some(claim) = self.try_place(claim, out) {
-                self.put_aside_until(claim, deadline);
+                self.put_aside_until(claim, deadline, out);
             }
         }
     }
@@ -93,6 +102,7 @@ impl Node {
             };
             self.refuse_claim(&claim, detail, out);
         }
+        self.reconsider_aside(out);
         self.look_at_ended_jobs();
     }
 }

@@ -143,7 +143,7 @@ mod tests {
     use crate::machine::Span;
     use crate::node::Effect;
     use crate::node::harness::*;
-    use crate::resources::Demand;
+    use crate::resources::{Demand, LabelSelector};
 
     const GROUP: GroupId = GroupId(TaskId { owner: ProcessId::new(NODE, 1), number: 40 });
 
@@ -269,6 +269,30 @@ mod tests {
         let effects = commit(&mut node, 2);
         assert_eq!((granted(&effects).len(), node.forks.len()), (1, 1));
         assert_eq!(granted(&node.fork_next().1).len(), 1, "both that waited");
+    }
+
+    #[test]
+    fn work_waits_for_its_bundle_and_is_refused_where_its_labels_forbid_that_bundle() {
+        let mut node = Harness::with_driver(&[("CPU", 2.0)]);
+        let zone = LabelSelector {
+            key: String::from("zone"),
+            values: Vec::from([String::from("a")]),
+            excludes: false,
+        };
+        let labelled = Demand { labels: Vec::from([zone]), ..in_group(Some(0), &[("CPU", 1.0)]) };
+        let (request, _) = node.request(driver(), &labelled);
+        assert_eq!(node.pass(Span::from_secs(60)), [], "its bundle may come to a node with that label");
+        reserve(&mut node, 1, &[1.0]);
+        commit(&mut node, 1);
+        node.request(driver(), &in_group(Some(1), &[("CPU", 1.0)]));
+        let effects = node.pass(Span::from_secs(11));
+        let [Message::LeaseRefused { request: refused, failure: Failure::Unschedulable { detail } }] =
+            &sent_to(driver(), &effects)[..]
+        else {
+            panic!("{effects:?}")
+        };
+        assert!(*refused == request && detail.contains("zone"), "{detail}");
+        assert_eq!(node.pass(Span::from_secs(60)), [], "the other bundle is nowhere yet");
     }
 
     #[test]

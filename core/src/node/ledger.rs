@@ -284,7 +284,7 @@ impl Ledger {
             None => &demand.resources,
             Some((_, Some((amounts, _)))) => amounts,
             Some((group, None)) => {
-                let amounts = listed(&demand.resources);
+                let amounts = &demand.resources;
                 return Feasibility::Never(format!("{amounts} is not of one bundle of {group:?}"));
             }
         };
@@ -313,9 +313,9 @@ impl Ledger {
             "it needs {} of {name}, and no node has more than {}; it needs {} in all, node {} has {}",
             amount.as_f64(),
             total.get(name).as_f64(),
-            listed(amounts),
+            amounts,
             node.0,
-            listed(total),
+            total,
         ))
     }
 }
@@ -329,12 +329,6 @@ fn nonsense(amounts: &Resources) -> Option<String> {
         let parts = is_device(name) && *amount > Quantity::ONE && amount.0 % Quantity::ONE.0 != 0;
         parts.then(|| format!("{} of {name}: above 1, only whole devices", amount.as_f64()))
     })
-}
-
-fn listed(resources: &Resources) -> String {
-    let amounts: Vec<String> =
-        resources.0.iter().map(|(name, amount)| format!("{name}: {}", amount.as_f64())).collect();
-    format!("{{{}}}", amounts.join(", "))
 }
 
 #[cfg(test)]

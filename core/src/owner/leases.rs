@@ -55,8 +55,13 @@ pub(super) struct Class {
 }
 
 impl Class {
-    fn is_unused(&self) -> bool {
-        self.queue.is_empty() && self.workers.is_empty() && self.requested == 0
+    pub(super) fn is_unused(&self) -> bool {
+        self.queue.is_empty() && self.is_unasked()
+    }
+
+    /// No node was asked for a worker yet.
+    fn is_unasked(&self) -> bool {
+        self.workers.is_empty() && self.requested == 0
     }
 }
 
@@ -276,6 +281,10 @@ impl Owner {
             }
             let expected = self.leases.durations.get(&function).copied();
             let Some(worker) = self.pick_worker(class, number, expected) else {
+                let first = self.leases.classes[class].is_unasked();
+                if first && let Some(failure) = self.misfit(class) {
+                    return self.refuse_tasks(class, &failure, out);
+                }
                 self.request_leases(class, out);
                 return;
             };

@@ -369,7 +369,7 @@ pub struct Owner {
     heirs: BTreeMap<NodeId, NodeId>,
     /// Questions without an answer.
     questions: BTreeMap<RequestId, questions::Question>,
-    groups: OrderedMap<GroupId, Option<GroupState>>,
+    groups: OrderedMap<GroupId, groups::Watched>,
     /// Those of them that are gone, in the order in which they went.
     removed_groups: VecDeque<GroupId>,
     /// The newest head that this process was told of.
@@ -463,7 +463,9 @@ impl Owner {
             | Message::LeaseWanted
             | Message::CopyAdded { .. }
             | Message::Answer { .. } => from.is_daemon(),
-            Message::ActorUpdate { .. } | Message::GroupUpdate { .. } => from == ProcessId::HEAD,
+            Message::ActorUpdate { .. } | Message::GroupMade { .. } | Message::GroupUpdate { .. } => {
+                from == ProcessId::HEAD
+            }
             _ => true,
         }
     }
@@ -529,6 +531,7 @@ impl Owner {
             Message::ProcessDied { process, death } => self.process_died(now, process, death, out),
             Message::NodeDied { node, heir } => self.node_died(now, node, heir, out),
             Message::HeadChanged { epoch } => self.head_changed(epoch, out),
+            Message::GroupMade { group, bundles } => self.group_made(group, bundles, out),
             Message::GroupUpdate { group, state } => self.group_update(group, state, out),
             Message::Exit { graceful, reason } => self.exit_requested(graceful, reason, out),
             Message::Answer { request, answer } => self.answered(request, answer, out),

@@ -53,6 +53,9 @@ impl Head {
         if remove {
             return self.remove_group(id, out);
         }
+        for subscriber in self.groups.subscribers.get(&id).into_iter().flatten() {
+            self.groups.introduce(*subscriber, id, out);
+        }
         self.try_group(id, out);
         self.groups.announce(id, out);
     }
@@ -94,6 +97,7 @@ impl Head {
         }
         self.groups.subscribe(from, id);
         if known {
+            self.groups.introduce(from, id, out);
             self.groups.tell(from, id, out);
         } else {
             self.expect_group(id, out);

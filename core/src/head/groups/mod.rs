@@ -22,6 +22,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::inspect::GroupView;
 use super::rows::GroupRow;
 use super::{Key, Outbox, Row};
 use crate::group::{GroupSpec, GroupState};
@@ -184,6 +185,11 @@ impl Groups {
         self.stirred = true;
     }
 
+    /// Whether all bundles of a group are there.
+    pub(super) fn is_whole(&self, id: GroupId) -> bool {
+        self.groups.get(&id).is_some_and(|group| matches!(group.phase, Phase::Placed))
+    }
+
     /// Whether it is known that there was such a group.
     fn was_removed(&self, id: GroupId) -> bool {
         self.removed.iter().any(|spec| spec.id == id)
@@ -264,6 +270,14 @@ impl Groups {
         out.send(to, Message::GroupUpdate { group: id, state });
     }
 
+    /// Tell one process what the group consists of.
+    fn introduce(&self, to: ProcessId, id: GroupId, out: &mut Outbox) {
+        if let Some(group) = self.groups.get(&id) {
+            let bundles = group.spec.amounts().cloned().collect();
+            out.send(to, Message::GroupMade { group: id, bundles });
+        }
+    }
+
     /// There is no such group, and there will be none: whoever asked for it is told so.
     fn give_up(&mut self, id: GroupId, out: &mut Outbox) {
         if self.awaited.remove(&id).is_some_and(|awaited| awaited.remove) {
@@ -273,6 +287,15 @@ impl Groups {
         for subscriber in self.subscribers.remove(&id).unwrap_or_default() {
             leave(&mut self.subscriptions, subscriber, &id);
         }
+    }
+
+    /// For [`Head::inspect`](crate::head::Head::inspect).
+    pub(super) fn views(&self) -> impl Iterator<Item = GroupView> {
+        self.groups.iter().map(|(id, group)| GroupView {
+            group: *id,
+            nodes: group.nodes.clone(),
+            state: group.state(),
+        })
     }
 
     /// The view of the cluster has changed.

@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 use super::policy::{Placement, Wanted, place};
 use super::{Group, Phase};
 use crate::actor::ActorState;
-use crate::group::{Bundle, needed};
+use crate::group::{Bundle, bundles_for, misfit, needed};
 use crate::head::{Head, Key, Outbox};
 use crate::ids::{ActorId, GroupId, NodeId};
 use crate::machine::{Span, Wakeup};
 use crate::message::{Message, NodeSummary};
-use crate::resources::{Demand, Resources};
+use crate::placement::admits;
+use crate::resources::Resources;
 use crate::value::ActorDeath;
 
 /// Groups that wait are not looked at more often than this.
@@ -228,9 +229,9 @@ impl Head {
         };
         let actor = self.actors.get(id).expect("it is being placed");
         let demand = &actor.spec.placement;
-        let bundles = group.bundles_for(demand);
+        let bundles = bundles_for(group.spec.amounts(), &demand.resources, group_id);
         if bundles.is_empty() {
-            let detail = alloc::format!("no bundle of {group_id:?} has room for it, however empty");
+            let detail = misfit(group.spec.amounts(), &demand.resources, group_id);
             return self.actors.bury(id, ActorDeath::Unschedulable(detail), out);
         }
         if !matches!(group.phase, Phase::Placed) {
@@ -242,13 +243,16 @@ impl Head {
                 places.push(node);
             }
         }
+        places.retain(|node| self.nodes.get(*node).is_some_and(|at| admits(&at.summary, demand)));
         let rank = |node: &&NodeId| {
             let (room, actors) = self.room_in_group(group, **node);
             let amounts = needed(&demand.resources, group_id).unwrap_or_default().0;
             (!room.covers(&amounts), actors)
         };
-        let node = places.iter().min_by_key(rank).copied().expect("a group that is whole has nodes");
-        self.send_to(id, node, out);
+        match places.iter().min_by_key(rank).copied() {
+            Some(node) => self.send_to(id, node, out),
+            None => self.put_off(id, out),
+        }
     }
 
     /// What the actors of a group leave of its bundles on a node, and how many they are. Where its tasks
@@ -268,16 +272,5 @@ impl Head {
             count += 1;
         }
         (room, count)
-    }
-}
-
-impl Group {
-    /// The bundles that could run work of this demand.
-    fn bundles_for(&self, demand: &Demand) -> Vec<u32> {
-        let Some((amounts, named)) = needed(&demand.resources, self.spec.id) else { return Vec::new() };
-        let could = |(index, bundle): &(u32, &Bundle)| {
-            named.is_none_or(|named| named == *index) && bundle.resources.covers(&amounts)
-        };
-        (0..).zip(&self.spec.bundles).filter(could).map(|(index, _)| index).collect()
     }
 }

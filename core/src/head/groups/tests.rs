@@ -1,6 +1,7 @@
 //! One step after the other: what comes in, and exactly what goes out.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -46,8 +47,9 @@ fn create(head: &mut Harness, spec: &GroupSpec) -> Sent {
     without_orders(sent)
 }
 
-/// The numbers of orders are the subject of other tests.
+/// The numbers of orders, and what new subscribers are told, are the subjects of other tests.
 fn without_orders(mut sent: Sent) -> Sent {
+    sent.retain(|(_, message)| !matches!(message, Message::GroupMade { .. }));
     for (_, message) in &mut sent {
         if let Message::ReserveBundles { order, .. } = message {
             *order = 0;
@@ -287,6 +289,53 @@ fn the_handle_may_be_faster_than_the_creation() {
     assert_eq!(pass(&mut head, 2, &[1]), [removed(3)]);
     let sent = head.receive(MAKER, Message::SubscribeGroup { group: group(4) });
     assert_eq!(sent, [(MAKER, Message::GroupUpdate { group: group(4), state: GroupState::Removed })]);
+}
+
+#[test]
+fn whoever_watches_a_group_learns_what_its_bundles_have() {
+    let mut head = cluster(1);
+    head.receive(WATCHER, Message::SubscribeGroup { group: group(1) });
+    let spec = spec(1, GroupStrategy::Pack, &[1, 8]);
+    let create = Message::CreateGroup { spec: Box::new(spec.clone()), request: RequestId(1) };
+    let sent = head.receive(MAKER, create);
+    let bundles = spec.amounts().cloned().collect();
+    let made = (WATCHER, Message::GroupMade { group: group(1), bundles });
+    assert_eq!(sent[1], made, "{sent:?}");
+    let again = head.receive(WATCHER, Message::SubscribeGroup { group: group(1) });
+    assert_eq!((again.len(), &again[0]), (2, &made), "a new head is asked again");
+}
+
+#[test]
+fn an_actor_goes_to_a_bundle_whose_node_has_its_labels_or_dies_with_the_reason() {
+    let mut head = cluster(2);
+    let zone = |number: u32| vec![(String::from("zone"), format!("z{number}"))];
+    for number in [1, 2] {
+        let report = NodeSummary { labels: zone(number), ..summary(NodeId(number)) };
+        let report = Message::NodeReport { report: Box::new(report), order: u64::MAX };
+        head.receive(daemon(number), report);
+    }
+    place(&mut head, &spec(1, GroupStrategy::StrictSpread, &[2, 2]), &[1, 2]);
+    let mut create = |number, value: &str| {
+        let resources = demanded(&resources(&[("CPU", 1)]), group(1), None);
+        let zone =
+            LabelSelector { key: String::from("zone"), values: vec![String::from(value)], excludes: false };
+        let placement = Demand { resources, group: Some(group(1)), labels: vec![zone], ..Demand::default() };
+        head.create(&ActorSpec { placement, ..actor_spec(actor(1, number)) })
+    };
+    let started = |sent: &Sent, node| {
+        let start = |(to, message): &(ProcessId, Message)| {
+            *to == daemon(node) && matches!(message, Message::StartActor { .. })
+        };
+        sent.iter().any(start)
+    };
+    assert!(started(&create(50, "z2"), 2));
+    let nowhere = create(51, "z3");
+    assert!(!started(&nowhere, 1) && !started(&nowhere, 2));
+    pass(&mut head, 25, &[1, 2]);
+    let sent = head.receive(WATCHER, Message::SubscribeActor { actor: actor(1, 51) });
+    let [(_, Message::ActorUpdate { state, .. })] = &sent[..] else { panic!("{sent:?}") };
+    let ActorState::Dead { cause: ActorDeath::Unschedulable(detail) } = state else { panic!("{state:?}") };
+    assert!(detail.contains("labels"), "{detail}");
 }
 
 #[test]

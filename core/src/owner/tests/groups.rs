@@ -3,7 +3,7 @@
 use super::*;
 use crate::group::{GroupState, demanded};
 use crate::ids::GroupId;
-use crate::resources::Resources;
+use crate::resources::{Quantity, Resources};
 
 /// Somebody else has made it.
 const GROUP: GroupId = GroupId(TaskId { owner: ProcessId::new(NODE, 9), number: 1 });
@@ -45,6 +45,40 @@ fn tasks_of_a_removed_group_fail_wherever_they_are() {
     owner.receive(DAEMON, ended);
     owner.tell(Input::LinkClosed { peer: process(3) });
     assert!(has_lost_its_group(&owner, started));
+}
+
+#[test]
+fn who_has_dropped_the_group_hears_of_its_end_while_tasks_of_it_wait() {
+    let mut owner = Harness::new(1);
+    let (task, _) = owner.submit(in_group(1, 0), vec![], vec![]);
+    let effects = owner.tell(Input::UnwatchGroup { group: GROUP });
+    assert_eq!(sent(&effects, ProcessId::HEAD), []);
+    owner.receive(ProcessId::HEAD, REMOVED);
+    assert!(has_lost_its_group(&owner, task));
+    let effects = owner.tell(Input::UnwatchGroup { group: GROUP });
+    assert_eq!(sent(&effects, ProcessId::HEAD), [Message::UnsubscribeGroup { group: GROUP }]);
+}
+
+#[test]
+fn what_no_bundle_can_ever_hold_is_refused_with_the_reason() {
+    let mut owner = Harness::new(1);
+    let (wide, effects) = owner.submit(in_group(1, 2), vec![], vec![]);
+    let request = requested(&effects)[0];
+    let (fits, _) = owner.submit(in_group(2, 1), vec![], vec![]);
+    let mut bundle = Resources::default();
+    bundle.set("GPU", Quantity::ONE);
+    let made = Message::GroupMade { group: GROUP, bundles: vec![bundle.clone(), bundle] };
+    let effects = owner.receive(ProcessId::HEAD, made);
+    assert!(sent(&effects, DAEMON).contains(&Message::CancelLeaseRequest { request }));
+    let (late, effects) = owner.submit(in_group(1, 2), vec![], vec![]);
+    assert_eq!(requested(&effects), [], "it is known to be in vain");
+    for task in [wide, late] {
+        let Lookup::Failed(Failure::Unschedulable { detail }) = owner.owner.lookup(task.object(0)) else {
+            panic!("{task:?} waits")
+        };
+        assert!(detail.contains("bundle 2") && detail.contains("GPU: 1"), "{detail}");
+    }
+    assert!(!owner.owner.has_outcome(fits.object(0)), "there is a bundle for it");
 }
 
 #[test]
