@@ -52,6 +52,8 @@ pub enum Observation {
     GroupRemoved {
         /// The group.
         group: GroupId,
+        /// Who asked.
+        by: ProcessId,
     },
     /// A program asked for this actor to be killed.
     Killed {

@@ -121,6 +121,13 @@ pub enum Step {
         /// Where the first result goes.
         into: Slot,
     },
+    /// Call a remote function where this task or actor runs: in its placement group, if it is in one.
+    SubmitCaptured {
+        /// Which.
+        function: Rc<Function>,
+        /// Where the first result goes.
+        into: Slot,
+    },
     /// Make an actor in a placement group.
     ActorWithin {
         /// Its class.

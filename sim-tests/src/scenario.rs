@@ -139,6 +139,7 @@ fn draw_hosts(random: &mut Random, count: u64, settings: &mut Settings) {
             if random.chance(300) {
                 host.resources.push((String::from(SPECIAL), random.between(1, 3) as u32));
             }
+            host.resources.push((String::from(ROOM), 8));
             let zone = if number % 2 == 0 { "even" } else { "odd" };
             host.labels.push((String::from(ZONE), String::from(zone)));
             if skewed {
@@ -152,6 +153,9 @@ fn draw_hosts(random: &mut Random, count: u64, settings: &mut Settings) {
 
 /// A resource that only some machines have.
 pub const SPECIAL: &str = "special";
+/// A resource that every machine has, and that only detached placement groups ask for: what is left of
+/// these when their driver is gone keeps nothing from others.
+pub const ROOM: &str = "room";
 /// A label that every machine has: `even` or `odd`.
 pub const ZONE: &str = "zone";
 
@@ -200,7 +204,7 @@ fn draw_drivers(random: &mut Random, hosts: usize) -> Vec<Driver> {
         .iter()
         .map(|w| w.name)
         // On one machine, nothing is far.
-        .filter(|name| *name != "groups" && (hosts > 1 || *name != "far_objects") && random.chance(500))
+        .filter(|name| (hosts > 1 || *name != "far_objects") && random.chance(500))
         .collect();
     let usable = if usable.is_empty() { vec![workloads::ALL[0].name] } else { usable };
     let drivers = if random.chance(300) { random.between(2, 3) } else { 1 };

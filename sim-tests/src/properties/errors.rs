@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_core::ids::{ActorId, ProcessId, TaskId};
+use shoal_core::group::GroupSpec;
+use shoal_core::ids::{ActorId, GroupId, ProcessId, TaskId};
+use shoal_core::resources::Strategy;
 use shoal_core::value::{ActorDeath, Death, Failure};
 
 use shoal_transport_sim::cluster::Fact;
 
 use super::{Check, Property};
 use crate::observation::{Got, Observation};
-use crate::world::World;
+use crate::world::{Within, World};
 
 /// What was done that an error may speak of.
 #[derive(Default)]
@@ -19,6 +21,8 @@ pub(super) struct Errors {
     killed: BTreeSet<ActorId>,
     homes: BTreeMap<ActorId, Vec<ProcessId>>,
     started: BTreeSet<(TaskId, ProcessId)>,
+    groups: BTreeMap<GroupId, GroupSpec>,
+    removed: BTreeSet<GroupId>,
     lost: bool,
 }
 
@@ -36,6 +40,8 @@ impl Property for Errors {
             Observation::Killed { actor, .. } => {
                 self.killed.insert(*actor);
             }
+            Observation::GroupMade { spec } => drop(self.groups.insert(spec.id, spec.clone())),
+            Observation::GroupRemoved { group, .. } => drop(self.removed.insert(*group)),
             Observation::Fact(Fact::Constructing { process, actor, .. }) => {
                 self.homes.entry(*actor).or_default().push(*process);
             }
@@ -88,6 +94,8 @@ impl Errors {
             Failure::Freed { object } if !is_dead(world, object.owner()) => {
                 Err(String::from("somebody still referred to it"))
             }
+            Failure::GroupRemoved { group } => self.explain_removal(world, *group),
+            Failure::Unschedulable { .. } => self.explain_misfit(world, task),
             Failure::EndOfStream => Err(String::from("no program asks beyond the end")),
             _ => Ok(()),
         }
@@ -96,6 +104,35 @@ impl Errors {
     /// A process that dies between writing an object and telling its node loses the object.
     fn may_evaporate(&self, world: &World) -> bool {
         world.cluster.deaths.values().any(|death| *death != Death::Exited { code: 0 })
+    }
+
+    /// A group is gone when somebody has asked for that, or when whoever made it has ended.
+    fn explain_removal(&self, world: &World, group: GroupId) -> Check {
+        let maker = match self.groups.get(&group) {
+            Some(GroupSpec { detached: true, .. }) => false,
+            Some(GroupSpec { creator: Some(actor), .. }) => {
+                let homes = self.homes.get(actor).into_iter().flatten();
+                homes.clone().any(|home| is_dead(world, *home)) || self.killed.contains(actor)
+            }
+            _ => is_dead(world, group.creator()),
+        };
+        if maker || self.removed.contains(&group) {
+            return Ok(());
+        }
+        Err(format!("{group:?} was not removed, and its maker lives"))
+    }
+
+    /// What fits into a bundle of its group, and may run on any node, runs sooner or later.
+    fn explain_misfit(&self, world: &World, task: TaskId) -> Check {
+        let Some(Within { group, bundle, demand }) = world.users.within.get(&task) else { return Ok(()) };
+        let Some(spec) = self.groups.get(group) else { return Ok(()) };
+        let mut candidates =
+            (0..).zip(&spec.bundles).filter(|(index, _)| bundle.is_none_or(|named| named == *index));
+        let placed_by_others = !demand.labels.is_empty() || matches!(demand.strategy, Strategy::Node { .. });
+        if placed_by_others || !candidates.any(|(_, bundle)| bundle.resources.covers(&demand.resources)) {
+            return Ok(());
+        }
+        Err(format!("{group:?} has room for {}", demand.resources))
     }
 
     fn explain_actor(&self, world: &World, actor: ActorId, cause: &ActorDeath) -> Check {
@@ -114,6 +151,11 @@ impl Errors {
             ActorDeath::CreatorDied if !is_dead(world, actor.creator()) => {
                 Err(String::from("its creator lives"))
             }
+            ActorDeath::GroupRemoved => match world.users.within.get(&actor.0) {
+                Some(within) => self.explain_removal(world, within.group),
+                None => Err(String::from("it is in no placement group")),
+            },
+            ActorDeath::Unschedulable(_) => self.explain_misfit(world, actor.0),
             ActorDeath::Unknown => Err(String::from("it was made before it was called")),
             _ => Ok(()),
         }

@@ -3,6 +3,7 @@
 mod actors;
 mod attempts;
 mod errors;
+mod groups;
 mod leftovers;
 mod machines;
 mod resources;
@@ -52,5 +53,6 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::<resources::Resources>::default(),
         Box::<leftovers::Leftovers>::default(),
         Box::<views::Views>::default(),
+        Box::<groups::Groups>::default(),
     ]
 }

@@ -48,6 +48,8 @@ pub struct Options {
 /// Where work runs.
 #[derive(Clone, Debug)]
 pub enum Place {
+    /// Where there is room.
+    Anywhere,
     /// Somewhere else each time.
     Spread,
     /// On a node, dead or alive; elsewhere if `soft`.
@@ -190,7 +192,7 @@ impl Builder {
             place => place.clone(),
         };
         match place {
-            None => {}
+            None | Some(Place::Anywhere) => {}
             Some(Place::Spread) => demand.strategy = Strategy::Spread,
             Some(Place::Node { number, soft }) => {
                 demand.strategy = Strategy::Node { node: NodeId(number), soft };

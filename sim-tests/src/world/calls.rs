@@ -8,6 +8,7 @@ use shoal_core::actor::ActorSpec;
 use shoal_core::group;
 use shoal_core::ids::{ActorId, FunctionId, GroupId, ObjectId, ProcessId, TaskId};
 use shoal_core::owner::{self, RunResult};
+use shoal_core::resources::Demand;
 use shoal_core::task::{
     Assignment, Callee, Definition, Dependency, RetryExceptions, Returns, Submission, Target,
 };
@@ -16,12 +17,13 @@ use shoal_core::value::{ActorDeath, Outcome, Value};
 use super::groups::within;
 use super::program::ActorPart;
 use super::values::encode;
-use super::{Holding, Role, Scene, Thread};
+use super::{Holding, Role, Scene, Thread, Within};
 use crate::observation::{Content, Observation};
 use crate::program::{Class, Function, Slot};
 use crate::rare;
 
 /// What a call passes on.
+#[derive(Default)]
 pub(super) struct Passed<'a> {
     pub(super) dependencies: &'a [Slot],
     pub(super) borrows: &'a [Slot],
@@ -55,8 +57,11 @@ impl Scene<'_> {
         let definition = &function.definition;
         let demand = Arc::new(within(&definition.demand, group, bundle));
         let target = Target::Function(Arc::new(Definition { demand, ..(**definition).clone() }));
-        let passed = Passed { dependencies: &[], borrows: &[] };
-        self.submit_target(id, thread, target, definition.returns, passed, into);
+        self.submit_target(id, thread, target, definition.returns, Passed::default(), into);
+        if let Some(result) = thread.slot(into).object() {
+            let demand = Demand::clone(&definition.demand);
+            self.users.within.insert(result.task, Within { group, bundle, demand });
+        }
     }
 
     /// Describe an actor that lives where a placement group is. Says which it is.
@@ -73,8 +78,7 @@ impl Scene<'_> {
         let mut class = Class::clone(class);
         class.placement = placement;
         class.running = running;
-        let passed = Passed { dependencies: &[], borrows: &[] };
-        self.create_actor(id, thread, &Rc::new(class), passed, "", false).map(|(actor, _)| actor)
+        self.create_actor(id, thread, &Rc::new(class), Passed::default(), "", false).map(|(actor, _)| actor)
     }
 
     pub(super) fn call(

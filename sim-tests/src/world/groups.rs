@@ -6,8 +6,9 @@ use shoal_core::message::{Answer, Query};
 use shoal_core::owner;
 use shoal_core::resources::Demand;
 
+use super::calls::Passed;
 use super::steps::Next;
-use super::{Holding, Scene, Thread, Waits};
+use super::{Holding, Scene, Thread, Waits, Within};
 use crate::observation::Observation;
 use crate::program::{Slot, Step};
 
@@ -32,16 +33,31 @@ impl Scene<'_> {
                 }
                 Next::Go
             }
+            Step::SubmitCaptured { function, into } => {
+                match self.captured_group(id, thread) {
+                    Some(group) => self.submit_within(id, thread, &function, group, None, into),
+                    None => self.submit(id, thread, &function, Passed::default(), into),
+                }
+                Next::Go
+            }
             Step::ActorWithin { class, group, bundle, into } => {
                 if let Some(group) = thread.group(group)
                     && let Some(actor) = self.create_actor_within(id, thread, &class, group, bundle)
                 {
+                    let within = Within { group, bundle, demand: class.placement.clone() };
+                    self.users.within.insert(actor.0, within);
                     self.set(id, thread, into, Holding::Actor { actor, weak: false });
                 }
                 Next::Go
             }
             _ => Next::Go,
         }
+    }
+
+    /// The group in which a task or an actor runs.
+    fn captured_group(&self, id: ProcessId, thread: &Thread) -> Option<GroupId> {
+        let actor = self.cluster.processes.get(&id)?.actor.map(|(actor, _)| actor.0);
+        self.users.within.get(&actor.or(thread.task())?).map(|within| within.group)
     }
 
     fn create_group(&mut self, id: ProcessId, thread: &mut Thread, step: Step) -> Next {
@@ -118,7 +134,7 @@ impl Scene<'_> {
     }
 
     fn remove_group(&mut self, id: ProcessId, group: GroupId) {
-        self.observe(Observation::GroupRemoved { group });
+        self.observe(Observation::GroupRemoved { group, by: id });
         self.cluster.tell(id, owner::Input::RemoveGroup { group });
     }
 }

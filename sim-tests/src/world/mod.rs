@@ -10,7 +10,8 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use shoal_core::ids::{ActorId, FunctionId, JobId, ObjectId, ProcessId, TaskId};
+use shoal_core::ids::{ActorId, FunctionId, GroupId, JobId, ObjectId, ProcessId, TaskId};
+use shoal_core::resources::Demand;
 use shoal_core::{Span, Time};
 use shoal_transport_sim::Trace;
 use shoal_transport_sim::cluster::{self, Call, Programs};
@@ -47,8 +48,21 @@ pub struct Users {
     pub ended: BTreeMap<ObjectId, Vec<(u32, bool)>>,
     /// Every task, and whether it has arguments passed by value.
     pub submitted: BTreeMap<TaskId, bool>,
+    /// Every task and actor that was to run in a placement group.
+    pub within: BTreeMap<TaskId, Within>,
     /// Tasks that ran again after they had ended with a value.
     rebuilt: BTreeSet<TaskId>,
+}
+
+/// What work of a placement group asks for.
+#[derive(Clone, Debug)]
+pub struct Within {
+    /// The group.
+    pub group: GroupId,
+    /// In that bundle, or in any.
+    pub bundle: Option<u32>,
+    /// Of it.
+    pub demand: Demand,
 }
 
 /// How far a driver is.
@@ -88,6 +102,7 @@ impl World {
             observations: Vec::new(),
             ended: BTreeMap::new(),
             submitted: BTreeMap::new(),
+            within: BTreeMap::new(),
             rebuilt: BTreeSet::new(),
         };
         World { cluster, users }

@@ -271,6 +271,7 @@ impl Scene<'_> {
             | Step::AwaitGroup { .. }
             | Step::RemoveGroup { .. }
             | Step::SubmitWithin { .. }
+            | Step::SubmitCaptured { .. }
             | Step::ActorWithin { .. } => self.group_step(id, number, thread, step),
             Step::Raise => Next::Raise,
             Step::RaiseUntil { attempts } => match attempt(thread) {
