@@ -10,7 +10,7 @@ use super::questions::Question;
 use super::tasks::{Stage, Task};
 use super::{Out, Owner};
 use crate::actor::{ActorSpec, ActorState};
-use crate::ids::{ActorId, NodeId, ObjectId, ProcessId, RequestId};
+use crate::ids::{ActorId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
 use crate::machine::Time;
 use crate::message::Message;
 use crate::mutants::Mutant;
@@ -28,9 +28,9 @@ pub(super) struct Calls {
     incarnation: u32,
     restarts_left: i32,
     /// Numbers of calls that were not pushed, in order.
-    queue: VecDeque<u64>,
+    queue: VecDeque<TaskId>,
     /// Numbers of calls that were pushed and have not ended; the numbers tell their order.
-    in_flight: OrderedMap<u64, ()>,
+    in_flight: OrderedMap<TaskId, ()>,
     /// The process that `in_flight` went to.
     process: Option<ProcessId>,
     /// The link to `process` is closed.
@@ -53,8 +53,8 @@ struct Creation {
 
 /// Which queued call to push next: the first, or, where order does not matter, the first that is
 /// ready.
-fn next_call(queue: &VecDeque<u64>, tasks: &Map<u64, Task>) -> Option<usize> {
-    let is_ready = |number: &u64| tasks.get(number).is_some_and(|task| task.stage == Stage::Queued);
+fn next_call(queue: &VecDeque<TaskId>, tasks: &Map<TaskId, Task>) -> Option<usize> {
+    let is_ready = |id: &TaskId| tasks.get(id).is_some_and(|task| task.stage == Stage::Queued);
     let first = queue.front()?;
     if is_ready(first) {
         return Some(0);
@@ -98,8 +98,8 @@ impl Calls {
     }
 
     /// For [`Owner::check`]: how often a call is queued.
-    pub(super) fn queued(&self, number: u64) -> usize {
-        self.queue.iter().filter(|queued| **queued == number).count()
+    pub(super) fn queued(&self, task: TaskId) -> usize {
+        self.queue.iter().filter(|queued| **queued == task).count()
     }
 
     pub(super) fn created_here(&self) -> bool {
@@ -148,8 +148,8 @@ impl Owner {
             // The creation's number never is a task's, so it can stand for the creation here.
             for object in waiting {
                 let record = self.record(object);
-                if !record.waiting.contains(&actor.0.number) {
-                    record.waiting.push(actor.0.number);
+                if !record.waiting.contains(&actor.0) {
+                    record.waiting.push(actor.0);
                 }
             }
             return;
@@ -185,9 +185,8 @@ impl Owner {
     }
 
     /// A dependency of something with this number has an outcome; it may be an actor's creation.
-    pub(super) fn creation_dependency_ready(&mut self, now: Time, number: u64, out: Out<'_>) {
-        let actor = ActorId(crate::ids::TaskId { owner: self.me(), number });
-        self.send_creation(now, actor, out);
+    pub(super) fn creation_dependency_ready(&mut self, now: Time, id: TaskId, out: Out<'_>) {
+        self.send_creation(now, ActorId(id), out);
     }
 
     /// The program got a handle from somewhere.
@@ -211,36 +210,36 @@ impl Owner {
         self.actors.get(&actor).map_or(0, |calls| calls.queue.len() + calls.in_flight.len())
     }
 
-    pub(super) fn queue_call(&mut self, actor: ActorId, number: u64, out: Out<'_>) {
+    pub(super) fn queue_call(&mut self, actor: ActorId, id: TaskId, out: Out<'_>) {
         self.watch_actor(actor, out);
         // The call holds the actor: its handle may go while the call is under way.
         self.record(actor.handle_object()).uses += 1;
-        self.actors[&actor].queue.push_back(number);
+        self.actors[&actor].queue.push_back(id);
     }
 
-    pub(super) fn queue_call_again(&mut self, actor: ActorId, number: u64) {
+    pub(super) fn queue_call_again(&mut self, actor: ActorId, id: TaskId) {
         let Some(calls) = self.actors.get_mut(&actor) else {
             return;
         };
-        calls.in_flight.swap_remove(&number);
+        calls.in_flight.swap_remove(&id);
         let at = calls
             .queue
             .iter()
-            .position(|queued| *queued > number && !Mutant::RetryOutOfOrder.is_active())
+            .position(|queued| *queued > id && !Mutant::RetryOutOfOrder.is_active())
             .unwrap_or(calls.queue.len());
-        calls.queue.insert(at, number);
+        calls.queue.insert(at, id);
     }
 
-    pub(super) fn unqueue_call(&mut self, actor: ActorId, number: u64) {
+    pub(super) fn unqueue_call(&mut self, actor: ActorId, id: TaskId) {
         if let Some(calls) = self.actors.get_mut(&actor) {
-            calls.queue.retain(|queued| *queued != number);
+            calls.queue.retain(|queued| *queued != id);
         }
     }
 
     /// The call has its outcome.
-    pub(super) fn call_ended(&mut self, actor: ActorId, number: u64) {
+    pub(super) fn call_ended(&mut self, actor: ActorId, id: TaskId) {
         if let Some(calls) = self.actors.get_mut(&actor) {
-            calls.in_flight.swap_remove(&number);
+            calls.in_flight.swap_remove(&id);
         }
         self.unuse(actor.handle_object());
     }
@@ -275,24 +274,24 @@ impl Owner {
             let Some(at) = next_call(&calls.queue, &self.tasks) else {
                 return;
             };
-            let number = calls.queue[at];
-            if self.lacks_dependency(number) {
-                self.await_dependencies(now, number, out);
+            let id = calls.queue[at];
+            if self.lacks_dependency(id) {
+                self.await_dependencies(now, id, out);
                 continue;
             }
             let Some(calls) = self.actors.get_mut(&actor) else {
                 return;
             };
             calls.queue.remove(at);
-            calls.in_flight.insert(number, ());
+            calls.in_flight.insert(id, ());
             calls.process = Some(process);
             let incarnation = calls.incarnation;
-            self.push_call(actor, incarnation, process, number, out);
+            self.push_call(actor, incarnation, process, id, out);
         }
     }
 
-    fn push_call(&mut self, actor: ActorId, incarnation: u32, process: ProcessId, number: u64, out: Out<'_>) {
-        let Some(task) = self.tasks.get(&number) else {
+    fn push_call(&mut self, actor: ActorId, incarnation: u32, process: ProcessId, id: TaskId, out: Out<'_>) {
+        let Some(task) = self.tasks.get(&id) else {
             return;
         };
         let Target::Method { method, .. } = &task.submission.target else {
@@ -304,8 +303,8 @@ impl Owner {
             // Without a link, news of its death is what settles the calls.
             self.watch(process, out);
         }
-        if let Some(assignment) = self.assignment(number, process.node(), callee) {
-            self.pushed(number, process, assignment, out);
+        if let Some(assignment) = self.assignment(id, process.node(), callee) {
+            self.pushed(id, process, assignment, out);
         }
     }
 
@@ -381,11 +380,11 @@ impl Owner {
             }
             calls.process = None;
             calls.closed = false;
-            let mut lost: Vec<u64> = calls.in_flight.keys().copied().collect();
+            let mut lost: Vec<TaskId> = calls.in_flight.keys().copied().collect();
             lost.sort_unstable();
             calls.in_flight.clear();
-            for number in lost {
-                self.call_lost(now, actor, number, out);
+            for id in lost {
+                self.call_lost(now, actor, id, out);
             }
         }
         let Some(calls) = self.actors.get(&actor) else {
@@ -425,8 +424,8 @@ impl Owner {
     }
 
     /// A call was on its way or running when the actor's process died.
-    fn call_lost(&mut self, now: Time, actor: ActorId, number: u64, out: Out<'_>) {
-        let Some(task) = self.tasks.get_mut(&number) else {
+    fn call_lost(&mut self, now: Time, actor: ActorId, id: TaskId, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         let failure = match &self.actors[&actor].state {
@@ -438,7 +437,7 @@ impl Owner {
                 }
                 task.attempt += 1;
                 task.stage = Stage::Queued;
-                self.queue_call_again(actor, number);
+                self.queue_call_again(actor, id);
                 return;
             }
             _ => {
@@ -449,16 +448,16 @@ impl Owner {
                 Failure::ActorUnavailable { actor, detail }
             }
         };
-        self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
+        self.fail(now, id, Outcome::Failure(Box::new(failure)), out);
     }
 
     fn fail_queued(&mut self, now: Time, actor: ActorId, cause: &ActorDeath, out: Out<'_>) {
         let Some(calls) = self.actors.get_mut(&actor) else {
             return;
         };
-        for number in core::mem::take(&mut calls.queue) {
+        for id in core::mem::take(&mut calls.queue) {
             let failure = Failure::ActorDied { actor, cause: cause.clone() };
-            self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
+            self.fail(now, id, Outcome::Failure(Box::new(failure)), out);
         }
     }
 
@@ -478,8 +477,8 @@ impl Owner {
 
     /// Whether the object is the result of an actor's call that this process made.
     pub fn is_call(&self, object: ObjectId) -> bool {
-        let task = self.tasks.get(&object.task.number);
-        task.is_some_and(|task| task.id() == object.task && task.actor().is_some())
+        let task = self.tasks.get(&object.task);
+        task.is_some_and(|task| task.actor().is_some())
     }
 
     /// Whether the actor is known to be dead for good, and why.

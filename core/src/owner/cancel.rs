@@ -22,7 +22,7 @@ impl Owner {
             self.send(id.owner, Message::CancelTask { task: id, force, recursive }, out);
             return;
         }
-        let Some(task) = self.tasks.get_mut(&id.number).filter(|task| task.id() == id) else {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         match task.stage {
@@ -33,8 +33,8 @@ impl Owner {
             }
             Stage::Waiting { .. } | Stage::Queued => {
                 task.cancelled = true;
-                self.unqueue_task(id.number);
-                self.fail(now, id.number, Outcome::Failure(Box::new(Failure::Cancelled)), out);
+                self.unqueue_task(id);
+                self.fail(now, id, Outcome::Failure(Box::new(Failure::Cancelled)), out);
             }
         }
     }
@@ -48,7 +48,7 @@ impl Owner {
         recursive: bool,
         out: Out<'_>,
     ) {
-        if task.owner == self.me() && self.tasks.contains_key(&task.number) {
+        if task.owner == self.me() && self.tasks.contains_key(&task) {
             self.cancel_task(now, task, force, recursive, out);
             return;
         }
@@ -62,7 +62,7 @@ impl Owner {
             children.sort_unstable();
             for child in children {
                 // An actor's call cannot be forced, so neither can one among the children.
-                let actor = self.tasks.get(&child.number).is_some_and(|c| c.actor().is_some());
+                let actor = self.tasks.get(&child).is_some_and(|c| c.actor().is_some());
                 self.cancel_task(now, child, force && !actor, recursive, out);
             }
         }

@@ -66,21 +66,20 @@ impl Owner {
     }
 
     fn check_tasks(&self) {
-        for (number, task) in &self.tasks {
-            let id = task.id();
-            assert_eq!((*number, self.me()), (id.number, id.owner), "a task under another name");
+        for (id, task) in &self.tasks {
+            assert_eq!(*id, task.id(), "a task under another name");
             if let Stage::Waiting { missing } = task.stage {
                 let waits = |object: &&ObjectId| {
-                    self.objects.get(*object).is_some_and(|record| record.waiting.contains(number))
+                    self.objects.get(*object).is_some_and(|record| record.waiting.contains(id))
                 };
                 let waiting = task.submission.dependencies.iter().filter(waits).count();
                 assert_eq!(waiting, missing as usize, "{id:?} waits for what will not wake it");
             }
             if task.stage == Stage::Queued {
-                let delayed = self.delayed.keys().filter(|(_, delayed)| delayed == number).count();
+                let delayed = self.delayed.keys().filter(|(_, delayed)| delayed == id).count();
                 let queued = match task.actor() {
-                    Some(actor) => self.actors.get(&actor).map_or(0, |calls| calls.queued(*number)),
-                    None => self.leases.queued(*number),
+                    Some(actor) => self.actors.get(&actor).map_or(0, |calls| calls.queued(*id)),
+                    None => self.leases.queued(*id),
                 };
                 assert_eq!(delayed + queued, 1, "{id:?} is in so many queues");
             }

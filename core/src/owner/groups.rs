@@ -135,8 +135,8 @@ impl Owner {
 
     /// No task of the class that waits for a worker will ever get one.
     pub(super) fn refuse_tasks(&mut self, class: usize, failure: &Failure, out: Out<'_>) {
-        for number in core::mem::take(&mut self.leases.classes[class].queue) {
-            self.fail(self.now, number, Outcome::Failure(failure.clone().into()), out);
+        for id in core::mem::take(&mut self.leases.classes[class].queue) {
+            self.fail(self.now, id, Outcome::Failure(failure.clone().into()), out);
         }
     }
 

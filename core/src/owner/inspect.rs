@@ -99,8 +99,8 @@ impl Owner {
     pub fn inspect(&self) -> Inspection {
         let mut inspection = Inspection {
             objects: self.objects.keys().map(|id| self.view_object(*id)).collect(),
-            tasks: self.tasks.keys().map(|number| self.view_task(*number)).collect(),
-            leases: self.leases.views(self.me()),
+            tasks: self.tasks.keys().map(|id| self.view_task(*id)).collect(),
+            leases: self.leases.views(),
             actors: self.actors.iter().map(|(id, calls)| calls.view(*id)).collect(),
             lease_requests: self.leases.open_requests(),
             pins: self.mappings.iter().map(|(id, mapping)| (*id, mapping.readers())).collect(),
@@ -138,8 +138,8 @@ impl Owner {
         }
     }
 
-    fn view_task(&self, number: u64) -> TaskView {
-        let task = &self.tasks[&number];
+    fn view_task(&self, id: TaskId) -> TaskView {
+        let task = &self.tasks[&id];
         let pushed_to = match task.stage {
             Stage::Pushed { to } => Some(to),
             _ => None,

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use super::tasks::{Stage, Task};
 use super::{Out, Owner};
-use crate::ids::{FunctionId, LeaseId, NodeId, ProcessId, RequestId, TaskId};
+use crate::ids::{FunctionId, JobId, LeaseId, NodeId, ProcessId, RequestId, TaskId};
 use crate::machine::{Span, Time, Wakeup};
 use crate::resources::{Demand, Devices};
 use crate::task::{Callee, Target};
@@ -33,7 +33,7 @@ pub(super) struct Leases {
     pub(super) classes: Vec<Class>,
     /// Classes of groups that are gone.
     pub(super) retired: BTreeSet<usize>,
-    by_demand: BTreeMap<Arc<Demand>, usize>,
+    by_demand: BTreeMap<JobId, BTreeMap<Arc<Demand>, usize>>,
     pub(super) workers: OrderedMap<ProcessId, Worker>,
     /// Lease requests without an answer.
     pub(super) requests: BTreeMap<RequestId, Request>,
@@ -44,12 +44,13 @@ pub(super) struct Leases {
     pub(super) next_check: Option<Time>,
 }
 
-/// One demand.
+/// One demand of one job.
 #[derive(Clone, Debug)]
 pub(super) struct Class {
+    pub(super) job: JobId,
     pub(super) demand: Arc<Demand>,
     /// Numbers of tasks that are ready to be pushed.
-    pub(super) queue: VecDeque<u64>,
+    pub(super) queue: VecDeque<TaskId>,
     pub(super) workers: Vec<ProcessId>,
     pub(super) requested: usize,
 }
@@ -82,7 +83,7 @@ pub(super) struct Worker {
     pub(super) class: usize,
     pub(super) devices: Devices,
     /// Tasks pushed and not reported, in the order pushed, with their expected microseconds.
-    pub(super) in_flight: VecDeque<(u64, u32)>,
+    pub(super) in_flight: VecDeque<(TaskId, u32)>,
     /// Sum of the expected microseconds.
     pub(super) load: u32,
     /// Functions whose code this worker has.
@@ -118,18 +119,20 @@ pub(super) enum Started {
 }
 
 impl Leases {
-    fn class_of(&mut self, demand: &Arc<Demand>) -> usize {
-        if let Some(class) = self.by_demand.get(demand) {
+    fn class_of(&mut self, job: JobId, demand: &Arc<Demand>) -> usize {
+        if let Some(class) = self.by_demand.get(&job).and_then(|classes| classes.get(demand)) {
             return *class;
         }
         let (queue, workers) = (VecDeque::new(), Vec::new());
-        let fresh = Class { demand: demand.clone(), queue, workers, requested: 0 };
+        let fresh = Class { job, demand: demand.clone(), queue, workers, requested: 0 };
         let unused = self.retired.iter().copied().find(|class| self.classes[*class].is_unused());
         let class = match unused {
             Some(class) => {
                 self.retired.remove(&class);
                 let before = core::mem::replace(&mut self.classes[class], fresh);
-                self.by_demand.remove(&before.demand);
+                if let Some(by_demand) = self.by_demand.get_mut(&before.job) {
+                    by_demand.remove(&before.demand);
+                }
                 class
             }
             None => {
@@ -137,16 +140,16 @@ impl Leases {
                 self.classes.len() - 1
             }
         };
-        self.by_demand.insert(demand.clone(), class);
+        self.by_demand.entry(job).or_default().insert(demand.clone(), class);
         class
     }
 
     /// For [`Owner::inspect`].
-    pub(super) fn views(&self, owner: ProcessId) -> Vec<super::LeaseView> {
+    pub(super) fn views(&self) -> Vec<super::LeaseView> {
         let view = |(id, worker): (&ProcessId, &Worker)| super::LeaseView {
             id: worker.lease,
             worker: *id,
-            in_flight: worker.in_flight.iter().map(|(number, _)| TaskId { owner, number: *number }).collect(),
+            in_flight: worker.in_flight.iter().map(|(task, _)| *task).collect(),
         };
         self.workers.iter().map(view).collect()
     }
@@ -157,13 +160,13 @@ impl Leases {
     }
 
     /// For [`Owner::check`]: how often a task is queued.
-    pub(super) fn queued(&self, number: u64) -> usize {
+    pub(super) fn queued(&self, task: TaskId) -> usize {
         let queues = self.classes.iter().flat_map(|class| &class.queue);
-        queues.filter(|queued| **queued == number).count()
+        queues.filter(|queued| **queued == task).count()
     }
 
     /// For [`Owner::check`].
-    pub(super) fn check(&self, tasks: &Map<u64, Task>) {
+    pub(super) fn check(&self, tasks: &Map<TaskId, Task>) {
         for (index, class) in self.classes.iter().enumerate() {
             let requested = self.requests.values().filter(|request| request.class == index).count();
             assert_eq!(class.requested, requested, "open requests of {:?}", class.demand);
@@ -177,9 +180,9 @@ impl Leases {
             assert_eq!(listed, 1, "{id:?} is listed so often");
             let load = worker.in_flight.iter().fold(0u32, |sum, (_, micros)| sum.saturating_add(*micros));
             assert!(worker.load <= load, "{id:?} has less to do than {}", worker.load);
-            for (number, _) in &worker.in_flight {
-                let there = tasks.get(number).is_some_and(|task| task.stage == (Stage::Pushed { to: *id }));
-                assert!(there, "task {number} is not with {id:?}");
+            for (task, _) in &worker.in_flight {
+                let there = tasks.get(task).is_some_and(|task| task.stage == (Stage::Pushed { to: *id }));
+                assert!(there, "{task:?} is not with {id:?}");
             }
         }
     }
@@ -218,43 +221,43 @@ fn expect(average: u32, micros: u32) -> u32 {
 
 impl Owner {
     /// Put a task into its demand's queue, at the front if it has been there before.
-    pub(super) fn queue_task(&mut self, now: Time, number: u64, front: bool, out: Out<'_>) {
-        let Some(task) = self.tasks.get(&number) else {
+    pub(super) fn queue_task(&mut self, now: Time, id: TaskId, front: bool, out: Out<'_>) {
+        let Some(task) = self.tasks.get(&id) else {
             return;
         };
         let Target::Function(definition) = &task.submission.target else {
             return;
         };
-        let demand = definition.demand.clone();
+        let (job, demand) = (task.job, definition.demand.clone());
         if let Some(group) = demand.group {
             self.watch_group(group, out);
         }
-        let class = self.leases.class_of(&demand);
+        let class = self.leases.class_of(job, &demand);
         let queue = &mut self.leases.classes[class].queue;
         if front {
-            queue.push_front(number);
+            queue.push_front(id);
         } else {
-            queue.push_back(number);
+            queue.push_back(id);
         }
         self.dispatch(now, class, out);
     }
 
     /// Take a task that is not pushed out of its queue.
-    pub(super) fn unqueue_task(&mut self, number: u64) {
-        let Some(task) = self.tasks.get(&number) else {
+    pub(super) fn unqueue_task(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get(&id) else {
             return;
         };
         let Target::Function(definition) = &task.submission.target else {
             return;
         };
-        let class = self.leases.class_of(&definition.demand);
+        let class = self.leases.class_of(task.job, &definition.demand);
         let queue = &mut self.leases.classes[class].queue;
-        queue.retain(|queued| *queued != number);
+        queue.retain(|queued| *queued != id);
         if queue.is_empty() && self.leases.classes[class].requested > 0 {
             // Requests that nobody needs any more are cancelled then.
             self.leases.check_by(self.now + self.config.lease_idle);
         }
-        self.delayed.retain(|(_, delayed), ()| *delayed != number);
+        self.delayed.retain(|(_, delayed), ()| *delayed != id);
     }
 
     pub(super) fn dispatch_all(&mut self, now: Time, out: Out<'_>) {
@@ -268,19 +271,19 @@ impl Owner {
         if let Some(group) = self.removed_group(class) {
             return self.refuse_tasks_of(class, group, out);
         }
-        while let Some(&number) = self.leases.classes[class].queue.front() {
-            let Some(function) = self.function_of(number) else {
+        while let Some(&id) = self.leases.classes[class].queue.front() {
+            let Some(function) = self.function_of(id) else {
                 // Cancelled or failed meanwhile.
                 self.leases.classes[class].queue.pop_front();
                 continue;
             };
-            if self.lacks_dependency(number) {
+            if self.lacks_dependency(id) {
                 self.leases.classes[class].queue.pop_front();
-                self.await_dependencies(now, number, out);
+                self.await_dependencies(now, id, out);
                 continue;
             }
             let expected = self.leases.durations.get(&function).copied();
-            let Some(worker) = self.pick_worker(class, number, expected) else {
+            let Some(worker) = self.pick_worker(class, id, expected) else {
                 let first = self.leases.classes[class].is_unasked();
                 if first && let Some(failure) = self.misfit(class) {
                     return self.refuse_tasks(class, &failure, out);
@@ -289,12 +292,12 @@ impl Owner {
                 return;
             };
             self.leases.classes[class].queue.pop_front();
-            self.push_to(now, worker, number, function, expected, out);
+            self.push_to(now, worker, id, function, expected, out);
         }
     }
 
-    fn function_of(&self, number: u64) -> Option<FunctionId> {
-        let task = self.tasks.get(&number)?;
+    fn function_of(&self, id: TaskId) -> Option<FunctionId> {
+        let task = self.tasks.get(&id)?;
         match &task.submission.target {
             Target::Function(definition) if task.stage == Stage::Queued => Some(definition.function),
             _ => None,
@@ -302,8 +305,8 @@ impl Owner {
     }
 
     /// The least loaded worker of the class that takes the task, one near its arguments before others.
-    fn pick_worker(&self, class: usize, number: u64, expected: Option<u32>) -> Option<ProcessId> {
-        let near = self.node_of_arguments(number);
+    fn pick_worker(&self, class: usize, id: TaskId, expected: Option<u32>) -> Option<ProcessId> {
+        let near = self.node_of_arguments(id);
         let workers = self.leases.classes[class].workers.iter();
         workers
             .filter_map(|id| self.leases.workers.get(id).map(|worker| (*id, worker)))
@@ -316,8 +319,8 @@ impl Owner {
     }
 
     /// The node that has most bytes of the task's stored arguments, if they are many.
-    pub(super) fn node_of_arguments(&self, number: u64) -> Option<NodeId> {
-        let dependencies = &self.tasks.get(&number)?.submission.dependencies;
+    pub(super) fn node_of_arguments(&self, id: TaskId) -> Option<NodeId> {
+        let dependencies = &self.tasks.get(&id)?.submission.dependencies;
         let mut bytes: BTreeMap<NodeId, u64> = BTreeMap::new();
         for object in dependencies {
             if let Some(Outcome::Value(value)) = self.outcome(*object)
@@ -338,7 +341,7 @@ impl Owner {
         &mut self,
         now: Time,
         to: ProcessId,
-        number: u64,
+        id: TaskId,
         function: FunctionId,
         expected: Option<u32>,
         out: Out<'_>,
@@ -346,14 +349,14 @@ impl Owner {
         let Some(worker) = self.leases.workers.get_mut(&to) else {
             return;
         };
-        let code = match self.tasks.get(&number).map(|task| &task.submission.target) {
+        let code = match self.tasks.get(&id).map(|task| &task.submission.target) {
             Some(Target::Function(definition)) if !worker.functions.contains(&function) => {
                 worker.functions.push(function);
                 Some(definition.clone())
             }
             _ => None,
         };
-        let calls_max = match self.tasks.get(&number).map(|task| &task.submission.target) {
+        let calls_max = match self.tasks.get(&id).map(|task| &task.submission.target) {
             Some(Target::Function(definition)) => definition.calls_max,
             _ => 0,
         };
@@ -374,15 +377,15 @@ impl Owner {
             worker.watched = false;
         }
         worker.contacted = true;
-        worker.in_flight.push_back((number, micros));
+        worker.in_flight.push_back((id, micros));
         worker.load = worker.load.saturating_add(micros);
         let behind = worker.in_flight.len() > 1 && !worker.watched;
         if behind {
             worker.watched = true;
             self.leases.check_by(now + self.config.take_back_after);
         }
-        if let Some(assignment) = self.assignment(number, to.node(), callee) {
-            self.pushed(number, to, assignment, out);
+        if let Some(assignment) = self.assignment(id, to.node(), callee) {
+            self.pushed(id, to, assignment, out);
         }
     }
 
@@ -391,17 +394,15 @@ impl Owner {
         &mut self,
         now: Time,
         from: ProcessId,
-        number: u64,
+        id: TaskId,
         micros: u32,
         exiting: bool,
         out: Out<'_>,
     ) {
-        if !self.forget_in_flight(from, number) {
+        if !self.forget_in_flight(from, id) {
             return;
         }
-        if let Some(Target::Function(definition)) =
-            self.tasks.get(&number).map(|task| &task.submission.target)
-        {
+        if let Some(Target::Function(definition)) = self.tasks.get(&id).map(|task| &task.submission.target) {
             let average = self.leases.durations.entry(definition.function).or_insert(micros);
             *average = expect(*average, micros);
         }
@@ -443,11 +444,11 @@ impl Owner {
     }
 
     /// Whether the worker had the task.
-    pub(super) fn forget_in_flight(&mut self, worker: ProcessId, number: u64) -> bool {
+    pub(super) fn forget_in_flight(&mut self, worker: ProcessId, id: TaskId) -> bool {
         let Some(worker) = self.leases.workers.get_mut(&worker) else {
             return false;
         };
-        let Some(at) = worker.in_flight.iter().position(|(task, _)| *task == number) else {
+        let Some(at) = worker.in_flight.iter().position(|(task, _)| *task == id) else {
             return false;
         };
         if let Some((_, micros)) = worker.in_flight.remove(at) {

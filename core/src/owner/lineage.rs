@@ -13,8 +13,8 @@ use crate::value::{Failure, Outcome, Payload};
 
 impl Owner {
     /// Whether a finished task may have to run again: it made something that can be lost.
-    pub(super) fn is_worth_keeping(&self, number: u64) -> bool {
-        let Some(task) = self.tasks.get(&number) else {
+    pub(super) fn is_worth_keeping(&self, id: TaskId) -> bool {
+        let Some(task) = self.tasks.get(&id) else {
             return false;
         };
         if task.stream.is_some() || task.actor().is_some() || task.retries_left == 0 {
@@ -31,8 +31,8 @@ impl Owner {
     }
 
     /// Keep the task, and of its arguments at least the way to make them again.
-    pub(super) fn keep_lineage(&mut self, number: u64, dependencies: &[ObjectId], borrows: &[ObjectId]) {
-        let Some(task) = self.tasks.get(&number) else {
+    pub(super) fn keep_lineage(&mut self, id: TaskId, dependencies: &[ObjectId], borrows: &[ObjectId]) {
+        let Some(task) = self.tasks.get(&id) else {
             return;
         };
         self.lineage_bytes += task.lineage_bytes();
@@ -43,14 +43,14 @@ impl Owner {
 
     /// A result's record is gone: the task is forgotten with the last.
     pub(super) fn forget_lineage(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get_mut(&id.number) else {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         task.results_alive = task.results_alive.saturating_sub(1);
         if task.stage != Stage::Done || task.results_alive > 0 || task.stream.is_some() {
             return;
         }
-        let Some(task) = self.tasks.remove(&id.number) else {
+        let Some(task) = self.tasks.remove(&id) else {
             return;
         };
         self.lineage_bytes = self.lineage_bytes.saturating_sub(task.lineage_bytes());
@@ -69,9 +69,10 @@ impl Owner {
             self.outcome(object),
             Some(Outcome::Value(value)) if matches!(value.payload, Payload::Stored { .. })
         );
-        let rebuildable = self.tasks.get(&object.task.number).is_some_and(|task| {
-            task.id() == object.task && task.stage == Stage::Done && task.stream.is_none()
-        });
+        let rebuildable = self
+            .tasks
+            .get(&object.task)
+            .is_some_and(|task| task.stage == Stage::Done && task.stream.is_none());
         if !stored || !rebuildable || !self.is_owned(object) {
             return;
         }
@@ -93,11 +94,9 @@ impl Owner {
 
     /// Run the task of an object without bytes again.
     pub(super) fn rebuild(&mut self, now: Time, object: ObjectId, cause: &str, out: Out<'_>) {
-        let number = object.task.number;
-        let refusal = match self.tasks.get_mut(&number) {
-            Some(task) if task.id() != object.task || task.stream.is_some() => {
-                Some("it cannot be made again")
-            }
+        let id = object.task;
+        let refusal = match self.tasks.get_mut(&id) {
+            Some(task) if task.stream.is_some() => Some("it cannot be made again"),
             Some(task) if task.stage != Stage::Done => None,
             Some(task) if task.retries_left == 0 => Some("its task has no retry left"),
             Some(task) => {
@@ -105,7 +104,7 @@ impl Owner {
                     task.retries_left -= 1;
                 }
                 task.attempt += 1;
-                self.run_again(now, number, out);
+                self.run_again(now, id, out);
                 None
             }
             None => Some("it was put, or its task's description was dropped, so nothing can make it again"),
@@ -124,8 +123,8 @@ impl Owner {
         }
     }
 
-    fn run_again(&mut self, now: Time, number: u64, out: Out<'_>) {
-        let Some(task) = self.tasks.get(&number) else {
+    fn run_again(&mut self, now: Time, id: TaskId, out: Out<'_>) {
+        let Some(task) = self.tasks.get(&id) else {
             return;
         };
         self.lineage_bytes = self.lineage_bytes.saturating_sub(task.lineage_bytes());
@@ -137,7 +136,7 @@ impl Owner {
             let record = self.record(*object);
             record.lineage = record.lineage.saturating_sub(1);
         }
-        self.await_dependencies(now, number, out);
+        self.await_dependencies(now, id, out);
     }
 
     /// The node cannot give us the bytes.

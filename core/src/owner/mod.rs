@@ -358,7 +358,7 @@ pub struct Owner {
     objects: Map<ObjectId, objects::Object>,
     /// Only of stored objects of which there are several.
     copies: OrderedMap<ObjectId, copies::Copies>,
-    tasks: Map<u64, tasks::Task>,
+    tasks: Map<TaskId, tasks::Task>,
     leases: leases::Leases,
     actors: OrderedMap<ActorId, calls::Calls>,
     executor: executor::Executor,
@@ -375,7 +375,7 @@ pub struct Owner {
     /// The newest head that this process was told of.
     head_epoch: u64,
     /// Tasks that wait for their next attempt, by the time it is due.
-    delayed: BTreeMap<(Time, u64), ()>,
+    delayed: BTreeMap<(Time, TaskId), ()>,
     lineage_bytes: u64,
     events: events::Events,
     /// Objects whose last use may have gone; settled at the end of each input.

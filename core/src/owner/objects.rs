@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::{Effect, Out, Owner};
-use crate::ids::{ActorId, NodeId, ObjectId, ProcessId};
+use crate::ids::{ActorId, NodeId, ObjectId, ProcessId, TaskId};
 use crate::machine::Time;
 use crate::message::Message;
 use crate::mutants::Mutant;
@@ -30,7 +30,7 @@ pub(super) struct Object {
     /// Which attempt of its task made the value, if this process owns it.
     pub(super) attempt: u32,
     /// Tasks of this process that cannot start before it is ready.
-    pub(super) waiting: Vec<u64>,
+    pub(super) waiting: Vec<TaskId>,
     pub(super) sharing: Option<Box<Sharing>>,
 }
 
@@ -229,7 +229,7 @@ impl Owner {
     /// The value of `object` is not needed here any more: free its bytes, release what it contains.
     pub(super) fn release_outcome(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
         // What has no task that could run again is freed for good.
-        let task = self.tasks.get(&object.task.number).filter(|task| task.id() == object.task);
+        let task = self.tasks.get(&object.task);
         let attempt = task.map_or(u32::MAX, |task| task.attempt);
         self.release_attempt(object, attempt, outcome, out);
     }
@@ -237,7 +237,7 @@ impl Owner {
     /// The same for the outcome that the record of an object had: all copies of it go.
     pub(super) fn release_last(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
         if !self.copies.is_empty() {
-            let task = self.tasks.get(&object.task.number).filter(|task| task.id() == object.task);
+            let task = self.tasks.get(&object.task);
             let attempt = task.map_or(u32::MAX, |task| task.attempt);
             self.free_copies(object, attempt, out);
         }

@@ -37,8 +37,8 @@ impl Owner {
         open.at = node;
         let class = &self.leases.classes[open.class];
         let demand = class.demand.clone();
-        let prefer = class.queue.front().and_then(|number| self.node_of_arguments(*number));
-        let job = self.config.job;
+        let prefer = class.queue.front().and_then(|id| self.node_of_arguments(*id));
+        let job = class.job;
         let message = Message::RequestLease { request, job, demand, route, prefer };
         self.send(ProcessId::daemon(node), message, out);
     }

@@ -66,7 +66,7 @@ impl Owner {
         let NextItem::Item(object) = peek else {
             return peek;
         };
-        let Some(record) = self.tasks.get_mut(&task.number) else {
+        let Some(record) = self.tasks.get_mut(&task) else {
             return NextItem::End;
         };
         let to = match record.stage {
@@ -90,7 +90,7 @@ impl Owner {
 
     /// What [`Owner::next_item`] would find, without taking it.
     pub fn peek_item(&self, task: TaskId) -> NextItem {
-        let Some(record) = self.tasks.get(&task.number) else {
+        let Some(record) = self.tasks.get(&task) else {
             return NextItem::End;
         };
         let Some(stream) = &record.stream else {
@@ -106,8 +106,8 @@ impl Owner {
         }
     }
 
-    pub(super) fn items_received(&self, number: u64) -> u32 {
-        let stream = self.tasks.get(&number).and_then(|task| task.stream.as_ref());
+    pub(super) fn items_received(&self, id: TaskId) -> u32 {
+        let stream = self.tasks.get(&id).and_then(|task| task.stream.as_ref());
         stream.map_or(0, |stream| stream.received)
     }
 
@@ -122,9 +122,10 @@ impl Owner {
     ) {
         self.receive_contained(&outcome, from, out);
         let object = task.object(index.saturating_add(1));
-        let expected = self.tasks.get_mut(&task.number).filter(|record| {
-            record.id() == task && record.attempt == attempt && record.stage == (Stage::Pushed { to: from })
-        });
+        let expected = self
+            .tasks
+            .get_mut(&task)
+            .filter(|record| record.attempt == attempt && record.stage == (Stage::Pushed { to: from }));
         let stream = expected.and_then(|record| record.stream.as_mut());
         // A repeated attempt yields its first items again.
         let Some(stream) = stream.filter(|s| s.received == index && !s.closed) else {
@@ -157,12 +158,12 @@ impl Owner {
     pub(super) fn stream_finished(
         &mut self,
         now: Time,
-        number: u64,
+        id: TaskId,
         broke: Option<Outcome>,
         items: u32,
         out: Out<'_>,
     ) {
-        let Some(task) = self.tasks.get_mut(&number) else {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         let (id, attempt) = (task.id(), task.attempt);
@@ -190,7 +191,7 @@ impl Owner {
 
     /// The consumer is gone: drop what it has not taken and let the producer run to its end.
     pub(super) fn close_stream(&mut self, task: TaskId, out: Out<'_>) {
-        let Some(record) = self.tasks.get_mut(&task.number).filter(|r| r.id() == task) else {
+        let Some(record) = self.tasks.get_mut(&task) else {
             return;
         };
         let stage = record.stage;
@@ -204,7 +205,7 @@ impl Owner {
         }
         match stage {
             Stage::Done => {
-                self.tasks.remove(&task.number);
+                self.tasks.remove(&task);
             }
             Stage::Pushed { to } => {
                 self.send(to, Message::GeneratorConsumed { task, consumed: u32::MAX }, out)

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::objects::State;
 use super::streams::StreamState;
 use super::{Effect, Out, Owner};
-use crate::ids::{ActorId, NodeId, ObjectId, ProcessId, TaskId};
+use crate::ids::{ActorId, JobId, NodeId, ObjectId, ProcessId, TaskId};
 use crate::machine::Time;
 use crate::message::Message;
 use crate::mutants::Mutant;
@@ -17,6 +17,7 @@ use crate::value::{Death, Failure, Outcome};
 #[derive(Clone, Debug)]
 pub(super) struct Task {
     pub(super) submission: Submission,
+    pub(super) job: JobId,
     pub(super) attempt: u32,
     /// -1 is no limit.
     pub(super) retries_left: i32,
@@ -81,9 +82,10 @@ impl Owner {
             Target::Function(definition) => definition.retries_max,
             Target::Method { method, .. } => method.retries_max,
         };
-        let number = submission.id.number;
+        let id = submission.id;
         let mut task = Task {
             submission,
+            job: self.config.job,
             attempt: 0,
             retries_left,
             stage: Stage::Queued,
@@ -101,38 +103,38 @@ impl Owner {
         self.use_all(&task.submission.dependencies);
         self.use_all(&task.submission.borrows);
         let actor = task.actor();
-        self.tasks.insert(number, task);
+        self.tasks.insert(id, task);
         if let Some(actor) = actor {
-            self.queue_call(actor, number, out);
+            self.queue_call(actor, id, out);
         }
-        self.await_dependencies(now, number, out);
+        self.await_dependencies(now, id, out);
     }
 
     /// Start the task if it has what it needs, else wait for that.
-    pub(super) fn await_dependencies(&mut self, now: Time, number: u64, out: Out<'_>) {
-        let Some(task) = self.tasks.get_mut(&number) else {
+    pub(super) fn await_dependencies(&mut self, now: Time, id: TaskId, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         if task.submission.dependencies.is_empty() {
             task.stage = Stage::Queued;
-            self.ready_to_push(now, number, out);
+            self.ready_to_push(now, id, out);
             return;
         }
         let dependencies = task.submission.dependencies.clone();
         let missing: Vec<ObjectId> =
             dependencies.into_iter().filter(|object| !self.has_outcome(*object)).collect();
-        let Some(task) = self.tasks.get_mut(&number) else {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         if missing.is_empty() {
             task.stage = Stage::Queued;
-            self.ready_to_push(now, number, out);
+            self.ready_to_push(now, id, out);
             return;
         }
         // Asking for an object may show at once that it is lost, so the task waits before it asks.
         task.stage = Stage::Waiting { missing: missing.len() as u32 };
         for object in &missing {
-            self.record(*object).waiting.push(number);
+            self.record(*object).waiting.push(id);
         }
         for object in missing {
             self.need(now, object, out);
@@ -140,9 +142,9 @@ impl Owner {
     }
 
     /// One of the task's dependencies has an outcome.
-    pub(super) fn dependency_ready(&mut self, now: Time, number: u64, out: Out<'_>) {
-        let Some(task) = self.tasks.get_mut(&number) else {
-            self.creation_dependency_ready(now, number, out);
+    pub(super) fn dependency_ready(&mut self, now: Time, id: TaskId, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            self.creation_dependency_ready(now, id, out);
             return;
         };
         let Stage::Waiting { missing } = &mut task.stage else {
@@ -151,22 +153,22 @@ impl Owner {
         *missing -= 1;
         if *missing == 0 {
             task.stage = Stage::Queued;
-            self.ready_to_push(now, number, out);
+            self.ready_to_push(now, id, out);
         }
     }
 
-    fn ready_to_push(&mut self, now: Time, number: u64, out: Out<'_>) {
-        let Some(task) = self.tasks.get(&number) else {
+    fn ready_to_push(&mut self, now: Time, id: TaskId, out: Out<'_>) {
+        let Some(task) = self.tasks.get(&id) else {
             return;
         };
         let broken = task.submission.dependencies.iter().find_map(|object| self.broken(*object));
         if let Some(outcome) = broken {
-            self.fail(now, number, outcome, out);
+            self.fail(now, id, outcome, out);
             return;
         }
         match task.actor() {
             Some(actor) => self.push_calls(now, actor, out),
-            None => self.queue_task(now, number, false, out),
+            None => self.queue_task(now, id, false, out),
         }
     }
 
@@ -179,9 +181,9 @@ impl Owner {
     }
 
     /// Whether an argument was there and was lost while the task waited for its turn.
-    pub(super) fn lacks_dependency(&self, number: u64) -> bool {
+    pub(super) fn lacks_dependency(&self, id: TaskId) -> bool {
         !Mutant::LostArgument.is_active()
-            && self.tasks.get(&number).is_some_and(|task| {
+            && self.tasks.get(&id).is_some_and(|task| {
                 task.submission.dependencies.iter().any(|object| !self.has_outcome(*object))
             })
     }
@@ -189,16 +191,16 @@ impl Owner {
     /// What the process on that node that runs the task is told.
     pub(super) fn assignment(
         &mut self,
-        number: u64,
+        id: TaskId,
         reader: NodeId,
         callee: Callee,
     ) -> Option<Box<Assignment>> {
-        let objects = self.tasks.get(&number)?.submission.dependencies.clone();
+        let objects = self.tasks.get(&id)?.submission.dependencies.clone();
         let mut dependencies = Vec::with_capacity(objects.len());
         for object in objects {
             dependencies.push(Dependency { object, outcome: self.outcome_for(object, reader)? });
         }
-        let task = self.tasks.get(&number)?;
+        let task = self.tasks.get(&id)?;
         let (label, returns, retry_exceptions) = match &task.submission.target {
             Target::Function(d) => (&d.name, d.returns, &d.retry_exceptions),
             Target::Method { method, .. } => (&method.label, method.returns, &method.retry_exceptions),
@@ -217,11 +219,9 @@ impl Owner {
     }
 
     pub(super) fn task_finished(&mut self, now: Time, from: ProcessId, completion: Completion, out: Out<'_>) {
-        let number = completion.task.number;
-        let current = self.tasks.get(&number).is_some_and(|task| {
-            task.id() == completion.task
-                && task.attempt == completion.attempt
-                && task.stage == (Stage::Pushed { to: from })
+        let id = completion.task;
+        let current = self.tasks.get(&id).is_some_and(|task| {
+            task.attempt == completion.attempt && task.stage == (Stage::Pushed { to: from })
         });
         for outcome in &completion.outcomes {
             self.receive_contained(outcome, from, out);
@@ -229,23 +229,23 @@ impl Owner {
         for object in &completion.kept {
             self.grant(*object, from, out);
         }
-        self.leave_process(now, from, number, completion.micros, completion.exiting, out);
-        if let Some(task) = self.tasks.get(&number).filter(|_| current) {
+        self.leave_process(now, from, id, completion.micros, completion.exiting, out);
+        if let Some(task) = self.tasks.get(&id).filter(|_| current) {
             self.events.add(task, from, &completion);
         }
         if !current {
             return self.release_outcomes(completion.task, 0, completion.attempt, completion.outcomes, out);
         }
-        if self.takes_another_attempt(number, &completion) {
+        if self.takes_another_attempt(id, &completion) {
             self.release_outcomes(completion.task, 0, completion.attempt, completion.outcomes, out);
-            self.retry(now, number, out);
+            self.retry(now, id, out);
             return;
         }
-        self.finish(now, number, completion.outcomes, completion.items, out);
+        self.finish(now, id, completion.outcomes, completion.items, out);
     }
 
-    fn takes_another_attempt(&mut self, number: u64, completion: &Completion) -> bool {
-        let Some(task) = self.tasks.get_mut(&number) else {
+    fn takes_another_attempt(&mut self, id: TaskId, completion: &Completion) -> bool {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return false;
         };
         if !completion.retryable || task.cancelled || task.retries_left == 0 {
@@ -258,27 +258,20 @@ impl Owner {
     }
 
     /// The task ended: hand out its outcomes. A single failure or exception counts for every result.
-    pub(super) fn finish(
-        &mut self,
-        now: Time,
-        number: u64,
-        outcomes: Vec<Outcome>,
-        items: u32,
-        out: Out<'_>,
-    ) {
-        let Some(task) = self.tasks.get_mut(&number) else {
+    pub(super) fn finish(&mut self, now: Time, id: TaskId, outcomes: Vec<Outcome>, items: u32, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         let (id, attempt) = (task.id(), task.attempt);
         if task.stream.is_some() {
             let mut outcomes = outcomes.into_iter();
-            self.stream_finished(now, number, outcomes.next(), items, out);
+            self.stream_finished(now, id, outcomes.next(), items, out);
             outcomes.for_each(|outcome| self.release_copy(outcome));
         } else {
             let results = task.results().collect();
             self.hand_out(now, id, attempt, results, outcomes, out);
         }
-        self.end_task(number);
+        self.end_task(id);
     }
 
     fn hand_out(
@@ -323,16 +316,16 @@ impl Owner {
     }
 
     /// Without an attempt, or after the last: the task's results are this failure or exception.
-    pub(super) fn fail(&mut self, now: Time, number: u64, outcome: Outcome, out: Out<'_>) {
-        if let Some(task) = self.tasks.get(&number)
+    pub(super) fn fail(&mut self, now: Time, id: TaskId, outcome: Outcome, out: Out<'_>) {
+        if let Some(task) = self.tasks.get(&id)
             && let Some(actor) = task.actor()
         {
-            self.unqueue_call(actor, number);
+            self.unqueue_call(actor, id);
         }
         self.use_all(super::borrowing::contained(&outcome));
-        let items = self.items_received(number);
-        let actor = self.tasks.get(&number).and_then(|task| task.actor());
-        self.finish(now, number, alloc::vec![outcome], items, out);
+        let items = self.items_received(id);
+        let actor = self.tasks.get(&id).and_then(|task| task.actor());
+        self.finish(now, id, alloc::vec![outcome], items, out);
         if let Some(actor) = actor.filter(|_| !Mutant::CallsBehindFailedOne.is_active()) {
             // It may have held up the calls behind it.
             self.push_calls(now, actor, out);
@@ -340,28 +333,28 @@ impl Owner {
     }
 
     /// Release what the task held, or keep it for lineage.
-    fn end_task(&mut self, number: u64) {
-        let Some(task) = self.tasks.get_mut(&number) else {
+    fn end_task(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         task.stage = Stage::Done;
         let actor = task.actor();
-        let keep = self.is_worth_keeping(number);
-        let Some(task) = self.tasks.get(&number) else {
+        let keep = self.is_worth_keeping(id);
+        let Some(task) = self.tasks.get(&id) else {
             return;
         };
         let dependencies = task.submission.dependencies.clone();
         let borrows = task.submission.borrows.clone();
         if keep {
-            self.keep_lineage(number, &dependencies, &borrows);
+            self.keep_lineage(id, &dependencies, &borrows);
         } else if task.stream.as_ref().is_none_or(|stream| stream.is_closed()) {
-            self.tasks.remove(&number);
+            self.tasks.remove(&id);
         }
         for object in dependencies.into_iter().chain(borrows) {
             self.unuse(object);
         }
         if let Some(actor) = actor {
-            self.call_ended(actor, number);
+            self.call_ended(actor, id);
         }
     }
 
@@ -369,26 +362,26 @@ impl Owner {
     pub(super) fn attempt_lost(
         &mut self,
         now: Time,
-        number: u64,
+        id: TaskId,
         worker: ProcessId,
         death: &Death,
         out: Out<'_>,
     ) {
-        let Some(task) = self.tasks.get_mut(&number) else {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         if task.cancelled && !Mutant::CancelledIsCrashed.is_active() {
-            self.fail(now, number, Outcome::Failure(Box::new(Failure::Cancelled)), out);
+            self.fail(now, id, Outcome::Failure(Box::new(Failure::Cancelled)), out);
             return;
         }
         if let (None, Death::GroupRemoved { group }) = (task.actor(), death) {
             let failure = Failure::GroupRemoved { group: *group };
-            self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
+            self.fail(now, id, Outcome::Failure(Box::new(failure)), out);
             return;
         }
         if task.retries_left == 0 {
             let failure = Failure::WorkerCrashed { worker, death: death.clone() };
-            self.fail(now, number, Outcome::Failure(Box::new(failure)), out);
+            self.fail(now, id, Outcome::Failure(Box::new(failure)), out);
             return;
         }
         if task.retries_left > 0 {
@@ -397,15 +390,15 @@ impl Owner {
         if matches!(death, Death::OutOfMemory { .. }) {
             task.attempt += 1;
             task.stage = Stage::Queued;
-            self.delayed.insert((now + self.config.memory_retry_delay, number), ());
+            self.delayed.insert((now + self.config.memory_retry_delay, id), ());
             return;
         }
-        self.retry(now, number, out);
+        self.retry(now, id, out);
     }
 
     /// The next attempt.
-    pub(super) fn retry(&mut self, now: Time, number: u64, out: Out<'_>) {
-        let Some(task) = self.tasks.get_mut(&number) else {
+    pub(super) fn retry(&mut self, now: Time, id: TaskId, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         if !Mutant::Canary.is_active() {
@@ -414,20 +407,20 @@ impl Owner {
         task.stage = Stage::Queued;
         match task.actor() {
             Some(actor) => {
-                self.queue_call_again(actor, number);
+                self.queue_call_again(actor, id);
                 self.push_calls(now, actor, out);
             }
-            None => self.queue_task(now, number, false, out),
+            None => self.queue_task(now, id, false, out),
         }
     }
 
     pub(super) fn retry_due(&mut self, now: Time, out: Out<'_>) {
-        while let Some((&(due, number), ())) = self.delayed.first_key_value() {
+        while let Some((&(due, id), ())) = self.delayed.first_key_value() {
             if due > now {
                 break;
             }
             self.delayed.pop_first();
-            self.queue_task(now, number, false, out);
+            self.queue_task(now, id, false, out);
         }
     }
 
@@ -441,12 +434,13 @@ impl Owner {
     ) {
         self.worker_stalled(from);
         for (id, attempt) in tasks.into_iter().rev() {
-            let pushed = self.tasks.get(&id.number).is_some_and(|task| {
-                task.id() == id && task.attempt == attempt && task.stage == (Stage::Pushed { to: from })
-            });
+            let pushed = self
+                .tasks
+                .get(&id)
+                .is_some_and(|task| task.attempt == attempt && task.stage == (Stage::Pushed { to: from }));
             if pushed {
-                self.forget_in_flight(from, id.number);
-                self.push_elsewhere(now, id.number, out);
+                self.forget_in_flight(from, id);
+                self.push_elsewhere(now, id, out);
             }
         }
         self.worker_emptied(now, from, true, out);
@@ -454,22 +448,22 @@ impl Owner {
     }
 
     /// An attempt that certainly did not start is pushed again, as the same attempt.
-    pub(super) fn push_elsewhere(&mut self, now: Time, number: u64, out: Out<'_>) {
-        let Some(task) = self.tasks.get_mut(&number) else {
+    pub(super) fn push_elsewhere(&mut self, now: Time, id: TaskId, out: Out<'_>) {
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
         task.stage = Stage::Queued;
         if task.cancelled {
-            self.fail(now, number, Outcome::Failure(Box::new(Failure::Cancelled)), out);
+            self.fail(now, id, Outcome::Failure(Box::new(Failure::Cancelled)), out);
         } else {
-            self.queue_task(now, number, true, out);
+            self.queue_task(now, id, true, out);
         }
     }
 
     /// The effects of a push: where the task is now.
-    pub(super) fn pushed(&mut self, number: u64, to: ProcessId, assignment: Box<Assignment>, out: Out<'_>) {
+    pub(super) fn pushed(&mut self, id: TaskId, to: ProcessId, assignment: Box<Assignment>, out: Out<'_>) {
         let mut progress = None;
-        if let Some(task) = self.tasks.get_mut(&number) {
+        if let Some(task) = self.tasks.get_mut(&id) {
             task.stage = Stage::Pushed { to };
             progress = task.stream.as_ref().and_then(|stream| stream.progress());
         }

@@ -32,12 +32,10 @@ impl Owner {
 
     /// Ask for everything but the first of the tasks in flight.
     fn take_back(&mut self, id: ProcessId, out: Out<'_>) {
-        let me = self.me();
         let Some(worker) = self.leases.workers.get(&id) else {
             return;
         };
-        let task = |number: &(u64, u32)| TaskId { owner: me, number: number.0 };
-        let tasks: Vec<TaskId> = worker.in_flight.iter().skip(1).map(task).collect();
+        let tasks: Vec<TaskId> = worker.in_flight.iter().skip(1).map(|(task, _)| *task).collect();
         if !tasks.is_empty() {
             self.send(id, Message::TakeBack { tasks }, out);
         }
@@ -108,20 +106,17 @@ impl Owner {
         let Some(End { death, started }) = worker.ended else {
             return;
         };
-        let me = self.me();
-        let place = |task: TaskId| worker.in_flight.iter().position(|(number, _)| *number == task.number);
+        let place = |last: TaskId| worker.in_flight.iter().position(|(task, _)| *task == last);
         let started = match started {
             Started::Any => worker.in_flight.len(),
             Started::UpTo(_) if Mutant::BlameUnstarted.is_active() => worker.in_flight.len(),
-            Started::UpTo(last) => {
-                last.filter(|task| task.owner == me).and_then(place).map_or(0, |at| at + 1)
-            }
+            Started::UpTo(last) => last.and_then(place).map_or(0, |at| at + 1),
         };
-        for (number, _) in worker.in_flight.iter().skip(started).rev() {
-            self.push_elsewhere(now, *number, out);
+        for (task, _) in worker.in_flight.iter().skip(started).rev() {
+            self.push_elsewhere(now, *task, out);
         }
-        for (number, _) in worker.in_flight.iter().take(started) {
-            self.attempt_lost(now, *number, id, &death, out);
+        for (task, _) in worker.in_flight.iter().take(started) {
+            self.attempt_lost(now, *task, id, &death, out);
         }
         self.dispatch(now, worker.class, out);
     }
