@@ -21,6 +21,7 @@ pub mod mutants;
 pub mod node;
 pub mod owner;
 mod placement;
+pub mod record;
 pub mod resources;
 pub mod room;
 pub mod search;

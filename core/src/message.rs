@@ -14,6 +14,7 @@ use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::group::{GroupSpec, GroupState};
 use crate::ids::{ActorId, GroupId, JobId, LeaseId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
 use crate::machine::Span;
+use crate::record::Record;
 use crate::resources::{Demand, Devices, Resources};
 use crate::task::{Assignment, Completion};
 use crate::value::{ActorDeath, Death, Failure, Outcome};
@@ -188,6 +189,46 @@ pub enum Message {
         node: NodeId,
         /// Which attempt of its task made it.
         attempt: u32,
+    },
+
+    // --- Ownership that survives: owner to stewards (see the module `owner::records`) -----------
+    /// Keep these, each instead of an earlier one of the same subject.
+    KeepRecords {
+        /// The records.
+        records: Vec<Record>,
+    },
+    /// These are not needed any more.
+    DropRecords {
+        /// Objects.
+        objects: Vec<ObjectId>,
+        /// Tasks.
+        tasks: Vec<TaskId>,
+    },
+    /// This process may hold references from me, or knows who on its node does.
+    KeepHolder {
+        /// A process of the steward's node, or the steward of another node.
+        holder: ProcessId,
+    },
+    // --- Ownership that survives: between stewards and holders (see `owner::mourning`) -----------
+    /// Heir to holders, also through the stewards of their nodes: this process is dead, or, of a daemon,
+    /// its node. Register anew what you hold that it owned, then say so.
+    Mourn {
+        /// Who died.
+        of: ProcessId,
+        /// How.
+        death: Death,
+        /// Whose steward owns what it owned.
+        heir: NodeId,
+    },
+    /// The answer: what the sender holds is registered with the heir.
+    Mourned {
+        /// Who died.
+        of: ProcessId,
+    },
+    /// Heir to stewards: everybody has registered. Records that the heir has not sent you are void.
+    Settled {
+        /// Who died.
+        of: ProcessId,
     },
 
     // --- Store: node to node -----------------------------------------------------------------

@@ -95,6 +95,7 @@ impl Node {
     pub(super) fn job_ended(&mut self, job: JobId, out: &mut Outbox) {
         let Some(known) = self.jobs.get_mut(&job) else { return };
         known.ended = true;
+        out.send(ProcessId::steward(self.config.node), Message::JobEnded { job });
         self.free_orphans(job, out);
         self.closing.insert(job);
     }
@@ -296,7 +297,9 @@ mod tests {
         let constructed = Message::ActorConstructed { actor: actor(1), incarnation: 0, failed: None };
         node.receive(process, constructed);
         node.exited(driver(), Death::Exited { code: 0 });
-        assert_eq!(job_ended(&mut node), []);
+        let steward = ProcessId::steward(NODE);
+        let told = Effect::Send { to: steward, message: Message::JobEnded { job: JOB } };
+        assert_eq!(job_ended(&mut node), [told]);
         // It submits a task.
         let (_, worker) = node.lease(process, &demand(&[("CPU", 1.0)]));
         // It crashes, and is started again by the head.

@@ -7,9 +7,11 @@
 //! return may overtake the grant that it returns. The scheme is indirect reference counting (Piquer,
 //! 1991) with a short-cut to the owner, so that no lender has to outlive its borrowers.
 //!
-//! When an owner dies there is nothing left to keep alive for others: everybody who counts grants of
-//! its objects hears of its death and stops counting. Otherwise two processes that lent each other the
-//! same reference would wait for each other for ever.
+//! When an owner dies its heir owns the object (see [`super::steward`]): everybody who counts grants of it
+//! hears of the death and registers with the heir, and what holders have lent each other is returned
+//! then, as ever. Where nobody inherits there is nothing left to keep alive for others, and everybody stops
+//! counting. Otherwise two processes that lent each other the same reference would wait for each other
+//! for ever.
 
 use alloc::vec::Vec;
 
@@ -23,20 +25,27 @@ use crate::value::Outcome;
 impl Owner {
     /// `to` gets a reference to `object` from this process.
     pub(super) fn grant(&mut self, object: ObjectId, to: ProcessId, out: Out<'_>) {
-        let owner = object.owner();
-        if self.is_dead(to) || to == self.config.process || self.is_dead(owner) {
+        self.lend(&[object], to, out);
+        self.count_grant(object, to, out);
+    }
+
+    /// One more grant of `to`, of whose records nothing has to be done.
+    pub(super) fn count_grant(&mut self, object: ObjectId, to: ProcessId, out: Out<'_>) {
+        let Some(owner) = self.owner_of(object) else { return };
+        if self.is_dead(to) || to == self.config.process {
             return;
         }
         self.count_held(object, to, 1);
         self.watch(to, out);
-        // The count is over when the owner is.
+        // The holder will turn to whoever owns the object then.
         self.watch(owner, out);
     }
 
     /// `to` gets a copy of a value: it holds what the value contains.
     pub(super) fn grant_contained(&mut self, outcome: &Outcome, to: ProcessId, out: Out<'_>) {
+        self.lend(contained(outcome), to, out);
         for object in contained(outcome) {
-            self.grant(*object, to, out);
+            self.count_grant(*object, to, out);
         }
     }
 
@@ -50,13 +59,17 @@ impl Owner {
 
     /// `from` keeps `object` alive for this process until the grant is returned.
     pub(super) fn receive_grant(&mut self, object: ObjectId, from: ProcessId, out: Out<'_>) {
-        let owner = object.owner();
-        if from == self.config.process || self.is_dead(owner) {
+        let Some(owner) = self.owner_of(object).filter(|_| from != self.config.process) else {
             // A worker that runs its own task holds nothing for itself.
             return;
-        }
+        };
         if owner == self.config.process {
             self.send(from, Message::ReturnGrants { object, grants: 1 }, out);
+            return;
+        }
+        if self.is_dead(from) {
+            // Its word came late, and it keeps nothing alive any more.
+            self.ask_to_register(object, out);
             return;
         }
         let sharing = self.record(object).sharing();
@@ -69,17 +82,18 @@ impl Owner {
             Some((_, grants)) => *grants += 1,
             None => sharing.grants.push((from, 1)),
         }
-        if from != owner {
+        if from == owner {
+            self.watch(owner, out);
+        } else {
             self.ask_to_register(object, out);
         }
     }
 
-    /// Ask the owner to count this process among the holders. A dead one has nothing to count.
-    fn ask_to_register(&mut self, object: ObjectId, out: Out<'_>) {
-        let owner = object.owner();
-        let dead = self.is_dead(owner) && !Mutant::AskTheDead.is_active();
+    /// Ask the owner to count this process among the holders.
+    pub(super) fn ask_to_register(&mut self, object: ObjectId, out: Out<'_>) {
+        let Some(owner) = self.owner_of(object).filter(|owner| *owner != self.me()) else { return };
         let sharing = self.record(object).sharing();
-        if !sharing.registering && !dead {
+        if !sharing.registering {
             sharing.registering = true;
             self.watch(owner, out);
             self.send(owner, Message::Borrow { object }, out);
@@ -88,10 +102,10 @@ impl Owner {
 
     /// A process got a reference from somebody else and wants to be registered here.
     pub(super) fn borrow_received(&mut self, from: ProcessId, object: ObjectId, out: Out<'_>) {
-        if object.owner() != self.config.process {
+        if self.keep_early(from, object, Message::Borrow { object }, out) || !self.is_owned(object) {
             return;
         }
-        if self.objects.contains_key(&object) {
+        if self.objects.contains_key(&object) || !self.is_settled(object.owner()) {
             self.grant(object, from, out);
         }
         // Also when the object is gone: the borrower's fetch says so, and it must not wait.
@@ -99,9 +113,9 @@ impl Owner {
     }
 
     /// The owner has registered this process.
-    pub(super) fn borrowed(&mut self, object: ObjectId, out: Out<'_>) {
-        let owner = object.owner();
-        if self.is_dead(owner) {
+    pub(super) fn borrowed(&mut self, from: ProcessId, object: ObjectId, out: Out<'_>) {
+        if self.owner_of(object) != Some(from) {
+            // It has died since, and its heir was asked.
             return;
         }
         let Some(record) = self.objects.get_mut(&object) else {
@@ -109,10 +123,10 @@ impl Owner {
         };
         let sharing = record.sharing();
         sharing.registering = false;
-        let lenders: Vec<_> = sharing.grants.extract_if(.., |(from, _)| *from != owner).collect();
+        let lenders: Vec<_> = sharing.grants.extract_if(.., |(lender, _)| *lender != from).collect();
         match sharing.grants.first_mut() {
             Some((_, grants)) => *grants += 1,
-            None => sharing.grants.push((owner, 1)),
+            None => sharing.grants.push((from, 1)),
         }
         for (lender, grants) in lenders {
             self.send(lender, Message::ReturnGrants { object, grants }, out);
@@ -122,7 +136,7 @@ impl Owner {
 
     /// `from` does not need this many grants any more.
     pub(super) fn grants_returned(&mut self, from: ProcessId, object: ObjectId, grants: u32) {
-        let counted = !self.is_dead(from) && !self.is_dead(object.owner());
+        let counted = !self.is_dead(from) && self.owner_of(object).is_some();
         if counted && self.objects.contains_key(&object) {
             self.count_held(object, from, -i64::from(grants));
             self.dropped.push(object);
@@ -163,8 +177,7 @@ impl Owner {
 
     /// Register with the owner of a borrowed reference that is held here without any grant.
     pub(super) fn register(&mut self, object: ObjectId, out: Out<'_>) {
-        let owner = object.owner();
-        if owner == self.config.process {
+        if self.is_owned(object) {
             return;
         }
         let Some(record) = self.objects.get_mut(&object) else {
@@ -184,14 +197,17 @@ impl Owner {
     pub(super) fn keep(&mut self, objects: &[ObjectId], lender: ProcessId, out: Out<'_>) -> Vec<ObjectId> {
         let mut kept = Vec::new();
         for object in objects {
-            let owner = object.owner();
+            let owner = self.owner_of(*object);
             let Some(record) = self.objects.get(object) else {
                 continue;
             };
-            let registered =
-                record.sharing.as_ref().is_some_and(|s| s.grants.iter().any(|(from, _)| *from == owner));
+            let registered = record
+                .sharing
+                .as_ref()
+                .is_some_and(|s| s.grants.iter().any(|(from, _)| Some(*from) == owner));
             // Also what it has lent on: the owner may not know of that borrower yet.
-            if record.is_wanted() && !registered && owner != self.config.process && !kept.contains(object) {
+            let borrowed = owner != Some(self.config.process);
+            if record.is_wanted() && !registered && borrowed && !kept.contains(object) {
                 kept.push(*object);
                 self.receive_grant(*object, lender, out);
             }

@@ -102,6 +102,11 @@ impl Calls {
         self.queue.iter().filter(|queued| **queued == task).count()
     }
 
+    /// Whether this process made the actor, and so counts its handles.
+    pub(super) fn is_made_here(&self) -> bool {
+        self.creation.is_some()
+    }
+
     pub(super) fn created_here(&self) -> bool {
         self.creation.as_ref().is_some_and(|creation| !creation.detached)
     }
@@ -175,6 +180,10 @@ impl Owner {
             Some(cause) => self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out),
             None => {
                 spec.dependencies = dependencies;
+                self.lend(&spec.borrows, ProcessId::HEAD, out);
+                for dependency in &spec.dependencies {
+                    self.lend(super::borrowing::contained(&dependency.outcome), ProcessId::HEAD, out);
+                }
                 match request {
                     Some(request) => self.ask(request, Question::CreateActor(spec), out),
                     None => self.send(ProcessId::HEAD, Message::CreateActor { spec, request }, out),
@@ -341,6 +350,13 @@ impl Owner {
         }
     }
 
+    /// Whether calls are under way to an actor in this process.
+    pub(super) fn is_called(&self, process: ProcessId) -> bool {
+        let under_way =
+            |calls: &Calls| calls.process == Some(process) && !calls.closed && !calls.in_flight.is_empty();
+        self.actors.values().any(under_way)
+    }
+
     /// A node died, and its processes with it: nothing more comes from the actors there.
     pub(super) fn actors_of_dead_node(&mut self, now: Time, node: NodeId, out: Out<'_>) {
         let processes = self.actors.values().filter_map(|calls| calls.process);
@@ -437,6 +453,7 @@ impl Owner {
                 }
                 task.attempt += 1;
                 task.stage = Stage::Queued;
+                self.task_changed(id, out);
                 self.queue_call_again(actor, id);
                 return;
             }

@@ -18,8 +18,10 @@ impl Owner {
 
     /// Owned here: cancel it. Owned elsewhere: its owner does.
     fn cancel_task(&mut self, now: Time, id: TaskId, force: bool, recursive: bool, out: Out<'_>) {
-        if id.owner != self.me() {
-            self.send(id.owner, Message::CancelTask { task: id, force, recursive }, out);
+        if !self.is_owned(id.object(0)) {
+            if let Some(owner) = self.owner_of(id.object(0)) {
+                self.send(owner, Message::CancelTask { task: id, force, recursive }, out);
+            }
             return;
         }
         let Some(task) = self.tasks.get_mut(&id) else {
@@ -29,6 +31,7 @@ impl Owner {
             Stage::Done => {}
             Stage::Pushed { to } => {
                 task.cancelled = true;
+                self.task_changed(id, out);
                 self.send(to, Message::CancelTask { task: id, force, recursive }, out);
             }
             Stage::Waiting { .. } | Stage::Queued => {
@@ -48,7 +51,7 @@ impl Owner {
         recursive: bool,
         out: Out<'_>,
     ) {
-        if task.owner == self.me() && self.tasks.contains_key(&task) {
+        if self.tasks.contains_key(&task) {
             self.cancel_task(now, task, force, recursive, out);
             return;
         }

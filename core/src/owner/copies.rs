@@ -41,7 +41,7 @@ pub(super) fn named_location(outcome: &Outcome) -> Option<NodeId> {
     }
 }
 
-fn name_location(outcome: &mut Outcome, at: NodeId) {
+pub(super) fn name_location(outcome: &mut Outcome, at: NodeId) {
     if let Outcome::Value(value) | Outcome::Exception(value) = outcome
         && let Payload::Stored { node, .. } = &mut value.payload
     {
@@ -96,7 +96,13 @@ impl Owner {
 
     /// A node has copied the object for its readers, or tells an heir what it has.
     pub(super) fn copy_added(&mut self, object: ObjectId, node: NodeId, attempt: u32, out: Out<'_>) {
-        if self.heirs.contains_key(&node) {
+        let message = Message::CopyAdded { object, node, attempt };
+        let daemon = ProcessId::daemon(node);
+        if self.is_dead_node(node) || self.keep_early(daemon, object, message, out) {
+            return;
+        }
+        let unknown = self.objects.get(&object).is_none_or(|record| matches!(record.state, State::Unknown));
+        if unknown && self.copy_while_mourning(object, node, attempt, out) {
             return;
         }
         // A copy of what an earlier attempt made is not a copy of what is there now.
@@ -110,7 +116,7 @@ impl Owner {
                 }
             }
             _ if Mutant::KeepStrayCopy.is_active() => {}
-            _ => self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out),
+            _ => self.send(daemon, Message::FreeObject { object, attempt }, out),
         }
     }
 

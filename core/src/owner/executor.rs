@@ -85,6 +85,8 @@ struct Running {
     stored: Vec<ObjectId>,
     /// References that came with the arguments.
     borrows: Vec<ObjectId>,
+    /// They are held here, for the caller is dead.
+    holds: bool,
     cancelled: bool,
     is_function: bool,
 }
@@ -104,7 +106,7 @@ impl Owner {
             // Not the actor, or not the start of it, that the caller means: it learns of the change.
             return;
         };
-        if self.is_assigned(assignment.task) {
+        if self.is_assigned(assignment.task) || self.is_dead(from) {
             return;
         }
         if self.executor.leaving.is_some() && matches!(assignment.callee, Callee::Function { .. }) {
@@ -217,6 +219,7 @@ impl Owner {
                 lane,
                 stored,
                 borrows,
+                holds: false,
                 cancelled: false,
                 is_function: matches!(assignment.callee, Callee::Function { .. }),
             };
@@ -333,7 +336,12 @@ impl Owner {
         for outcome in &outcomes {
             self.grant_contained(outcome, running.from, out);
         }
-        let kept = self.keep(&running.borrows, running.from, out);
+        let kept = if running.holds {
+            running.borrows.iter().for_each(|object| self.unuse(*object));
+            Vec::new()
+        } else {
+            self.keep(&running.borrows, running.from, out)
+        };
         let completion = Completion {
             task,
             attempt: running.attempt,
@@ -450,6 +458,7 @@ impl Owner {
 
     /// Callers died: what they queued here is not wanted any more.
     pub(super) fn forget_assigned(&mut self, gone: &dyn Fn(ProcessId) -> bool, out: Out<'_>) {
+        self.hold_borrows(gone, out);
         for lane in 0..self.executor.lanes.len() {
             let queue = core::mem::take(&mut self.executor.lanes[lane].queue);
             for assigned in queue {
@@ -460,6 +469,22 @@ impl Owner {
                 }
             }
             self.run_next(lane, out);
+        }
+    }
+
+    /// Callers died whose calls run here: what their arguments refer to is not held by the caller any
+    /// more, so this process holds it until the call ends.
+    fn hold_borrows(&mut self, gone: &dyn Fn(ProcessId) -> bool, out: Out<'_>) {
+        let mut held = Vec::new();
+        for running in self.executor.running.values_mut() {
+            if gone(running.from) && !running.holds {
+                running.holds = true;
+                held.extend(running.borrows.iter().copied());
+            }
+        }
+        for object in held {
+            self.record(object).uses += 1;
+            self.register(object, out);
         }
     }
 

@@ -26,6 +26,10 @@ pub struct Inspection {
     pub pins: Vec<(ObjectId, u32)>,
     /// Bytes of task descriptions kept for rebuilding.
     pub lineage_bytes: u64,
+    /// Of a steward: records that it keeps for others.
+    pub records: usize,
+    /// Of a steward: deaths after which holders have yet to register.
+    pub mournings: Vec<ProcessId>,
 }
 
 /// An object's record.
@@ -105,6 +109,8 @@ impl Owner {
             lease_requests: self.leases.open_requests(),
             pins: self.mappings.iter().map(|(id, mapping)| (*id, mapping.readers())).collect(),
             lineage_bytes: self.lineage_bytes,
+            records: self.shelved(),
+            mournings: self.mourned(),
         };
         inspection.objects.sort_unstable_by_key(|object| object.id);
         inspection.tasks.sort_unstable_by_key(|task| task.id);

@@ -42,11 +42,16 @@ impl Owner {
     }
 
     /// A result's record is gone: the task is forgotten with the last.
-    pub(super) fn forget_lineage(&mut self, id: TaskId) {
+    pub(super) fn forget_lineage(&mut self, id: TaskId, out: Out<'_>) {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
-        task.results_alive = task.results_alive.saturating_sub(1);
+        if id.owner == self.config.process {
+            task.results_alive = task.results_alive.saturating_sub(1);
+        } else {
+            task.results_alive =
+                task.results().filter(|result| self.objects.contains_key(result)).count() as u32;
+        }
         if task.stage != Stage::Done || task.results_alive > 0 || task.stream.is_some() {
             return;
         }
@@ -54,7 +59,9 @@ impl Owner {
             return;
         };
         self.lineage_bytes = self.lineage_bytes.saturating_sub(task.lineage_bytes());
-        for object in task.submission.dependencies.into_iter().chain(task.submission.borrows) {
+        let references = Self::references_of(&task);
+        self.task_forgotten(id, task.kept, out);
+        for object in references {
             if let Some(record) = self.objects.get_mut(&object) {
                 record.lineage = record.lineage.saturating_sub(1);
                 self.dropped.push(object);
@@ -80,6 +87,7 @@ impl Owner {
         if let State::Ready(outcome) = core::mem::replace(&mut record.state, State::Evicted) {
             self.release_last(object, outcome, out);
         }
+        self.outcome_changed(object, out);
     }
 
     /// No node has the bytes of this object of ours: make them again or say why not.
@@ -88,6 +96,7 @@ impl Owner {
         if let State::Ready(outcome) = core::mem::replace(&mut record.state, State::Evicted) {
             self.release_last(object, outcome, out);
         }
+        self.outcome_changed(object, out);
         self.forget_asked(object);
         self.rebuild(now, object, cause, out);
     }
@@ -128,14 +137,20 @@ impl Owner {
             return;
         };
         self.lineage_bytes = self.lineage_bytes.saturating_sub(task.lineage_bytes());
+        let actor = task.actor();
+        let references = Self::references_of(task);
         let dependencies = task.submission.dependencies.clone();
         let borrows = task.submission.borrows.clone();
         self.use_all(&dependencies);
         self.use_all(&borrows);
-        for object in dependencies.iter().chain(&borrows) {
-            let record = self.record(*object);
+        if let Some(actor) = actor {
+            self.queue_call(actor, id, out);
+        }
+        for object in references {
+            let record = self.record(object);
             record.lineage = record.lineage.saturating_sub(1);
         }
+        self.task_changed(id, out);
         self.await_dependencies(now, id, out);
     }
 

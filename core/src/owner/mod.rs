@@ -13,14 +13,18 @@ mod death;
 mod events;
 mod executor;
 mod groups;
+mod heirs;
 mod inspect;
 mod leases;
 mod lineage;
 mod mapping;
+mod mourning;
 mod objects;
 mod questions;
+mod records;
 mod region;
 mod requests;
+mod steward;
 mod streams;
 mod tasks;
 #[cfg(test)]
@@ -70,6 +74,8 @@ pub struct Config {
     pub memory_retry_delay: Span,
     /// Bytes of task descriptions kept for rebuilding lost objects.
     pub lineage_bytes_max: u64,
+    /// Every node hosts a steward, which inherits what dead processes owned.
+    pub stewards: bool,
 }
 
 impl Config {
@@ -85,7 +91,13 @@ impl Config {
             unpin_after: Span::from_millis(50),
             memory_retry_delay: Span::from_secs(1),
             lineage_bytes_max: 1 << 30,
+            stewards: false,
         }
+    }
+
+    /// The settings for the steward of `node`, which serves all jobs.
+    pub fn steward(node: NodeId, cpus: u32) -> Config {
+        Config { stewards: true, ..Config::new(ProcessId::steward(node), JobId::default(), cpus) }
     }
 }
 
@@ -365,6 +377,11 @@ pub struct Owner {
     mappings: Map<ObjectId, mapping::Mapping>,
     region: region::Region,
     peers: OrderedMap<ProcessId, death::Peer>,
+    /// Set if this owner is the steward of its node.
+    steward: Option<Box<steward::Steward>>,
+    told: records::Told,
+    /// Heirs that wait until a dead peer's link is read: of whom, and who waits.
+    mourners: Vec<(ProcessId, ProcessId)>,
     /// Dead nodes, and whose steward owns what their processes owned.
     heirs: BTreeMap<NodeId, NodeId>,
     /// Questions without an answer.
@@ -387,6 +404,7 @@ type Out<'a> = &'a mut Effects<Effect>;
 impl Owner {
     /// An owner that knows nothing yet.
     pub fn new(config: Config) -> Owner {
+        let steward = config.process.is_steward().then(Box::default);
         Owner {
             config,
             now: Time::default(),
@@ -400,6 +418,9 @@ impl Owner {
             mappings: Map::default(),
             region: region::Region::default(),
             peers: OrderedMap::default(),
+            steward,
+            told: records::Told::default(),
+            mourners: Vec::new(),
             heirs: BTreeMap::new(),
             questions: BTreeMap::new(),
             groups: OrderedMap::default(),
@@ -507,7 +528,7 @@ impl Owner {
                 self.become_actor(spec, incarnation, devices, out)
             }
             Message::Borrow { object } => self.borrow_received(from, object, out),
-            Message::Borrowed { object } => self.borrowed(object, out),
+            Message::Borrowed { object } => self.borrowed(from, object, out),
             Message::ReturnGrants { object, grants } => self.grants_returned(from, object, grants),
             Message::FetchObject { object, missing_at } => {
                 self.fetch_received(now, from, object, missing_at, out)
@@ -517,6 +538,13 @@ impl Owner {
             }
             Message::CopyAdded { object, node, attempt } => self.copy_added(object, node, attempt, out),
             Message::CopyRemoved { object, node, attempt } => self.copy_removed(object, node, attempt),
+            Message::KeepRecords { records } => self.records_received(now, from, records, out),
+            Message::DropRecords { objects, tasks } => self.records_dropped(from, &objects, &tasks),
+            Message::KeepHolder { holder } => self.holder_received(from, holder, out),
+            Message::Mourn { of, death, heir } => self.mourn_received(now, from, of, death, heir, out),
+            Message::Mourned { of } => self.mourned_received(now, from, of, out),
+            Message::Settled { of } => self.settled_received(from, of),
+            Message::JobEnded { job } => self.job_ended(now, job, out),
             Message::Pinned { object, offset, size } => self.pinned(now, object, offset, size, out),
             Message::PinFailed { object, failure } => self.pin_failed(now, object, failure, out),
             Message::ExtentGranted { request, offset, size } => {
@@ -534,7 +562,7 @@ impl Owner {
             Message::GroupMade { group, bundles } => self.group_made(group, bundles, out),
             Message::GroupUpdate { group, state } => self.group_update(group, state, out),
             Message::Exit { graceful, reason } => self.exit_requested(graceful, reason, out),
-            Message::Answer { request, answer } => self.answered(request, answer, out),
+            Message::Answer { request, answer } => self.answered(now, request, answer, out),
             // Nothing else is meant for an owner; a peer that says it is wrong, and harmless.
             _ => {}
         }

@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use super::records::Kept;
 use super::{Effect, Out, Owner};
 use crate::ids::{ActorId, NodeId, ObjectId, ProcessId, TaskId};
 use crate::machine::Time;
@@ -62,6 +63,8 @@ pub(super) struct Sharing {
     pub(super) registering: bool,
     /// Who asked for the outcome.
     pub(super) fetchers: Vec<ProcessId>,
+    /// Set while stewards have a record of it.
+    pub(super) kept: Option<Box<Kept>>,
 }
 
 /// What [`Owner::lookup`] finds.
@@ -137,11 +140,6 @@ impl Owner {
         }
     }
 
-    /// Whether this process owns the object.
-    pub(super) fn is_owned(&self, object: ObjectId) -> bool {
-        object.owner() == self.config.process
-    }
-
     pub(super) fn put(&mut self, object: ObjectId, value: Value) {
         self.use_all(&value.contains);
         self.own(object, State::Ready(Outcome::Value(value))).local += 1;
@@ -160,11 +158,14 @@ impl Owner {
 
     /// The record of `object`, made if there is none.
     pub(super) fn record(&mut self, object: ObjectId) -> &mut Object {
-        let owned = self.is_owned(object);
+        let born_here = object.owner() == self.config.process;
+        let inherited = !born_here && self.is_owned(object) && self.is_settled(object.owner());
+        let gone = inherited.then(|| self.gone(object));
         self.objects.entry(object).or_insert_with(|| {
-            // A reference to something of ours that is gone: nobody will ever make it.
-            let gone = Outcome::Failure(Box::new(Failure::Freed { object }));
-            let state = if owned { State::Ready(gone) } else { State::Unknown };
+            // A reference to something of ours that is gone: nobody will ever make it. Of what is being
+            // inherited somebody may still say what it is.
+            let freed = || Outcome::Failure(Box::new(Failure::Freed { object }));
+            let state = gone.or_else(|| born_here.then(freed)).map_or(State::Unknown, State::Ready);
             Object { state, ..Object::default() }
         })
     }
@@ -216,6 +217,8 @@ impl Owner {
         let Some(record) = self.objects.remove(&object) else {
             return;
         };
+        let kept = record.sharing.and_then(|sharing| sharing.kept);
+        self.object_forgotten(object, kept, out);
         if let State::Ready(outcome) = record.state {
             self.release_last(object, outcome, out);
         }
@@ -223,7 +226,7 @@ impl Owner {
         if object.index == 0 && self.actors.get(&actor).is_some_and(|calls| calls.created_here()) {
             self.actor_out_of_scope(now, actor, out);
         }
-        self.forget_lineage(object.task);
+        self.forget_lineage(object.task, out);
     }
 
     /// The value of `object` is not needed here any more: free its bytes, release what it contains.
@@ -276,12 +279,16 @@ impl Owner {
 
     /// Ask the owner of a borrowed object for its outcome.
     pub(super) fn fetch(&mut self, now: Time, object: ObjectId, missing_at: Option<NodeId>, out: Out<'_>) {
-        self.record(object).state = State::Fetching;
-        let owner = object.owner();
-        if let Some(death) = self.death_of(owner).filter(|_| !Mutant::AskTheDead.is_active()) {
-            self.owner_died(now, object, &death, out);
+        let Some(owner) = self.owner_of(object) else {
+            let gone = self.gone(object);
+            self.resolve(now, object, gone, out);
+            return;
+        };
+        if owner == self.me() {
+            // It is being inherited: what it is will be known before long.
             return;
         }
+        self.record(object).state = State::Fetching;
         self.watch(owner, out);
         self.send(owner, Message::FetchObject { object, missing_at }, out);
     }
@@ -295,8 +302,12 @@ impl Owner {
         missing_at: Option<NodeId>,
         out: Out<'_>,
     ) {
-        if !self.is_owned(object) || !self.objects.contains_key(&object) {
-            let outcome = Outcome::Failure(Box::new(Failure::Freed { object }));
+        if self.keep_early(from, object, Message::FetchObject { object, missing_at }, out) {
+            return;
+        }
+        let known = self.objects.contains_key(&object) || !self.is_settled(object.owner());
+        if !known || !self.is_owned(object) {
+            let outcome = self.gone(object);
             self.send(from, Message::ObjectContent { object, outcome }, out);
             return;
         }
@@ -328,10 +339,10 @@ impl Owner {
     ) {
         let wanted = self.objects.get(&object).is_some_and(|r| matches!(r.state, State::Fetching));
         self.receive_contained(&outcome, from, out);
-        if wanted && object.owner() == from {
+        if wanted && (object.owner() == from || self.owner_of(object) == Some(from)) {
             self.resolve(now, object, outcome, out);
         } else {
-            self.release_outcome(object, outcome, out);
+            self.release_copy(outcome);
         }
     }
 
@@ -355,6 +366,7 @@ impl Owner {
             return;
         };
         let waiting = core::mem::take(&mut record.waiting);
+        let is_kept = record.sharing.as_ref().is_some_and(|sharing| sharing.kept.is_some());
         let fetchers = record.sharing.as_mut().map(|s| core::mem::take(&mut s.fetchers)).unwrap_or_default();
         let earlier = core::mem::replace(&mut record.attempt, attempt);
         if let State::Ready(before) = core::mem::replace(&mut record.state, State::Ready(outcome)) {
@@ -365,6 +377,9 @@ impl Owner {
                 self.grant_contained(&outcome, from, out);
                 self.send(from, Message::ObjectContent { object, outcome }, out);
             }
+        }
+        if is_kept {
+            self.outcome_changed(object, out);
         }
         out.push(Effect::Changed { object });
         self.argument_resolved(object, out);

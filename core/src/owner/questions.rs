@@ -8,6 +8,7 @@ use super::{Effect, Out, Owner};
 use crate::actor::ActorSpec;
 use crate::group::GroupSpec;
 use crate::ids::{NodeId, ProcessId, RequestId};
+use crate::machine::Time;
 use crate::message::{Answer, Message, Query};
 
 /// A question without an answer.
@@ -49,7 +50,11 @@ impl Owner {
         self.send(question.to(), message, out);
     }
 
-    pub(super) fn answered(&mut self, request: RequestId, answer: Answer, out: Out<'_>) {
+    pub(super) fn answered(&mut self, now: Time, request: RequestId, answer: Answer, out: Out<'_>) {
+        if self.census_taken(now, request, &answer, out) {
+            self.questions.remove(&request);
+            return;
+        }
         if self.questions.remove(&request).is_some() {
             out.push(Effect::Answered { request, answer });
         }
@@ -76,7 +81,7 @@ impl Owner {
         let asked = self.questions.iter().filter(|(_, question)| question.to().node() == node);
         let asked: Vec<RequestId> = asked.map(|(request, _)| *request).collect();
         for request in asked {
-            self.answered(request, Answer::NotFound, out);
+            self.answered(self.now, request, Answer::NotFound, out);
         }
     }
 }

@@ -205,7 +205,7 @@ impl Owner {
         }
         match stage {
             Stage::Done => {
-                self.tasks.remove(&task);
+                self.forget_task(task, out);
             }
             Stage::Pushed { to } => {
                 self.send(to, Message::GeneratorConsumed { task, consumed: u32::MAX }, out)

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::objects::State;
+use super::records::KeptTask;
 use super::streams::StreamState;
 use super::{Effect, Out, Owner};
 use crate::ids::{ActorId, JobId, NodeId, ObjectId, ProcessId, TaskId};
@@ -26,6 +27,8 @@ pub(super) struct Task {
     /// Results that still have a record.
     pub(super) results_alive: u32,
     pub(super) stream: Option<Box<StreamState>>,
+    /// Set while stewards have a record of it.
+    pub(super) kept: Option<Box<KeptTask>>,
 }
 
 /// Where a task is.
@@ -42,6 +45,21 @@ pub(super) enum Stage {
 }
 
 impl Task {
+    /// A task of a dead owner.
+    pub(super) fn adopted(submission: Submission, job: JobId, attempt: u32, retries_left: i32) -> Task {
+        Task {
+            submission,
+            job,
+            attempt,
+            retries_left,
+            stage: Stage::Done,
+            cancelled: false,
+            results_alive: 0,
+            stream: None,
+            kept: None,
+        }
+    }
+
     pub(super) fn id(&self) -> TaskId {
         self.submission.id
     }
@@ -61,7 +79,7 @@ impl Task {
     }
 
     /// The results that have a record from the start.
-    fn results(&self) -> impl Iterator<Item = ObjectId> + use<> {
+    pub(super) fn results(&self) -> impl Iterator<Item = ObjectId> + use<> {
         let id = self.id();
         let count = match self.returns() {
             Returns::Count(count) => count,
@@ -92,6 +110,7 @@ impl Owner {
             cancelled: false,
             results_alive: 0,
             stream: None,
+            kept: None,
         };
         if let Returns::Stream { backpressure } = task.returns() {
             task.stream = Some(Box::new(StreamState::new(backpressure)));
@@ -271,7 +290,7 @@ impl Owner {
             let results = task.results().collect();
             self.hand_out(now, id, attempt, results, outcomes, out);
         }
-        self.end_task(id);
+        self.end_task(id, out);
     }
 
     fn hand_out(
@@ -333,7 +352,7 @@ impl Owner {
     }
 
     /// Release what the task held, or keep it for lineage.
-    fn end_task(&mut self, id: TaskId) {
+    fn end_task(&mut self, id: TaskId, out: Out<'_>) {
         let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
@@ -348,13 +367,19 @@ impl Owner {
         if keep {
             self.keep_lineage(id, &dependencies, &borrows);
         } else if task.stream.as_ref().is_none_or(|stream| stream.is_closed()) {
-            self.tasks.remove(&id);
+            self.forget_task(id, out);
         }
         for object in dependencies.into_iter().chain(borrows) {
             self.unuse(object);
         }
         if let Some(actor) = actor {
             self.call_ended(actor, id);
+        }
+    }
+
+    pub(super) fn forget_task(&mut self, id: TaskId, out: Out<'_>) {
+        if let Some(task) = self.tasks.remove(&id) {
+            self.task_forgotten(id, task.kept, out);
         }
     }
 
@@ -390,6 +415,7 @@ impl Owner {
         if matches!(death, Death::OutOfMemory { .. }) {
             task.attempt += 1;
             task.stage = Stage::Queued;
+            self.task_changed(id, out);
             self.delayed.insert((now + self.config.memory_retry_delay, id), ());
             return;
         }
@@ -405,7 +431,9 @@ impl Owner {
             task.attempt += 1;
         }
         task.stage = Stage::Queued;
-        match task.actor() {
+        let actor = task.actor();
+        self.task_changed(id, out);
+        match actor {
             Some(actor) => {
                 self.queue_call_again(actor, id);
                 self.push_calls(now, actor, out);
@@ -468,6 +496,7 @@ impl Owner {
             progress = task.stream.as_ref().and_then(|stream| stream.progress());
         }
         let task = assignment.task;
+        self.lend_with(&assignment, to, out);
         out.push(Effect::Send { to, message: Message::PushTask(assignment) });
         if let Some(consumed) = progress.filter(|_| !Mutant::ConsumerProgress.is_active()) {
             // Items of an earlier attempt were taken: the producer need not wait for that again.

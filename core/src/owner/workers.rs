@@ -91,6 +91,13 @@ impl Owner {
         }
     }
 
+    /// Whether a dead process may have said something on its link that was not read yet.
+    pub(super) fn is_link_unread(&self, peer: ProcessId) -> bool {
+        let worker = self.leases.workers.get(&peer);
+        self.has_link(peer)
+            && (worker.is_some_and(|worker| worker.contacted && !worker.closed) || self.is_called(peer))
+    }
+
     /// With the node's word and everything that the worker had said: see which tasks had started.
     fn settle_worker(&mut self, now: Time, id: ProcessId, out: Out<'_>) {
         let Some(worker) = self.leases.workers.get(&id) else {

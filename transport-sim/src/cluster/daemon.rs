@@ -89,7 +89,7 @@ impl<C: Content> Cluster<C> {
         let daemon = Daemon {
             host,
             node: Node::new(config),
-            steward: Owner::new(owner::Config::new(ProcessId::steward(node), JobId(0), settings.cpus)),
+            steward: Owner::new(owner::Config::steward(node, settings.cpus)),
             segment: Segment::default(),
             disk: Disk::new(settings.disk_bytes),
             head,

@@ -50,7 +50,8 @@ impl<C: Content> Cluster<C> {
     pub(super) fn spawn(&mut self, id: ProcessId, job: JobId, driver: Option<usize>) {
         let Some(daemon) = self.nodes.get(&id.node()) else { return };
         let host = daemon.host;
-        let config = owner::Config::new(id, job, self.settings.hosts[host].cpus);
+        let mut config = owner::Config::new(id, job, self.settings.hosts[host].cpus);
+        config.stewards = self.settings.stewards;
         let process = Process {
             owner: Owner::new(config),
             job,

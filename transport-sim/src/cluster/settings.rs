@@ -15,6 +15,8 @@ pub struct Settings {
     pub head_host: usize,
     /// The head keeps a log; otherwise it lives and dies with its machine.
     pub durable: bool,
+    /// What dead processes owned is inherited by stewards; otherwise it is lost.
+    pub stewards: bool,
     /// So many of 1000 messages between processes with a direct link go through the daemon all the same.
     pub detour_per_mille: u64,
     /// A program takes up to this long from one step to the next.
@@ -62,6 +64,7 @@ impl Default for Settings {
         Settings {
             head_host: 0,
             durable: false,
+            stewards: false,
             detour_per_mille: 0,
             step_micros: 20,
             fork_micros: 10_000,

@@ -62,7 +62,7 @@ impl<C: Content> Cluster<C> {
                     let envelope = Envelope { from: address, to, message };
                     self.send_from_daemon(node, envelope);
                 }
-                owner::Effect::Changed { .. } => {}
+                owner::Effect::Changed { .. } | owner::Effect::GroupChanged { .. } => {}
                 other => self.broken = Some(format!("{address:?} runs no program, but wants {other:?}")),
             }
         }

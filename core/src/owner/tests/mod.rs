@@ -4,8 +4,10 @@ mod borrowing;
 mod calls;
 mod copies;
 mod groups;
+mod inheritance;
 mod leases;
 mod nodes;
+mod stewards;
 mod streams;
 
 use alloc::boxed::Box;
