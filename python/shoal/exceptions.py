@@ -341,8 +341,8 @@ class OwnerDiedError(ObjectLostError):
     """The process that owned the value died and took it along."""
 
     reason = (
-        "The process that made its reference has ended. Return the value from a task, or keep the "
-        "process that calls `put` alive for as long as the value is needed."
+        "The process that made its reference has ended, and its value was neither ready nor may its task run "
+        "again. Give the task a retry (`max_retries`), or keep the process that submits it alive until it ends."
     )
 
 

@@ -350,7 +350,6 @@ def test_the_state_of_a_dead_actor_is_freed():
 
 
 @pytest.mark.shoal_only(reason="in Ray an object dies with the process that made it (OwnerDiedError)")
-@pytest.mark.xfail(reason="holders adopt a dead owner's objects once nodes can arbitrate; not yet", strict=True)
 @small_and_large
 def test_an_object_outlives_its_owner(size):
     @api.remote

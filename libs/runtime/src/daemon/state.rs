@@ -13,6 +13,7 @@ use shoal_core::head;
 use shoal_core::ids::{JobId, NodeId, ProcessId};
 use shoal_core::message::Message;
 use shoal_core::node::{self, Config, Node, Work};
+use shoal_core::owner::{self, Owner};
 use shoal_core::{Effects, Machine, Time};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -95,6 +96,9 @@ pub(super) struct Daemon {
 
     node: Node,
     node_effects: Effects<node::Effect>,
+    /// Owns what dead processes owned.
+    steward: Owner,
+    steward_effects: Effects<owner::Effect>,
     inputs: VecDeque<Input>,
     started: Instant,
     wake: Rc<Notify>,
@@ -112,6 +116,7 @@ pub(super) struct Process {
 enum Input {
     Node(node::Input),
     Head(head::Input),
+    Steward(owner::Input),
 }
 
 /// Where frames come from.
@@ -179,6 +184,7 @@ impl Daemon {
     pub(super) fn new(parts: Parts) -> Shared {
         Rc::new_cyclic(|this| {
             let id = parts.config.node;
+            let steward = Owner::new(owner::Config::steward(id, parts.cpus));
             RefCell::new(Daemon {
                 this: this.clone(),
                 id,
@@ -213,6 +219,8 @@ impl Daemon {
                 cluster: Cluster::new(parts.transport, parts.head),
                 node: Node::new(parts.config),
                 node_effects: Effects::new(),
+                steward,
+                steward_effects: Effects::new(),
                 inputs: VecDeque::new(),
                 started: Instant::now(),
                 wake: Rc::new(Notify::new()),
@@ -246,6 +254,8 @@ impl Daemon {
             self.send_to_head(from, &message);
         } else if to == ProcessId::HEAD {
             self.tell_head(head::Input::Received { via: self.id, from, message });
+        } else if to == self.steward.process() {
+            self.inputs.push_back(Input::Steward(owner::Input::Received { from, message }));
         } else if matches!(message, Message::Answer { .. }) {
             // The machine asks nothing: the daemon has, on behalf of people.
             self.take_answer(message);
@@ -256,7 +266,7 @@ impl Daemon {
 
     /// Whether a message for this process is one for a machine of this daemon.
     pub(super) fn is_own(&self, process: ProcessId) -> bool {
-        process == ProcessId::HEAD || process == self.daemon_process()
+        process == ProcessId::HEAD || process == self.daemon_process() || process == self.steward.process()
     }
 
     /// End a call into the daemon: carry out what it caused, and have it written soon.
@@ -279,6 +289,7 @@ impl Daemon {
                         hosted.head.handle(now, input, &mut hosted.effects);
                     }
                 }
+                Input::Steward(input) => self.steward.handle(now, input, &mut self.steward_effects),
             }
             self.apply();
         }
@@ -289,6 +300,9 @@ impl Daemon {
         let now = self.now();
         if self.node.poll_timeout().is_some_and(|(due, _)| due <= now) {
             self.node.handle_timeout(now, &mut self.node_effects);
+        }
+        if self.steward.poll_timeout().is_some_and(|(due, _)| due <= now) {
+            self.steward.handle_timeout(now, &mut self.steward_effects);
         }
         if let HeadSide::Here(hosted) = &mut self.cluster.head
             && hosted.head.poll_timeout().is_some_and(|(due, _)| due <= now)
@@ -309,7 +323,8 @@ impl Daemon {
             HeadSide::Here(hosted) if !hosted.is_over() => hosted.head.poll_timeout(),
             HeadSide::Here(_) | HeadSide::There(_) => None,
         };
-        let machines = [self.node.poll_timeout(), head].into_iter().flatten().map(|(due, _)| due);
+        let machines = [self.node.poll_timeout(), head, self.steward.poll_timeout()];
+        let machines = machines.into_iter().flatten().map(|(due, _)| due);
         machines.map(|due| self.instant(due)).chain(self.idle_deadline()).min()
     }
 
@@ -324,6 +339,14 @@ impl Daemon {
             self.apply_node(effect);
         }
         self.node_effects = effects;
+        let mut effects = std::mem::take(&mut self.steward_effects);
+        for effect in effects.drain() {
+            // It runs no program, so nobody here waits for anything else.
+            if let owner::Effect::Send { to, message } = effect {
+                self.send(to, self.steward.process(), message);
+            }
+        }
+        self.steward_effects = effects;
         self.apply_head();
     }
 

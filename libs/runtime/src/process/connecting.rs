@@ -101,7 +101,7 @@ impl Process {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let kick = rustix::event::eventfd(0, flags).map_err(std::io::Error::from)?;
-        let config = Config::new(welcome.process, welcome.job, welcome.cpus);
+        let config = Config { stewards: true, ..Config::new(welcome.process, welcome.job, welcome.cpus) };
         let inner = Inner::new(Owner::new(config), outgoing, Instant::now());
         let mut reader = Reader::default();
         reader.add(&poller, incoming)?;
