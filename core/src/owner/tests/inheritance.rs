@@ -216,10 +216,11 @@ impl Cluster {
             return;
         }
         self.held.remove(&process);
-        self.dead.insert(process);
+        // Its link is read to its end before its death is recorded.
         for parcel in self.ways.remove(&Way::Up(process)).unwrap_or_default() {
             self.route(process.node(), parcel);
         }
+        self.dead.insert(process);
         for watcher in self.watchers.remove(&process).unwrap_or_default() {
             self.tell_of_death(process, watcher);
         }
