@@ -39,7 +39,7 @@ impl Owner {
                 count(&mut uses, held);
                 count(&mut uses, task.actor().map(|actor| actor.handle_object()).as_ref());
             } else if task.stream.is_none() {
-                count(&mut lineage, held);
+                count(&mut lineage, &Self::references_of(task));
                 lineage_bytes += task.lineage_bytes();
             }
             if let Some(stream) = &task.stream {
@@ -56,6 +56,9 @@ impl Owner {
         }
         self.actors.values().for_each(|calls| count(&mut uses, calls.held_by_creation()));
         count(&mut uses, self.executor.held_arguments());
+        if let Some(steward) = &self.steward {
+            count(&mut uses, steward.held());
+        }
         for (object, record) in &self.objects {
             let counted = (uses.remove(object).unwrap_or(0), lineage.remove(object).unwrap_or(0));
             assert_eq!((record.uses, record.lineage), counted, "uses and lineage of {object:?}: {record:?}");

@@ -63,6 +63,11 @@ impl Mourning {
             copies: Vec::new(),
         }
     }
+
+    /// Objects that are held until this is over.
+    pub(super) fn held(&self) -> &[ObjectId] {
+        &self.held
+    }
 }
 
 impl Owner {
