@@ -92,11 +92,13 @@ struct Running {
 }
 
 impl Executor {
-    /// For [`Owner::check`]: stored arguments of tasks that are here, each as often as it is held.
+    /// For [`Owner::check`]: what tasks that are here hold, each as often as it is held.
     pub(super) fn held_arguments(&self) -> impl Iterator<Item = &ObjectId> {
         let queued = self.lanes.iter().flat_map(|lane| &lane.queue).flat_map(|assigned| &assigned.stored);
         let constructor = self.actor.iter().flat_map(|role| &role.stored);
-        queued.chain(self.running.values().flat_map(|running| &running.stored)).chain(constructor)
+        let orphaned = self.running.values().filter(|running| running.holds);
+        let running = self.running.values().flat_map(|running| &running.stored);
+        queued.chain(running).chain(orphaned.flat_map(|running| &running.borrows)).chain(constructor)
     }
 }
 

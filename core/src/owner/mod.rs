@@ -475,7 +475,9 @@ impl Owner {
             | Message::NodeDied { .. }
             | Message::HeadChanged { .. }
             | Message::BecomeActor { .. }
+            | Message::JobEnded { .. }
             | Message::Exit { .. } => from == self.daemon(),
+            Message::Mourn { .. } | Message::Settled { .. } => from.is_steward(),
             Message::LeaseGranted { .. }
             | Message::LeaseRedirected { .. }
             | Message::LeaseRejected { .. }

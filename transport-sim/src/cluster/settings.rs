@@ -64,7 +64,7 @@ impl Default for Settings {
         Settings {
             head_host: 0,
             durable: false,
-            stewards: false,
+            stewards: true,
             detour_per_mille: 0,
             step_micros: 20,
             fork_micros: 10_000,

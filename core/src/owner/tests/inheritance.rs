@@ -208,7 +208,8 @@ impl Cluster {
     fn tell_of_death(&mut self, process: ProcessId, watcher: ProcessId) {
         let at = process.node();
         let load = Load::Message(Message::ProcessDied { process, death: KILLED });
-        self.route(at, (ProcessId::daemon(at), watcher, load));
+        // The watcher has it from its own daemon, which has it from this one.
+        self.route(at, (ProcessId::daemon(watcher.node()), watcher, load));
     }
 
     fn kill(&mut self, process: ProcessId) {
