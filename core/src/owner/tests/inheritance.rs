@@ -247,12 +247,14 @@ impl Cluster {
         }
     }
 
-    /// Whether the first on a way may arrive: of a dead process everything is read before its death is told.
+    /// Whether the first on a way may arrive: of a dead process everything is read before its death is told,
+    /// by its daemon or by its heir. Of real links the owner itself sees to that for those that it has
+    /// called, from whom results may come; calls from the dead are not taken any more.
     fn is_ready(&self, way: Way) -> bool {
         let (Way::Down(to), Some(first)) = (way, self.ways[&way].front()) else { return true };
         match &first.2 {
-            Load::Message(Message::ProcessDied { process, .. }) => {
-                !self.ways.contains_key(&Way::Direct(*process, to))
+            Load::Message(Message::ProcessDied { process: dead, .. } | Message::Mourn { of: dead, .. }) => {
+                !self.ways.contains_key(&Way::Direct(*dead, to))
             }
             _ => true,
         }
