@@ -47,8 +47,13 @@ class Maker:
         """An object of this process that holds somebody else's."""
         return [os.getpid(), api.put(references)]
 
-    def pid(self):
-        return os.getpid()
+    def item(self, size):
+        """An item of a generator that this process consumes."""
+        items = yields.remote(size)
+        return [os.getpid(), [next(items) for _ in range(3)][1]]
+
+    def leave(self):
+        api.actor.exit_actor()
 
 
 @api.remote(num_cpus=0)
@@ -60,6 +65,9 @@ class Holder:
     def read(self):
         return api.get(self.references[0], timeout=PATIENCE_SECONDS)
 
+    def size(self):
+        return len(self.read())
+
     def references_kept(self):
         return self.references
 
@@ -67,6 +75,12 @@ class Holder:
 @api.remote(num_cpus=0)
 def made(size):
     return payload(size)
+
+
+@api.remote(num_cpus=0, num_returns="streaming")
+def yields(size):
+    for _ in range(3):
+        yield payload(size)
 
 
 @api.remote(num_cpus=0, max_retries=3)
@@ -91,7 +105,7 @@ def kill(pid):
 
 
 @SIZES
-@pytest.mark.parametrize("how", ["put", "submit"])
+@pytest.mark.parametrize("how", ["put", "submit", "item"])
 def test_a_reference_in_a_list_outlives_the_actor_that_made_the_object(cluster, how, size):
     maker = Maker.remote()
     pid, reference = api.get(getattr(maker, how).remote(size), timeout=PATIENCE_SECONDS)
@@ -113,6 +127,25 @@ def test_a_reference_outlives_the_task_that_made_the_object(cluster, size):
     api.get(holder.keep.remote([reference]), timeout=PATIENCE_SECONDS)
     del reference
     assert api.get(holder.read.remote(), timeout=PATIENCE_SECONDS) == payload(size)
+
+
+@SIZES
+def test_an_actor_that_leaves_in_order_leaves_its_objects(cluster, size):
+    maker = Maker.remote()
+    pid, reference = api.get(maker.put.remote(size), timeout=PATIENCE_SECONDS)
+    maker.leave.remote()
+    wait_until(lambda: is_gone(pid), what="end of the process")
+    assert api.get(reference, timeout=PATIENCE_SECONDS) == payload(size)
+
+
+def test_an_object_that_was_spilled_outlives_its_owner(start_cluster):
+    start_cluster(num_cpus=2, object_store_memory=100 << 20)
+    maker = Maker.remote()
+    pid, reference = api.get(maker.put.remote(40 << 20), timeout=PATIENCE_SECONDS)
+    others = [api.put(bytes(20 << 20)) for _ in range(6)]
+    kill(pid)
+    assert api.get(reference, timeout=PATIENCE_SECONDS) == payload(40 << 20)
+    assert len(api.get(others[0], timeout=PATIENCE_SECONDS)) == 20 << 20
 
 
 @SIZES
@@ -229,6 +262,17 @@ def test_an_owner_on_another_node_dies(nodes, size):
     assert api.get(reference, timeout=PATIENCE_SECONDS) == payload(size)
     del reference
     assert api.get(holder.read.remote(), timeout=PATIENCE_SECONDS) == payload(size)
+
+
+def test_the_owner_dies_while_another_node_copies_its_object(nodes):
+    size = 128 << 20
+    maker = Maker.options(**on("a")).remote()
+    pid, reference = api.get(maker.put.remote(size), timeout=PATIENCE_SECONDS)
+    holder = Holder.options(**on("b")).remote()
+    api.get(holder.keep.remote([reference]), timeout=PATIENCE_SECONDS)
+    reading = holder.size.remote()
+    kill(pid)
+    assert api.get(reading, timeout=PATIENCE_SECONDS) == len(payload(size))
 
 
 @SIZES

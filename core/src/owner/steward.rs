@@ -505,7 +505,8 @@ const ORPHANED: &str = "its owner died before it was made, or its last copy is g
 impl Steward {
     /// For [`Owner::check`]: what records refer to, and what is held until all have registered.
     pub(super) fn held(&self) -> impl Iterator<Item = &ObjectId> {
-        let shelved = self.shelves.values().flat_map(|shelf| shelf.objects.values().chain(shelf.tasks.values()));
+        let shelved =
+            self.shelves.values().flat_map(|shelf| shelf.objects.values().chain(shelf.tasks.values()));
         let lent = shelved.flat_map(|shelved| &shelved.record.lent);
         lent.chain(self.mournings.values().flat_map(Mourning::held))
     }
