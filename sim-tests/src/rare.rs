@@ -13,13 +13,17 @@ pub const CANCELLED_RETRY: &str = "a task was cancelled while it was tried again
 /// Nobody is left to take a generator's items.
 pub const CONSUMER_GONE: &str = "a generator's consumer died";
 
-/// What a run of some thousands of seeds must have reached. Adoption with two candidates will be one of
-/// them as soon as anybody adopts.
-pub const STATES: [&str; 8] = [
+/// Somebody reads what a dead process owned.
+pub const OUTLIVED_ITS_OWNER: &str = "an object was read whose owner was dead";
+
+/// What a run of some thousands of seeds must have reached.
+pub const STATES: [&str; 10] = [
     REBUILDING,
     REBUILDING_FROM_REBUILT,
     CANCELLED_RETRY,
     CONSUMER_GONE,
+    OUTLIVED_ITS_OWNER,
+    of_cluster::TWO_CANDIDATES,
     of_cluster::SPILLED_WITHOUT_HEAD,
     of_cluster::REDIRECTED_TO_DEAD,
     of_cluster::OWNER_DIED_DURING_COPY,

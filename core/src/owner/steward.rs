@@ -89,6 +89,11 @@ impl Owner {
         inherited.copied().unwrap_or(self.config.job)
     }
 
+    /// Whether this steward keeps records of what processes of that node own.
+    pub fn keeps_records_of(&self, node: NodeId) -> bool {
+        self.steward.iter().any(|steward| steward.shelves.keys().any(|origin| origin.node() == node))
+    }
+
     /// How many records this steward keeps for others, for [`Owner::inspect`].
     pub(super) fn shelved(&self) -> usize {
         let shelves = self.steward.iter().flat_map(|steward| steward.shelves.values());

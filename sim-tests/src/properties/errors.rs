@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_core::group::GroupSpec;
-use shoal_core::ids::{ActorId, GroupId, ProcessId, TaskId};
+use shoal_core::ids::{ActorId, GroupId, ObjectId, ProcessId, TaskId};
 use shoal_core::resources::Strategy;
 use shoal_core::value::{ActorDeath, Death, Failure};
 
@@ -81,6 +81,9 @@ impl Errors {
                 Err(String::from("it was never started there"))
             }
             Failure::WorkerCrashed { worker, death } => died(worker, death),
+            Failure::OwnerDied { object, .. } if died_alone(world, *object) => {
+                Err(String::from("its owner is the only process that has died, and it had been put"))
+            }
             Failure::OwnerDied { object, death } => died(&object.owner(), death),
             Failure::ActorDied { actor, cause } => self.explain_actor(world, *actor, cause),
             Failure::ActorUnavailable { actor, .. } => match self.homes.get(actor) {
@@ -160,6 +163,16 @@ impl Errors {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether nothing but the death of its owner concerns what a program had put. Its steward has a record of
+/// it then, if anybody else has a reference. If others have died, too, one of them may have lent the
+/// reference to somebody whom the owner had not heard of.
+fn died_alone(world: &World, object: ObjectId) -> bool {
+    let put = !world.users.submitted.contains_key(&object.task) && object.index == 0;
+    let handle = world.users.is_actor(object);
+    let one = world.cluster.deaths.len() == 1 && world.cluster.declared_dead.is_empty();
+    put && !handle && one && world.cluster.nodes.contains_key(&object.owner().node())
 }
 
 /// Whether a process has died, or the head has told of the death of its node.

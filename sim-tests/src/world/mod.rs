@@ -65,6 +65,13 @@ pub struct Within {
     pub demand: Demand,
 }
 
+impl Users {
+    /// Whether this object stands for an actor's handle.
+    pub fn is_actor(&self, object: ObjectId) -> bool {
+        object.index == 0 && self.classes.contains_key(&ActorId(object.task))
+    }
+}
+
 /// How far a driver is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum DriverState {

@@ -9,6 +9,7 @@ use shoal_transport_sim::cluster::Process;
 use super::{Holding, Scene, Thread, Waits};
 use crate::observation::{Content, Got, Observation};
 use crate::program::Product;
+use crate::rare;
 
 /// What a program found when it asked for a value.
 pub(super) enum Found {
@@ -68,6 +69,9 @@ impl Scene<'_> {
             };
             let mapped = self.is_mapped(id, object, &got);
             let value = matches!(got, Got::Value { .. } | Got::Marker);
+            if matches!(got, Got::Value { .. }) && self.cluster.deaths.contains_key(&object.owner()) {
+                self.cluster.count(rare::OUTLIVED_ITS_OWNER);
+            }
             self.observe(Observation::Got { process: id, object, result: got });
             if !value {
                 return Found::Error;
@@ -113,7 +117,7 @@ impl Scene<'_> {
     }
 
     pub(super) fn is_actor(&self, object: ObjectId) -> bool {
-        object.index == 0 && self.users.classes.contains_key(&ActorId(object.task))
+        self.users.is_actor(object)
     }
 
     /// A holding for a reference that is counted already.

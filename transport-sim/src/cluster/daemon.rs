@@ -227,6 +227,7 @@ impl<C: Content> Cluster<C> {
             self.calls.push_back((address, Call::Rejected { driver: *number }));
         }
         self.facts.push(super::Fact::NodeEnded { node: id });
+        self.note_node_death(id);
         self.trace.record(self.now(), address, '!', &"ends");
         Some(daemon)
     }

@@ -15,6 +15,8 @@ pub const SPILLED_WITHOUT_HEAD: &str = "objects were spilled while their node ha
 pub const REDIRECTED_TO_DEAD: &str = "a lease was sent to a node that was gone";
 /// A copy of an object is made for nobody's object.
 pub const OWNER_DIED_DURING_COPY: &str = "an owner died while its object was copied";
+/// Two stewards could own what a dead node's processes owned.
+pub const TWO_CANDIDATES: &str = "a node died, and two stewards had records of what it owned";
 /// A head finds that the one before was placing something.
 pub const HEAD_CAME_DURING_PLACEMENT: &str = "a head came while an actor or a group was placed";
 
@@ -30,6 +32,13 @@ impl<C: Content> Cluster<C> {
     pub(super) fn note_spill(&mut self, node: NodeId) {
         if self.nodes.get(&node).is_some_and(|daemon| !daemon.head.connected) {
             self.count(SPILLED_WITHOUT_HEAD);
+        }
+    }
+
+    pub(super) fn note_node_death(&mut self, node: NodeId) {
+        let keepers = self.nodes.values().filter(|daemon| daemon.steward.keeps_records_of(node));
+        if keepers.count() > 1 {
+            self.count(TWO_CANDIDATES);
         }
     }
 
