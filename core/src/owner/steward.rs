@@ -436,12 +436,18 @@ impl Owner {
         let Some(steward) = &self.steward else { return };
         let origins = steward.shelves.keys().copied();
         let origins: Vec<ProcessId> = origins.filter(|origin| self.inherits_through(*origin, of)).collect();
-        let mut dropped = Vec::new();
+        let mut dropped: Vec<Shelved> = Vec::new();
         for origin in origins {
             if let Some(shelf) = self.steward().and_then(|steward| steward.shelves.get_mut(&origin)) {
-                let void = |shelved: &Shelved| shelved.keeper != heir;
-                dropped.extend(shelf.objects.extract_if(.., |_, shelved| void(shelved)).map(|(_, s)| s));
-                dropped.extend(shelf.tasks.extract_if(.., |_, shelved| void(shelved)).map(|(_, s)| s));
+                let Shelf { objects, tasks } = core::mem::take(shelf);
+                let (kept, void): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                    objects.into_iter().partition(|(_, shelved)| shelved.keeper == heir);
+                shelf.objects = kept;
+                dropped.extend(void.into_values());
+                let (kept, void): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                    tasks.into_iter().partition(|(_, shelved)| shelved.keeper == heir);
+                shelf.tasks = kept;
+                dropped.extend(void.into_values());
             }
         }
         if let Some(steward) = self.steward() {

@@ -105,6 +105,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
     use crate::machine::Span;
     use crate::node::harness::{driver, process, send};
