@@ -53,6 +53,31 @@ def calls(api: Any, seconds: float, rounds: int) -> dict[str, float]:
     return {"sync": statistics.median(in_turn[1:]), "async": statistics.median(together[1:])}
 
 
+def local(api: Any, seconds: float) -> dict[str, float]:
+    """What never leaves the machine, a second."""
+
+    @api.remote
+    def nothing() -> None:
+        pass
+
+    @api.remote(num_cpus=0)
+    class Actor:
+        def touch(self) -> bytes:
+            return b"ok"
+
+    actor, data = Actor.remote(), np.ones(MIB, dtype=np.uint8)
+    figures = {
+        "task": (1, lambda: api.get(nothing.remote())),
+        "tasks, a thousand at a time": (1000, lambda: api.get([nothing.remote() for _ in range(1000)])),
+        "call": (1, lambda: api.get(actor.touch.remote())),
+        "calls, a thousand at a time": (1000, lambda: api.get([actor.touch.remote() for _ in range(1000)])),
+        "put and get of 1 MiB": (1, lambda: api.get(api.put(data))),
+    }
+    for _, work in figures.values():
+        work()
+    return {name: times * rate(work, seconds) for name, (times, work) in figures.items()}
+
+
 def delays(api: Any, seconds: float, size: int) -> dict[str, float]:
     """Calls of an actor on the second node, in milliseconds, alone and while objects are sent there."""
     actor, reader = reader_on(api, 1), reader_on(api, 1)
@@ -113,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--system", choices=["shoal", "ray"], required=True)
     parser.add_argument("--address", required=True)
-    parser.add_argument("--measure", choices=["transfer", "broadcast", "calls", "delays"], required=True)
+    parser.add_argument("--measure", choices=["transfer", "broadcast", "calls", "delays", "local"], required=True)
     parser.add_argument("--size", type=int, default=1024 * MIB, help="bytes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -125,6 +150,8 @@ def main() -> None:
         result = transfer(api, given.size, given.rounds)
     elif given.measure == "broadcast":
         result = broadcast(api, given.size, given.rounds, given.nodes)
+    elif given.measure == "local":
+        result = local(api, given.seconds)
     elif given.measure == "delays":
         result = delays(api, given.seconds, given.size)
     else:

@@ -3,6 +3,7 @@
     run.py transfer     one object of 1 GiB between two nodes, and what iperf3 reaches between the same namespaces
     run.py calls        calls of an actor on another node
     run.py broadcast    one object of 1 GiB to eight nodes
+    run.py security     what never leaves a machine, on a node of a cluster and on one that is alone
     run.py loss         QUIC and gRPC where packets take 25 ms each way and some are lost
 
 Only figures of one run can be compared: each round measures all systems, one after the other.
@@ -103,6 +104,26 @@ def measure_broadcast(given: argparse.Namespace) -> None:
     table(f"one object of {given.size / GIB:.2f} GiB to {given.nodes} nodes", "s", samples)
 
 
+def measure_security(given: argparse.Namespace) -> None:
+    """Certificates, keys and ports cost nothing where nothing is sent: that is to be seen."""
+    samples: dict[str, Samples] = defaultdict(lambda: defaultdict(list))
+    arguments = ["--measure=local", f"--seconds={given.seconds}"]
+    # Over two nodes tasks are spread, which costs messages and is no cost of their encryption.
+    for number in range(2 * given.rounds):
+        with Hosts(1 + number % 2) as hosts:
+            alone = Cluster("shoal", given.shoal, hosts, GIB)
+            alone.address = "local"
+            found = {"alone": alone.run(PROGRAM, *arguments, seconds=LIMIT_SECONDS)}
+            with Cluster("shoal", given.shoal, hosts, GIB) as cluster:
+                name = "first of two nodes" if number % 2 else "a cluster's only node"
+                found[name] = cluster.run(PROGRAM, *arguments, seconds=LIMIT_SECONDS)
+        for name, figures in found.items():
+            for figure, value in figures.items():
+                samples[figure][name].append(value)
+    for figure, of_figure in samples.items():
+        table(figure, "a second", of_figure, "alone")
+
+
 def measure_loss(given: argparse.Namespace) -> None:
     size = min(given.size, 32 * MIB)
     for loss in given.losses:
@@ -130,6 +151,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "transfer": measure_transfer,
     "calls": measure_calls,
     "broadcast": measure_broadcast,
+    "security": measure_security,
     "loss": measure_loss,
 }
 
