@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import time
 import zlib
 from typing import Any
 
 import shoal
+from shoal.util import placement_group, remove_placement_group
+from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 PATIENCE_SECONDS = 180.0
 """Longer than any fault lasts: what takes longer hangs."""
@@ -65,6 +68,12 @@ def count_up(to: int) -> Any:
     """A generator."""
     for value in range(to):
         yield value, bytes(value)
+
+
+@shoal.remote(max_retries=0)
+def idle() -> None:
+    """A task that only ends when its place does."""
+    time.sleep(10_000)
 
 
 class Echo:
@@ -129,25 +138,35 @@ class AtMostOnce:
     """Calls that must not be repeated: a value or a typed error, and one line in a file at most."""
 
     def __init__(self, directory: pathlib.Path) -> None:
-        self._path = directory / "tokens"
-        self._path.touch()
+        self._directory = directory
         self._actor = careful.remote()
-        self._told: list[str] = []
+        self._told: dict[pathlib.Path, list[str]] = {}
         self._count = 0
 
     def round(self, chance: random.Random) -> None:
-        """Twenty calls, then the file is looked at."""
+        """Twenty calls, then the file is looked at; a new file now and then."""
+        path = self._directory / f"tokens-{self._count // 1000}"
+        told = self._told.setdefault(path, [])
+        path.touch()
         tokens = [f"{os.getpid()}-{self._count + number}" for number in range(20)]
         self._count += 20
-        for token, answer in [(token, self._actor.write.remote(str(self._path), token)) for token in tokens]:
+        for token, answer in [(token, self._actor.write.remote(str(path), token)) for token in tokens]:
             try:
                 expect(shoal.get(answer, timeout=PATIENCE_SECONDS), token, "token")
             except shoal.exceptions.RayActorError:
                 continue
-            self._told.append(token)
-        written = self._path.read_text(encoding="utf-8").split()
+            told.append(token)
+        self._check(path)
+
+    def close(self) -> None:
+        """What was repeated late is found, too."""
+        for path in self._told:
+            self._check(path)
+
+    def _check(self, path: pathlib.Path) -> None:
+        written = path.read_text(encoding="utf-8").split()
         expect(len(written), len(set(written)), "lines of calls that run at most once")
-        missing = sorted(set(self._told) - set(written))
+        missing = sorted(set(self._told[path]) - set(written))
         expect(missing, [], "calls that returned and left no line")
 
 
@@ -223,4 +242,35 @@ class Names:
         raise Wrong(f"{name} answered {value!r} after it had been killed")
 
 
-KINDS = {kind.__name__: kind for kind in (Tasks, Actors, AtMostOnce, Generators, LargeObjects, Names)}
+class PlacementGroups:
+    """Groups whose bundles work, and which are removed while something still runs in them."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        pass
+
+    def round(self, chance: random.Random) -> None:
+        """One group."""
+        strategy = chance.choice(("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"))
+        # Room for a task beside the actor, wherever that comes up again.
+        group = placement_group([{"CPU": 0.5}] * 2, strategy=strategy)
+        shoal.get(group.ready(), timeout=PATIENCE_SECONDS)
+        places = [PlacementGroupSchedulingStrategy(group, bundle) for bundle in (0, 1, -1)]
+        asked = [
+            (value, square.options(num_cpus=0.25, scheduling_strategy=place).remote(value))
+            for value, place in enumerate(places)
+        ]
+        actor = persistent.options(num_cpus=0.1, scheduling_strategy=places[chance.randrange(3)]).remote()
+        said = actor.say.remote(strategy)
+        for value, answer in asked:
+            expect(shoal.get(answer, timeout=PATIENCE_SECONDS), value * value, f"square in a {strategy} group")
+        expect(shoal.get(said, timeout=PATIENCE_SECONDS), strategy, "answer of an actor in a group")
+        left = idle.options(num_cpus=0.25, scheduling_strategy=places[chance.randrange(3)]).remote()
+        remove_placement_group(group)
+        try:
+            value = shoal.get(left, timeout=PATIENCE_SECONDS)
+        except shoal.exceptions.RayError:
+            return
+        raise Wrong(f"a task that sleeps for hours gave {value!r} when its group was removed")
+
+
+KINDS = {kind.__name__: kind for kind in (Tasks, Actors, AtMostOnce, Generators, LargeObjects, Names, PlacementGroups)}
