@@ -105,10 +105,9 @@ impl Owner {
         if self.keep_early(from, object, Message::Borrow { object }, out) || !self.is_owned(object) {
             return;
         }
-        if self.objects.contains_key(&object) || !self.is_settled(object.owner()) {
-            self.grant(object, from, out);
-        }
-        // Also when the object is gone: the borrower's fetch says so, and it must not wait.
+        // Also when the object is gone: the borrower must not wait, its fetch says so, and what it is going to
+        // return must have been counted, for a reference may come back here meanwhile.
+        self.grant(object, from, out);
         self.send(from, Message::Borrowed { object }, out);
     }
 
