@@ -89,7 +89,8 @@ impl Head {
 
     /// Something came through the session of a node. Says whether it is worth listening to.
     pub(super) fn hears(&mut self, via: NodeId, out: &mut Outbox) -> bool {
-        if self.meta.last_node == 0 && !self.journal.is_durable() {
+        // Nobody has the number 0.
+        if self.meta.last_node == 0 && !self.journal.is_durable() && via != NodeId(0) {
             self.adopt_host(via, out);
         }
         let Some(node) = self.nodes.get_mut(via) else {
@@ -262,6 +263,14 @@ mod tests {
         head.tell(Input::Hosted { node: NodeId(1) });
         assert_eq!(deaths(&pass(&mut head, 60, &[2, 3])), [0; 0]);
         assert_eq!(deaths(&pass(&mut head, 60, &[3])), [2]);
+    }
+
+    #[test]
+    fn nobody_has_the_number_0() {
+        let mut head = Harness::new();
+        let nobody = ProcessId::daemon(NodeId(0));
+        assert_eq!(head.receive(nobody, Message::Heartbeat), [(nobody, Message::Fenced)]);
+        assert_eq!(head.join(), NodeId(1));
     }
 
     #[test]
