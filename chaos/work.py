@@ -267,10 +267,10 @@ class PlacementGroups:
         left = idle.options(num_cpus=0.25, scheduling_strategy=places[chance.randrange(3)]).remote()
         remove_placement_group(group)
         try:
-            value = shoal.get(left, timeout=PATIENCE_SECONDS)
+            shoal.get(left, timeout=PATIENCE_SECONDS)
         except shoal.exceptions.RayError:
             return
-        raise Wrong(f"a task that sleeps for hours gave {value!r} when its group was removed")
+        raise Wrong("a task that sleeps for hours ended without an error when its group was removed")
 
 
 KINDS = {kind.__name__: kind for kind in (Tasks, Actors, AtMostOnce, Generators, LargeObjects, Names, PlacementGroups)}
