@@ -6,6 +6,7 @@ everything runs on loopback, and links are left alone.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -48,8 +49,11 @@ class Hosts:
         why_loopback: Why there are no namespaces; empty if there are.
     """
 
+    _made = itertools.count()
+
     def __init__(self, loopback: bool = False) -> None:
-        self._name = f"sh{os.getpid() % 0xFFFFF:x}"
+        # The system removes a namespace and what is in it some time after it was told to: no name is used twice.
+        self._name = f"s{os.getpid() & 0xFFFF:x}x{next(Hosts._made) & 0xFF:x}"
         self._bridge: str | None = None
         self._namespaces: list[str] = []
         self.why_loopback = "asked for" if loopback else self._make_bridge()
