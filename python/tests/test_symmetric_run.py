@@ -48,8 +48,10 @@ def hosts():
     made = Hosts()
     if made.why_loopback:
         pytest.skip(f"hosts of their own cannot be made here: {made.why_loopback}")
-    yield [made.add() for _ in range(3)]
-    made.close()
+    try:
+        yield [made.add() for _ in range(3)]
+    finally:
+        made.close()
 
 
 @pytest.fixture
