@@ -78,6 +78,17 @@ struct Shelved {
     record: Record,
 }
 
+/// Keep what this keeper has sent; gives the rest.
+fn keep_of<K: Ord>(
+    keeper: ProcessId,
+    shelved: &mut BTreeMap<K, Shelved>,
+) -> impl Iterator<Item = Shelved> + use<K> {
+    let (kept, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        core::mem::take(shelved).into_iter().partition(|(_, it)| it.keeper == keeper);
+    *shelved = kept;
+    rest.into_values()
+}
+
 impl Owner {
     /// The steward's part; only where there is one.
     pub(super) fn steward(&mut self) -> Option<&mut Steward> {
@@ -439,15 +450,8 @@ impl Owner {
         let mut dropped: Vec<Shelved> = Vec::new();
         for origin in origins {
             if let Some(shelf) = self.steward().and_then(|steward| steward.shelves.get_mut(&origin)) {
-                let Shelf { objects, tasks } = core::mem::take(shelf);
-                let (kept, void): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                    objects.into_iter().partition(|(_, shelved)| shelved.keeper == heir);
-                shelf.objects = kept;
-                dropped.extend(void.into_values());
-                let (kept, void): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                    tasks.into_iter().partition(|(_, shelved)| shelved.keeper == heir);
-                shelf.tasks = kept;
-                dropped.extend(void.into_values());
+                dropped.extend(keep_of(heir, &mut shelf.objects));
+                dropped.extend(keep_of(heir, &mut shelf.tasks));
             }
         }
         if let Some(steward) = self.steward() {

@@ -1,7 +1,6 @@
 //! Where stored objects are: several copies, none, and what follows.
 
 use super::*;
-use crate::task::Completion;
 use crate::value::Payload;
 
 const NODES: [NodeId; 3] = [NODE, NodeId(2), NodeId(3)];
@@ -50,18 +49,9 @@ fn run(owner: &mut Harness, results: &[NodeId]) -> (TaskId, u32) {
 }
 
 fn finish(owner: &mut Harness, task: TaskId, attempt: u32, results: &[NodeId]) -> Vec<Effect> {
-    let completion = Completion {
-        task,
-        attempt,
-        outcomes: results.iter().map(|node| Outcome::Value(stored(*node))).collect(),
-        items: 0,
-        retryable: false,
-        kept: vec![],
-        started: 0,
-        micros: 10,
-        exiting: false,
-    };
-    owner.receive(process(2), Message::TaskFinished(Box::new(completion)))
+    let completion =
+        finished_attempt(task, attempt, results.iter().map(|node| Outcome::Value(stored(*node))).collect());
+    owner.receive(process(2), completion)
 }
 
 #[test]

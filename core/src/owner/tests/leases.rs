@@ -63,18 +63,8 @@ fn a_lease_that_is_wanted_goes_back_when_its_last_task_is_returned() {
     let (third, _) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
     let effects = owner.receive(DAEMON, Message::LeaseWanted);
     assert_eq!(sent(&effects, process(2)), [Message::TakeBack { tasks: vec![third] }]);
-    let finished = crate::task::Completion {
-        task: second,
-        attempt: 0,
-        outcomes: vec![Outcome::Value(small())],
-        items: 0,
-        retryable: false,
-        kept: vec![],
-        started: 0,
-        micros: 10,
-        exiting: false,
-    };
-    owner.receive(process(2), Message::TaskFinished(Box::new(finished)));
+    let completion = finished(second, vec![Outcome::Value(small())]);
+    owner.receive(process(2), completion);
     let effects = owner.receive(process(2), Message::TasksReturned { tasks: vec![(third, 0)] });
     let returned = Message::ReturnLease { lease: lease_id(1), reusable: true };
     assert!(sent(&effects, DAEMON).contains(&returned), "{effects:?}");

@@ -113,9 +113,14 @@ impl Harness {
 
 /// What a worker says at the end of a task's first attempt.
 fn finished(task: TaskId, outcomes: Vec<Outcome>) -> Message {
+    finished_attempt(task, 0, outcomes)
+}
+
+/// What a worker says at the end of an attempt.
+fn finished_attempt(task: TaskId, attempt: u32, outcomes: Vec<Outcome>) -> Message {
     Message::TaskFinished(Box::new(Completion {
         task,
-        attempt: 0,
+        attempt,
         outcomes,
         items: 0,
         retryable: false,

@@ -329,21 +329,8 @@ fn a_pending_task_of_a_dead_owner_runs_again_with_one_retry_less() {
     assert_eq!((run.task, run.attempt), (object.task, 1));
     let crate::task::Callee::Function { code, .. } = run.callee else { panic!() };
     assert_eq!(code, Some(Bytes::from_static(b"code")), "with the code that came with the record");
-    let completion = crate::task::Completion {
-        task: object.task,
-        attempt: 1,
-        outcomes: vec![Outcome::Value(small())],
-        items: 0,
-        retryable: false,
-        kept: vec![],
-        started: 0,
-        micros: 10,
-        exiting: false,
-    };
-    world.tell(
-        steward,
-        Input::Received { from: process(9), message: Message::TaskFinished(Box::new(completion)) },
-    );
+    let completion = finished_attempt(object.task, 1, vec![Outcome::Value(small())]);
+    world.tell(steward, Input::Received { from: process(9), message: completion });
     world.settle();
     assert_eq!(world.read(HOLDER, object), "value");
     world.assert_empty_after(&[(HOLDER, object), (HOLDER, hopeless)]);
