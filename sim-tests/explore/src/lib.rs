@@ -12,6 +12,7 @@ pub mod fingerprint;
 pub mod history;
 mod moves;
 pub mod part;
+pub mod placement;
 pub mod process;
 pub mod program;
 pub mod scenario;

@@ -2,8 +2,10 @@
 
 mod actors;
 mod leases;
+mod placements;
 mod references;
 
+use crate::placement::{Placement, PlacementModel};
 use crate::program::{Slot, Step};
 use crate::scenario::Scenario;
 use crate::search::{Limits, Report, explore};
@@ -14,6 +16,8 @@ use crate::world::World;
 pub enum Exploration {
     /// A cluster.
     Cluster(Scenario),
+    /// A head and nodes that place groups.
+    Placement(Placement),
 }
 
 impl Exploration {
@@ -21,6 +25,7 @@ impl Exploration {
     pub fn name(&self) -> &'static str {
         match self {
             Exploration::Cluster(scenario) => scenario.name,
+            Exploration::Placement(placement) => placement.name,
         }
     }
 
@@ -28,6 +33,7 @@ impl Exploration {
     pub fn about(&self) -> &'static str {
         match self {
             Exploration::Cluster(scenario) => scenario.about,
+            Exploration::Placement(placement) => placement.about,
         }
     }
 
@@ -35,6 +41,9 @@ impl Exploration {
     pub fn bounds(&self) -> String {
         match self {
             Exploration::Cluster(scenario) => scenario.faults.describe(),
+            Exploration::Placement(Placement { heads, deaths, .. }) => {
+                format!("deaths of {heads} heads and {deaths} nodes")
+            }
         }
     }
 
@@ -42,6 +51,7 @@ impl Exploration {
     pub fn explore(&self, limits: Limits) -> Report {
         match self {
             Exploration::Cluster(scenario) => explore(&mut World::new(scenario.clone()), limits),
+            Exploration::Placement(placement) => explore(&mut PlacementModel::new(placement.clone()), limits),
         }
     }
 }
@@ -59,7 +69,9 @@ pub fn all(deep: bool) -> Vec<Exploration> {
         actors::kill,
         actors::failing,
     ];
-    clusters.into_iter().map(|scenario| Exploration::Cluster(scenario(deep))).collect()
+    let clusters = clusters.into_iter().map(|scenario| Exploration::Cluster(scenario(deep)));
+    let placements = [placements::heads, placements::repair];
+    clusters.chain(placements.into_iter().map(|placement| Exploration::Placement(placement(deep)))).collect()
 }
 
 /// What does not hold yet: a reference is lost if its lender dies before its owner knows the borrower.
