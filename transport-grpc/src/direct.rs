@@ -30,8 +30,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::ExtractedSecrets;
 
 use crate::bulk::Gate;
-use crate::network::{ByteStream, Network};
-use crate::record::{self, Opener, RECORD_BYTES_MAX, Sealer, Unsealed};
+use crate::network::{ByteStream, Network, buffer_bulk, wake_after};
+use crate::record::{self, HEADER_BYTES, Opener, RECORD_BYTES_MAX, Sealer, Unsealed, sealed_bytes};
 use crate::secure;
 
 const REQUEST_BYTES_MAX: usize = OBJECT_BYTES_MAX + 32;
@@ -40,6 +40,10 @@ const NOT_OFFERED: u8 = 1;
 const OUT_OF_RANGE: u8 = 2;
 /// So much is read from the network at once if there is so much.
 const READ_BYTES: usize = 256 << 10;
+/// Waking up for every packet takes more time than its bytes: who takes an object of more than
+/// [`GATHERED_FROM`] bytes is woken for so many together.
+const GATHERED_BYTES: usize = 256 << 10;
+const GATHERED_FROM: usize = 8 << 20;
 /// A stream that is not needed is kept for so long by who has connected; a bit longer by the other end.
 const KEPT: Duration = Duration::from_secs(20);
 /// Streams that other nodes have opened here; one more is closed.
@@ -65,6 +69,7 @@ impl Stream {
         secrets: ExtractedSecrets,
     ) -> Result<Stream, TransportError> {
         let (sealer, opener) = (Sealer::new(secrets.tx)?, Opener::new(secrets.rx)?);
+        buffer_bulk(&*stream);
         let buffer = vec![0; READ_BYTES + RECORD_BYTES_MAX].into();
         let outgoing = Vec::new();
         Ok(Stream { stream, sealer, opener, buffer, start: 0, end: 0, plain: 0..0, outgoing })
@@ -88,7 +93,7 @@ impl Stream {
     async fn read_exact(&mut self, mut into: &mut [u8]) -> Result<(), TransportError> {
         while !into.is_empty() {
             if self.plain.is_empty() {
-                self.next_record().await?;
+                self.next_record(sealed_bytes(into.len())).await?;
                 continue;
             }
             let count = into.len().min(self.plain.len());
@@ -100,8 +105,29 @@ impl Stream {
         Ok(())
     }
 
-    /// Open the next record, as soon as it has come in full.
-    async fn next_record(&mut self) -> Result<(), TransportError> {
+    /// Read `length` bytes to the front of `room`, opening them where they come to lie if there is room for
+    /// what surrounds them.
+    async fn read_chunk(&mut self, room: &mut [u8], length: usize) -> Result<(), TransportError> {
+        let sealed = sealed_bytes(length);
+        if !self.plain.is_empty() || room.len() < sealed {
+            return self.read_exact(&mut room[..length]).await;
+        }
+        let room = &mut room[..sealed];
+        let mut filled = sealed.min(self.end - self.start);
+        room[..filled].copy_from_slice(&self.buffer[self.start..self.start + filled]);
+        self.start += filled;
+        while filled < sealed {
+            match self.stream.read(&mut room[filled..]).await? {
+                0 => return Err(closed()),
+                count => filled += count,
+            }
+        }
+        Ok(self.opener.open_together(room, length)?)
+    }
+
+    /// Open the next record, as soon as it has come in full. Of those behind it no more is read than `wanted`
+    /// bytes, so that the rest can be read to where it belongs.
+    async fn next_record(&mut self, wanted: usize) -> Result<(), TransportError> {
         loop {
             let sealed = &mut self.buffer[self.start..self.end];
             if let Some(length) = record::length(sealed)?.filter(|length| *length <= sealed.len()) {
@@ -116,11 +142,11 @@ impl Stream {
                 self.buffer.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
             }
-            let count = self.stream.read(&mut self.buffer[self.end..]).await?;
-            if count == 0 {
-                return Err(TransportError::Closed("the other end has closed it".into()));
+            let until = self.buffer.len().min(self.start + wanted.max(HEADER_BYTES)).max(self.end + 1);
+            match self.stream.read(&mut self.buffer[self.end..until]).await? {
+                0 => return Err(closed()),
+                count => self.end += count,
             }
-            self.end += count;
         }
     }
 }
@@ -131,7 +157,20 @@ impl From<Unsealed> for TransportError {
     }
 }
 
-/// A peer that takes nothing, or sends nothing, for so long is gone.
+fn closed() -> TransportError {
+    TransportError::Closed("the other end has closed it".into())
+}
+
+/// What goes before a chunk: its length and its checksum.
+fn header(chunk: &[u8]) -> [u8; 8] {
+    let mut header = [0; 8];
+    header[..4].copy_from_slice(&(chunk.len() as u32).to_le_bytes());
+    header[4..].copy_from_slice(&checksum(chunk).to_le_bytes());
+    header
+}
+
+/// A peer that takes nothing for so long is gone. One that sends nothing may have more urgent things to
+/// send: of its death the head tells.
 async fn within<T>(done: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(SILENCE_MAX, done).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -180,10 +219,7 @@ impl Giving {
         let place = gate.enter(request.priority);
         for chunk in chunks(bytes) {
             place.turn().await;
-            let mut header = [0; 8];
-            header[..4].copy_from_slice(&(chunk.len() as u32).to_le_bytes());
-            header[4..].copy_from_slice(&checksum(&chunk).to_le_bytes());
-            stream.put(&header)?;
+            stream.put(&header(&chunk))?;
             stream.put(&chunk)?;
             stream.flush().await?;
             // Sealing takes time, and others have messages to send.
@@ -289,15 +325,26 @@ async fn take(stream: &mut Stream, request: &BulkRequest, into: &mut [u8]) -> Re
         OUT_OF_RANGE => return Err(BulkRefusal::OutOfRange.into()),
         _ => return Err(TransportError::Malformed("an answer of an unknown kind").into()),
     }
+    let mut gathers = into.len() > GATHERED_FROM;
+    if gathers {
+        wake_after(&*stream.stream, GATHERED_BYTES);
+    }
     let mut filling = Filling::new(into);
     while !filling.is_done() {
         let mut header = [0; 8];
         stream.read_exact(&mut header).await?;
         let mut header = &header[..];
         let (length, sum) = (header.get_u32_le() as usize, header.get_u32_le());
-        let room = filling.room(length)?;
-        stream.read_exact(room).await?;
+        let room = filling.room_and_beyond(length)?;
+        let last = room.len() <= 2 * GATHERED_BYTES + CHUNK_BYTES;
+        if gathers && last {
+            // The last bytes must not wait for more.
+            wake_after(&*stream.stream, 1);
+            gathers = false;
+        }
+        stream.read_chunk(room, length).await?;
         filling.advance(length, sum)?;
+        // Opening takes time, and others have messages to read.
         yield_now().await;
     }
     Ok(())

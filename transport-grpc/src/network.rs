@@ -1,5 +1,6 @@
 //! Where byte streams come from: TCP, or a simulated network.
 
+use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -9,8 +10,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A stream of bytes in both directions.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + Any {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + Any> ByteStream for T {}
+
+/// Wake who reads a stream only when so much has come; 1: as soon as anything has. The end of the stream
+/// wakes in any case. Only a hint, and none to streams that are not the system's.
+pub(crate) fn wake_after(stream: &(dyn ByteStream + 'static), bytes: usize) {
+    if let Some(stream) = (stream as &dyn Any).downcast_ref::<TcpStream>() {
+        // Without it there are more wake-ups, and that is all.
+        let _ = set(stream, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes as libc::c_int);
+    }
+}
+
+/// Let the system keep more of a stream that carries nothing but bulk, so that it has something to send while
+/// the next bytes are sealed. Only a hint, as above.
+pub(crate) fn buffer_bulk(stream: &(dyn ByteStream + 'static)) {
+    if let Some(stream) = (stream as &dyn Any).downcast_ref::<TcpStream>() {
+        let _ = set(stream, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BULK_BYTES_MAX);
+    }
+}
 
 /// What connects and listens.
 pub trait Network: Send + Sync {
@@ -68,7 +86,7 @@ impl Listener for Listening {
 /// yet should stay where urgent frames can still go before it.
 fn prompt(stream: TcpStream) -> io::Result<Box<dyn ByteStream>> {
     stream.set_nodelay(true)?;
-    limit_unsent(&stream)?;
+    set(&stream, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)?;
     Ok(Box::new(stream))
 }
 
@@ -76,16 +94,19 @@ fn prompt(stream: TcpStream) -> io::Result<Box<dyn ByteStream>> {
 /// megabytes of bulk, and a control frame behind them waits for all of it.
 const UNSENT_BYTES_MAX: libc::c_int = 128 << 10;
 
-fn limit_unsent(stream: &TcpStream) -> io::Result<()> {
-    let limit = UNSENT_BYTES_MAX;
+/// The same for a stream that carries nothing else. With more, what is sent has left the processor's caches
+/// before it is read.
+const UNSENT_BULK_BYTES_MAX: libc::c_int = 256 << 10;
+
+fn set(stream: &TcpStream, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the value is an int of the
     // length that is told.
     let result = unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            (&raw const limit).cast(),
+            level,
+            option,
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

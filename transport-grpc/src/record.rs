@@ -12,7 +12,7 @@ use tokio_rustls::rustls::ConnectionTrafficSecrets;
 pub(crate) const PLAIN_BYTES_MAX: usize = 16 << 10;
 /// How long a record is at most, with all that TLS allows around its contents.
 pub(crate) const RECORD_BYTES_MAX: usize = HEADER_BYTES + PLAIN_BYTES_MAX + 256;
-const HEADER_BYTES: usize = 5;
+pub(crate) const HEADER_BYTES: usize = 5;
 const TAG_BYTES: usize = 16;
 const NONCE_BYTES: usize = 12;
 
@@ -21,6 +21,11 @@ const APPLICATION_DATA: u8 = 23;
 const VERSION: [u8; 2] = [3, 3];
 /// A key may seal 2^24.5 records (RFC 8446, 5.5): a stream that has sealed so many is used no more.
 const RECORDS_MAX: u64 = 1 << 24;
+
+/// How long records are that hold so much and are as full as they can be.
+pub(crate) fn sealed_bytes(plain: usize) -> usize {
+    plain + plain.div_ceil(PLAIN_BYTES_MAX) * (HEADER_BYTES + 1 + TAG_BYTES)
+}
 
 /// What came is no record that the other end has sealed, or the key is used up.
 #[derive(Debug)]
@@ -121,6 +126,32 @@ impl Opener {
     }
 }
 
+impl Opener {
+    /// Open records that lie at the front of `bytes` and hold `plain` bytes, as full as they can be. What
+    /// they hold is at the front of `bytes` then, one record's behind the other's; what is behind it is
+    /// nothing.
+    pub(crate) fn open_together(&mut self, bytes: &mut [u8], plain: usize) -> Result<(), Unsealed> {
+        let (mut from, mut to) = (0, 0);
+        while to < plain {
+            let held = (plain - to).min(PLAIN_BYTES_MAX);
+            let end = from + sealed_bytes(held);
+            let header: [u8; HEADER_BYTES] = *bytes[from..end].first_chunk().ok_or(Unsealed)?;
+            if length(&header)? != Some(end - from) {
+                return Err(Unsealed);
+            }
+            let nonce = self.0.nonce()?;
+            // It moves down by what surrounded the records before it, and by its own header.
+            let sealed = from - to + HEADER_BYTES..;
+            let opened = self.0.key.open_within(nonce, Aad::from(header), &mut bytes[to..end], sealed);
+            if opened.map_err(|_| Unsealed)?.last() != Some(&APPLICATION_DATA) {
+                return Err(Unsealed);
+            }
+            (from, to) = (end, to + held);
+        }
+        Ok(())
+    }
+}
+
 /// How long the record is that starts here, as soon as that has come.
 pub(crate) fn length(bytes: &[u8]) -> Result<Option<usize>, Unsealed> {
     let Some([kind, _, _, high, low]) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
@@ -169,6 +200,27 @@ mod tests {
         // The second time it is another record's turn.
         assert!(opened(&mut opener, &mut records.clone()).is_ok());
         assert!(opened(&mut opener, &mut records).is_err());
+    }
+
+    #[test]
+    fn records_are_opened_where_their_contents_belong() {
+        let plain: Vec<u8> = (0..PLAIN_BYTES_MAX * 3 + 5).map(|index| (index % 241) as u8).collect();
+        for length in [0, 1, PLAIN_BYTES_MAX, PLAIN_BYTES_MAX + 1, plain.len()] {
+            let mut records = Vec::new();
+            Sealer::new(secrets()).unwrap().seal(&plain[..length], &mut records).unwrap();
+            assert_eq!(records.len(), sealed_bytes(length));
+            let mut opener = Opener::new(secrets()).unwrap();
+            opener.open_together(&mut records, length).unwrap();
+            assert!(records[..length] == plain[..length], "{length} bytes");
+        }
+        let mut records = Vec::new();
+        Sealer::new(secrets()).unwrap().seal(&plain, &mut records).unwrap();
+        for wrong in [0, 6, PLAIN_BYTES_MAX + 30, records.len() - 1] {
+            let mut changed = records.clone();
+            changed[wrong] ^= 1;
+            let mut opener = Opener::new(secrets()).unwrap();
+            assert!(opener.open_together(&mut changed, plain.len()).is_err(), "byte {wrong}");
+        }
     }
 
     #[test]

@@ -142,11 +142,16 @@ impl<'a> Filling<'a> {
 
     /// Room for the next chunk, whose length the peer has announced.
     pub fn room(&mut self, length: usize) -> Result<&mut [u8], TransportError> {
+        self.room_and_beyond(length).map(|rest| &mut rest[..length])
+    }
+
+    /// The same with all that is behind it, which holds nothing yet.
+    pub fn room_and_beyond(&mut self, length: usize) -> Result<&mut [u8], TransportError> {
         let rest = &mut self.into[self.filled..];
         if length == 0 || length > CHUNK_BYTES || length > rest.len() {
             return Err(TransportError::Malformed("a chunk of a length that was not asked for"));
         }
-        Ok(&mut rest[..length])
+        Ok(rest)
     }
 
     /// The next `length` bytes have been written; they should have this checksum.
