@@ -9,6 +9,7 @@
 //! | `settings` | windows, time limits, and TLS as QUIC wants it |
 //! | `connection` | one connection, from its handshake to its end |
 //! | `bulk` | both sides of a request for bytes of an object |
+//! | `socket` | the UDP socket, watched for no more than is of use |
 //! | `presence` | whether anybody listens any more where a connection leads |
 //! | `errors` | what errors of QUIC mean |
 
@@ -17,6 +18,7 @@ mod connection;
 mod errors;
 mod presence;
 mod settings;
+mod socket;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use settings::Settings;
+use socket::Socket;
 
 /// Connections that nobody has accepted yet.
 const BACKLOG: usize = 64;
@@ -59,7 +62,8 @@ impl Quic {
         let socket = UdpSocket::bind(address).map_err(listen)?;
         settings::enlarge_buffers(&socket);
         let settings = Settings::new(&node.credentials)?;
-        let endpoint = Endpoint::new(
+        let socket = Arc::new(Socket::new(socket).map_err(listen)?);
+        let endpoint = Endpoint::new_with_abstract_socket(
             settings::endpoint(),
             Some(settings.server.clone()),
             socket,

@@ -138,6 +138,18 @@ fn receipt_is_acknowledged_by_number_by_bytes_or_by_time() {
 }
 
 #[test]
+fn an_answer_takes_the_acknowledgement_along() {
+    let mut session = open(Acknowledging::OnReceipt);
+    session.receive(NOW, frame(1)).unwrap();
+    session.send(Number(1));
+    session.send(Number(2));
+    assert_eq!(packets(&mut session), [Packet::Acknowledge { up_to: 1 }, frame(1), frame(2)]);
+    assert_eq!(session.poll_timeout(), None);
+    session.send(Number(3));
+    assert_eq!(packets(&mut session), [frame(3)], "all that came is acknowledged");
+}
+
+#[test]
 fn at_the_head_only_what_was_handled_is_acknowledged() {
     let mut session = open(Acknowledging::WhenHandled);
     (1..=3).for_each(|number| assert!(session.receive(NOW, frame(number)).unwrap().is_some()));

@@ -7,8 +7,8 @@ use rustix::net::RecvFlags;
 
 use crate::frame::{FrameError, HEADER_BYTES, Header};
 
-/// What one read asks for at least.
-const READ_BYTES: usize = 64 * 1024;
+/// What one read asks for at least: after one that gives less there is nothing left.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
 
 /// What one read asks for at most, however large the frame that it belongs to claims to be.
 const READ_BYTES_MAX: usize = 1 << 20;

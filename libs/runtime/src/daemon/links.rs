@@ -16,10 +16,10 @@ use tokio::sync::Notify;
 use super::drivers::Applicant;
 use super::log;
 use super::state::{Daemon, Shared, Source, Task, with};
-use super::watched::{Watched, watch};
+use super::watched::{Watched, watch, writable};
 use crate::control::Control;
 use crate::frame::{Header, Kind};
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, READ_BYTES};
 use crate::outbox::Outbox;
 use crate::socket;
 
@@ -125,17 +125,21 @@ async fn serve(shared: Shared, id: LinkId, socket: Rc<Watched>, changed: Rc<Noti
         tokio::select! {
             ready = socket.readable(), if reads => {
                 let Ok(mut ready) = ready else { return };
-                let result = ready.try_io(|_| with(&shared, |daemon| daemon.read(id)));
-                if let Ok(result) = result
-                    && !matches!(result, Ok(1..))
-                {
-                    with(&shared, |daemon| daemon.link_ended(id));
-                    return;
+                match with(&shared, |daemon| daemon.read(id)) {
+                    // Whoever sends without end must not keep the others from being served.
+                    Ok(READ_BYTES..) => tokio::task::yield_now().await,
+                    // Nothing is left. What comes from now on makes it ready again.
+                    Ok(1..) => ready.clear_ready(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                    Ok(0) | Err(_) => {
+                        with(&shared, |daemon| daemon.link_ended(id));
+                        return;
+                    }
                 }
             }
-            ready = socket.writable(), if writes => {
-                let Ok(mut ready) = ready else { return };
-                let _ = ready.try_io(|_| shared.borrow_mut().write_blocked(id));
+            () = writable(&socket), if writes => {
+                shared.borrow_mut().write(id);
+                tokio::task::yield_now().await;
             }
             () = changed.notified() => {}
             // Its end must be noticed even while it is not read.
@@ -143,8 +147,6 @@ async fn serve(shared: Shared, id: LinkId, socket: Rc<Watched>, changed: Rc<Noti
                 with(&shared, |daemon| daemon.read_if_hung_up(id));
             }
         }
-        // Whoever sends without end must not keep the others from being served.
-        tokio::task::yield_now().await;
     }
 }
 
@@ -168,7 +170,7 @@ impl Daemon {
     /// Start to serve a socket.
     pub(super) fn add_link(&mut self, socket: OwnedFd, role: Role) -> io::Result<LinkId> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let socket = Rc::new(watch(socket, Interest::READABLE | Interest::WRITABLE)?);
+        let socket = Rc::new(watch(socket, Interest::READABLE)?);
         let changed = Rc::new(Notify::new());
         self.links_made += 1;
         let id = LinkId(self.links_made);
@@ -326,11 +328,6 @@ impl Daemon {
             }
         }
         all
-    }
-
-    /// The socket of a blocked link may take more.
-    fn write_blocked(&mut self, id: LinkId) -> io::Result<()> {
-        if self.write(id) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
     /// Read once, and handle what came.

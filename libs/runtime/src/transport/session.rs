@@ -1,7 +1,7 @@
 //! Drives a session over one connection after another.
 
-use std::future::Future;
-use std::pin::pin;
+use std::future::pending;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use shoal_core::Time;
 use shoal_core::session::{Acknowledging, Config, Fault, Session};
 use shoal_core::wire::FRAME_BYTES_MAX;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Control, ControlReader, ControlWriter, TransportError};
 use crate::frame::HEADER_BYTES;
@@ -216,6 +216,7 @@ impl Attached<'_> {
     }
 
     async fn write(&self, writer: &mut ControlWriter) -> Ended {
+        let mut alarm = Alarm::default();
         loop {
             let Some(filled) = self.with(|session| self.fill(session, writer)) else {
                 return Ended::Replaced;
@@ -230,7 +231,11 @@ impl Attached<'_> {
                 }
                 continue;
             }
-            wait(self.shared.written.notified(), timeout).await;
+            tokio::select! {
+                biased;
+                () = self.shared.written.notified() => {}
+                () = alarm.ring(timeout) => {}
+            }
         }
     }
 
@@ -253,14 +258,25 @@ fn closed() -> Ended {
     Ended::Connection(TransportError::Closed("the peer has nothing more to say".into()))
 }
 
-async fn wait(event: impl Future<Output = ()>, timeout: Option<Instant>) {
-    match timeout {
-        None => event.await,
-        Some(at) => tokio::select! {
-            biased;
-            () = event => {}
-            () = sleep_until(at) => {}
-        },
+/// Rings when something is due, or too early: what was due once is not taken back, because setting a timer anew
+/// for each frame costs more than to look once in vain.
+#[derive(Default)]
+struct Alarm {
+    set: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Alarm {
+    async fn ring(&mut self, due: Option<Instant>) {
+        if let Some(due) = due
+            && self.set.as_ref().is_none_or(|(at, _)| *at > due)
+        {
+            self.set = Some((due, Box::pin(sleep_until(due))));
+        }
+        match &mut self.set {
+            Some((_, sleep)) => sleep.as_mut().await,
+            None => pending().await,
+        }
+        self.set = None;
     }
 }
 
