@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -40,11 +42,28 @@ pub(crate) fn kill_if_marked(pid: u32, variable: &str, value: &str) -> bool {
 
 /// What the environment that a process was started with has for `variable`.
 pub(crate) fn marked_value(pid: u32, variable: &str) -> Option<String> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = environment(pid)?;
     environment.split(|byte| *byte == 0).find_map(|entry| {
         let value = entry.strip_prefix(variable.as_bytes())?.strip_prefix(b"=")?;
         Some(String::from_utf8_lossy(value).into_owned())
     })
+}
+
+/// The environment that a process was started with.
+///
+/// It reads as empty while a process replaces its program (`execve`), so that what hides behind a
+/// chain of launchers could be missed: a process that runs a program and seems to have none is
+/// asked again. Kernel threads and what has ended run no program.
+fn environment(pid: u32) -> Option<Vec<u8>> {
+    const TRIES: usize = 20;
+    for _ in 0..TRIES {
+        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        if !environment.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            return Some(environment);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    None
 }
 
 /// The processes whose parent is this one, adopted ones included.
@@ -84,7 +103,8 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
 
-    /// Only what carries the mark is killed, in whatever session and group it hides.
+    /// Only what carries the mark is killed, in whatever session and group it hides, and also while
+    /// it replaces its program.
     #[test]
     fn the_mark_decides() {
         let mark = format!("/nowhere/{}", std::process::id());
@@ -98,10 +118,6 @@ mod tests {
         };
         let mut marked = sleeper(&mark);
         let mut other = sleeper(&format!("{mark}-other"));
-        // The environment is there once the programs have been started.
-        while marked_value(marked.id(), "SHOAL_TEST_MARK").is_none() {
-            std::thread::yield_now();
-        }
         assert_eq!(kill_marked("SHOAL_TEST_MARK", &mark), 1);
         let status = marked.wait().expect("it is our child");
         assert_eq!(status.signal(), Some(libc::SIGKILL));
