@@ -307,6 +307,14 @@ pub enum Message {
         /// that of the next attempt's `Seal`, so it may be overtaken; `u32::MAX` frees for good.
         attempt: u32,
     },
+    /// Owner to a node that was said to have an object: a reader did not find it there. If it is there all
+    /// the same, or again, say so with `CopyAdded`; if it is made there later, drop it.
+    CopyMissing {
+        /// The object.
+        object: ObjectId,
+        /// The attempt of its task that had made it.
+        attempt: u32,
+    },
     // --- Store: node to process ------------------------------------------------------------
     /// Room for you.
     ExtentGranted {

@@ -141,6 +141,7 @@ fn store_messages() -> BoxedStrategy<Message> {
         (objects(), prop::sample::select(vec![0, 1, u32::MAX]))
             .prop_map(|(object, attempt)| Message::FreeObject { object, attempt })
             .boxed(),
+        (objects(), 0u32..3).prop_map(|(object, attempt)| Message::CopyMissing { object, attempt }).boxed(),
     ])
     .boxed()
 }

@@ -143,7 +143,7 @@ impl Owner {
     pub(super) fn missing_at(&mut self, now: Time, object: ObjectId, node: NodeId, out: Out<'_>) {
         let attempt = self.present_attempt(object);
         if self.forget_location(object, node) {
-            self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
+            self.send(ProcessId::daemon(node), Message::CopyMissing { object, attempt }, out);
         } else if self.outcome(object).and_then(named_location) == Some(node) {
             let cause = format!("node {} does not have it any more", node.0);
             self.lost(now, object, &cause, out);
@@ -190,10 +190,5 @@ impl Owner {
                 self.lost(now, object, &cause, out);
             }
         }
-    }
-
-    /// A borrowed object's bytes could not be had: where this process looked for them.
-    pub(super) fn looked_at(&self, object: ObjectId) -> NodeId {
-        self.outcome(object).and_then(named_location).unwrap_or_else(|| self.node())
     }
 }

@@ -143,7 +143,10 @@ impl Owner {
             if !matches!(value.payload, Payload::Stored { .. }) {
                 continue;
             }
-            if self.has_outcome(*object) {
+            // An earlier task may have failed to read it here; the caller asks to try again.
+            let failed =
+                matches!(self.outcome(*object), Some(Outcome::Failure(_))) && !self.is_owned(*object);
+            if self.has_outcome(*object) && !failed {
                 self.told_location(*object, value);
             } else {
                 // The lender keeps what the value contains; only the bytes matter here.

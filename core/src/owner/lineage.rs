@@ -156,7 +156,7 @@ impl Owner {
 
     /// The node cannot give us the bytes.
     pub(super) fn pin_failed(&mut self, now: Time, object: ObjectId, failure: Failure, out: Out<'_>) {
-        self.forget_mapping(object);
+        let asked_at = self.forget_mapping(object);
         if !self.objects.contains_key(&object) {
             return;
         }
@@ -173,7 +173,7 @@ impl Owner {
         } else if self.is_owned(object) {
             self.lost(now, object, "no node has a copy of it any more", out);
         } else {
-            let node = self.looked_at(object);
+            let node = asked_at.unwrap_or_else(|| self.node());
             let record = self.record(object);
             if let State::Ready(outcome) = core::mem::take(&mut record.state) {
                 self.release_outcome(object, outcome, out);

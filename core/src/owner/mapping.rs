@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Effect, Out, Owner};
-use crate::ids::ObjectId;
+use crate::ids::{NodeId, ObjectId};
 use crate::machine::{Time, Wakeup};
 use crate::message::Message;
 
@@ -11,6 +11,8 @@ use crate::message::Message;
 #[derive(Clone, Debug)]
 pub(super) struct Mapping {
     state: Pin,
+    /// Where the bytes were said to be when the node was asked for them.
+    asked_at: Option<NodeId>,
     /// Buffers of the program and running tasks that look at the bytes.
     readers: u32,
     /// When the last reader went.
@@ -36,8 +38,9 @@ impl Owner {
         if self.mappings.contains_key(&object) {
             return;
         }
-        self.mappings.insert(object, Mapping { state: Pin::Asked, readers: 0, idle_since: now });
         let locations = self.locations(object);
+        let asked_at = locations.first().copied();
+        self.mappings.insert(object, Mapping { state: Pin::Asked, asked_at, readers: 0, idle_since: now });
         self.send(self.daemon(), Message::Pin { object, locations }, out);
     }
 
@@ -107,9 +110,10 @@ impl Owner {
         }
     }
 
-    /// The node refused the pin.
-    pub(super) fn forget_mapping(&mut self, object: ObjectId) {
-        self.mappings.remove(&object);
+    /// The node refused the pin. Returns where the bytes were looked for, which need not be where they
+    /// are said to be by now.
+    pub(super) fn forget_mapping(&mut self, object: ObjectId) -> Option<NodeId> {
+        self.mappings.remove(&object)?.asked_at
     }
 
     pub(super) fn unpin_due(&mut self, now: Time, out: Out<'_>) {

@@ -6,6 +6,7 @@
 //! out of that, freeing the object gives it back. What is spilled, or left by a dead process, goes to
 //! the free space.
 
+mod dropped;
 mod endings;
 mod extents;
 mod objects;
@@ -22,6 +23,7 @@ mod victims;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
+use self::dropped::Dropped;
 use self::extents::Holder;
 pub(super) use self::objects::Sealed;
 use self::objects::{FreedEarly, Object, Place, Unsealed};
@@ -59,9 +61,9 @@ pub(super) struct Store {
     /// Freed before they were sealed: the owner's word was faster than the producer's.
     freed_early: BTreeMap<ObjectId, FreedEarly>,
     pulls: Pulls,
-    /// Copies that were made, or dropped, and of which attempt: their owners do not know yet.
+    /// Copies that were made, and of which attempt: their owners do not know yet.
     copied: Vec<(ObjectId, u32)>,
-    dropped: Vec<(ObjectId, u32)>,
+    dropped: Dropped,
     /// Requests for room, first come, first served.
     waiting: VecDeque<Room>,
     /// Something has changed for those who wait for room.
@@ -99,7 +101,7 @@ impl Store {
             freed_early: BTreeMap::new(),
             pulls: Pulls::default(),
             copied: Vec::new(),
-            dropped: Vec::new(),
+            dropped: Dropped::default(),
             waiting: VecDeque::new(),
             hopeful: false,
             holders_asked: None,
@@ -200,6 +202,11 @@ impl Store {
         self.objects.contains_key(&object)
     }
 
+    /// Who was born as the owner of an object that is here, once for each object.
+    pub(super) fn owners(&self) -> impl Iterator<Item = ProcessId> {
+        self.objects.keys().map(|object| object.owner())
+    }
+
     /// For [`Node::inspect`](super::Node::inspect).
     pub(super) fn objects(&self) -> impl Iterator<Item = (ObjectId, Option<NodeId>)> {
         self.objects.iter().map(|(id, object)| (*id, object.primary))
@@ -208,11 +215,6 @@ impl Store {
     /// The copies that were made since the last call.
     pub(super) fn take_copied(&mut self) -> Vec<(ObjectId, u32)> {
         core::mem::take(&mut self.copied)
-    }
-
-    /// The copies that were dropped since the last call.
-    pub(super) fn take_dropped(&mut self) -> Vec<(ObjectId, u32)> {
-        core::mem::take(&mut self.dropped)
     }
 
     /// A deadline of those who wait for room has come.

@@ -18,7 +18,7 @@ use crate::value::Failure;
 
 /// A reader knows of an object from its owner, the owner from its producer, and the producer sealed
 /// it before it told anybody: the news is on its way, or the object is gone.
-const SEALED_WITHIN: Span = Span::from_secs(5);
+pub(super) const SEALED_WITHIN: Span = Span::from_secs(5);
 /// How many objects are remembered that were freed before they were sealed.
 const FREED_EARLY_MAX: usize = 10_000;
 
@@ -40,6 +40,8 @@ pub(super) struct FreedEarly {
     at: Time,
     /// What a later attempt makes is wanted.
     attempt: u32,
+    /// So are copies: the object is not free, but its owner believes that it never was here.
+    missing: bool,
 }
 
 /// A sealed object.
@@ -164,7 +166,7 @@ impl Store {
 
     /// When it was last said that an object that is not here is freed.
     pub(super) fn freed_at(&self, id: ObjectId) -> Option<Time> {
-        self.freed_early.get(&id).map(|early| early.at)
+        self.freed_early.get(&id).filter(|early| !early.missing).map(|early| early.at)
     }
 
     /// An object is there: those who wait for it get it.
@@ -173,6 +175,7 @@ impl Store {
         if let Some(object) = self.objects.get_mut(&id) {
             object.readers.extend(readers.into_iter().chain(unsealed));
         }
+        self.dropped.forget(id);
         self.touch(id);
         self.serve_readers(id, out);
     }
@@ -313,12 +316,29 @@ impl Store {
         if attempt == u32::MAX {
             self.refuse_freed(id, out);
         }
+        self.remember_freed(id, FreedEarly { at: out.now, attempt, missing: false });
+    }
+
+    fn remember_freed(&mut self, id: ObjectId, early: FreedEarly) {
+        let now = early.at;
         if self.freed_early.len() >= FREED_EARLY_MAX {
-            let now = out.now;
             self.freed_early.retain(|_, early| early.at + SEALED_WITHIN > now);
         }
         if self.freed_early.len() < FREED_EARLY_MAX {
-            self.freed_early.insert(id, FreedEarly { at: out.now, attempt });
+            self.freed_early.insert(id, early);
+        }
+    }
+
+    /// The owner of an object has taken this node out of its list, for a reader did not find it here.
+    pub(in crate::node) fn copy_missing(&mut self, from: ProcessId, id: ObjectId, attempt: u32, now: Time) {
+        if from != id.owner() && !from.is_steward() {
+            return;
+        }
+        match self.objects.get(&id) {
+            Some(object) if !object.freed => self.copied.push((id, object.attempt)),
+            Some(_) => {}
+            None if self.freed_at(id).is_some() => {}
+            None => self.remember_freed(id, FreedEarly { at: now, attempt, missing: true }),
         }
     }
 

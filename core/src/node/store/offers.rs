@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Store;
-use super::objects::Place;
+use super::objects::{Place, lost};
 use super::outbox::Outbox;
 use crate::ids::{NodeId, ObjectId, ProcessId};
 use crate::message::Message;
@@ -17,6 +17,10 @@ impl Store {
         if self.is_reader(reader, id) {
             // It has asked, and has not said that it is done.
             return;
+        }
+        if !self.has(id) && self.primary_of_dropped(id, out.now).is_some() {
+            let failure = lost(id, "its copy on this node was dropped");
+            return self.refuse_reader(reader, id, failure, out);
         }
         self.pin(reader, id, false, out);
     }

@@ -41,9 +41,9 @@ impl Store {
             if object.disk.is_some() {
                 self.vacate(id, false, out);
                 made = true;
-            } else if object.primary.is_some() {
+            } else if let Some(primary) = object.primary {
                 // The node that keeps it lives, and can be asked again.
-                self.dropped.push((id, object.attempt));
+                self.dropped.add(id, object.attempt, primary, out.now);
                 self.forget(id, out);
                 made = true;
             } else {

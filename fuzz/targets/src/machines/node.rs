@@ -32,6 +32,7 @@ const HEARD: &[&str] = &[
     "Pin",
     "Unpin",
     "FreeObject",
+    "CopyMissing",
     "StartActor",
     "StopActor",
     "JobRegistered",
