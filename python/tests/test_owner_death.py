@@ -275,11 +275,7 @@ def test_the_owner_dies_while_another_node_copies_its_object(nodes):
     assert api.get(reading, timeout=PATIENCE_SECONDS) == len(payload(size))
 
 
-# What the heir hears of copies in the store of a third node comes too late now and then: docs/architecture.md says so.
-COPY_MAY_BE_MISSED = pytest.mark.xfail(strict=False, reason="the heir may miss a copy")
-
-
-@pytest.mark.parametrize("size", [0, pytest.param(3 << 20, marks=COPY_MAY_BE_MISSED)], ids=["small", "large"])
+@SIZES
 def test_the_owners_node_dies_and_others_have_what_it_made(nodes, size):
     cluster, (a, _) = nodes
     maker = Maker.options(**on("a")).remote()

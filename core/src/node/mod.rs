@@ -523,6 +523,9 @@ impl Node {
             Message::CancelLeaseRequest { request } => self.cancel_lease_request(from, request),
             Message::ReturnLease { lease, reusable } => self.return_lease(from, lease, reusable, out),
             Message::FreeObject { object, attempt } => self.store.free_object(from, object, attempt, out),
+            Message::CopyMissing { object, attempt } => {
+                self.store.copy_missing(from, object, attempt, out.now)
+            }
             _ => {}
         }
     }
@@ -551,8 +554,10 @@ impl Node {
                 self.watch_owner(object.owner(), out);
             }
             Message::Pin { object, locations } => self.pin(from, object, &locations, out),
+            Message::Mourn { of, heir, .. } if from.is_steward() => self.mourn(from, of, heir, out),
             Message::Unpin { object } => store.unpin(from, object, out),
             Message::FreeObject { object, attempt } => store.free_object(from, object, attempt, out),
+            Message::CopyMissing { object, attempt } => store.copy_missing(from, object, attempt, out.now),
             // The rest is for others.
             _ => {}
         }

@@ -28,7 +28,7 @@ impl Node {
         for process in self.processes.watched_of(node) {
             self.watched_died(process, &death, out);
         }
-        self.owners_died(|owner| owner.node() == node, heir, out);
+        self.owners_of_dead_node(node, heir, out);
         self.store.node_gone(node, out);
         self.processes.forget_watchers(node);
         self.changed = true;

@@ -15,7 +15,11 @@ impl Node {
     pub(super) fn pin(&mut self, from: ProcessId, object: ObjectId, locations: &[NodeId], out: &mut Outbox) {
         let own = self.config.node;
         let elsewhere = |node: &NodeId| *node != own && !self.view.is_dead(*node);
-        let others: Vec<NodeId> = locations.iter().copied().filter(elsewhere).collect();
+        let mut others: Vec<NodeId> = locations.iter().copied().filter(elsewhere).collect();
+        if others.is_empty() {
+            let primary = self.store.primary_of_dropped(object, out.now);
+            others.extend(primary.filter(elsewhere));
+        }
         let away = !locations.is_empty() && !locations.contains(&own);
         if self.store.has(object) || others.is_empty() && !away {
             // Where no other node has it, it is about to be sealed here.
@@ -72,7 +76,8 @@ impl Node {
     fn present_owner(&self, object: ObjectId) -> Option<ProcessId> {
         let owner = object.owner();
         if self.view.is_dead(owner.node()) {
-            self.view.heir(owner.node()).map(ProcessId::steward)
+            let heir = self.view.line_of(owner.node()).last().filter(|heir| !self.view.is_dead(*heir));
+            heir.map(ProcessId::steward)
         } else if self.processes.is_dead(owner) {
             Some(ProcessId::steward(owner.node()))
         } else {

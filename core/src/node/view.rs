@@ -99,6 +99,12 @@ impl View {
         self.dead.get(&node).copied()
     }
 
+    /// A node, its heir if it is dead, the heir's heir if that is dead, and so on.
+    pub(super) fn line_of(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        // An heir was alive when it was named, so the line is no longer than there were deaths.
+        core::iter::successors(Some(node), |node| self.heir(*node)).take(self.dead.len() + 1)
+    }
+
     /// The other nodes that live.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeSummary> {
         self.nodes.values().map(|node| &**node)

@@ -66,6 +66,26 @@ impl Node {
         }
     }
 
+    /// The same for all processes of a node, and for those that its steward had inherited from.
+    pub(super) fn owners_of_dead_node(&mut self, node: NodeId, heir: NodeId, out: &mut Outbox) {
+        let born: BTreeSet<NodeId> = self.store.owners().map(ProcessId::node).collect();
+        let inherited = |born: &NodeId| self.view.line_of(*born).any(|in_line| in_line == node);
+        let concerned: BTreeSet<NodeId> = born.into_iter().filter(inherited).collect();
+        self.owners_died(|owner| concerned.contains(&owner.node()), heir, out);
+    }
+
+    /// An heir, through the steward here, waits until it knows of all copies here. It may have heard of
+    /// the death before this node did, by a head that this node cannot reach at the moment.
+    pub(super) fn mourn(&mut self, from: ProcessId, of: ProcessId, heir: NodeId, out: &mut Outbox) {
+        let node = of.node();
+        if of.is_daemon() && self.view.heir(node).is_none() {
+            self.owners_of_dead_node(node, heir, out);
+        } else if !of.is_daemon() {
+            self.owners_died(|owner| owner == of, heir, out);
+        }
+        out.send(from, Message::Mourned { of });
+    }
+
     /// See that this node learns of the death of who owns something here.
     pub(super) fn watch_owner(&mut self, owner: ProcessId, out: &mut Outbox) {
         if !self.is_local(owner) {
@@ -123,7 +143,10 @@ impl Processes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{ObjectId, TaskId};
     use crate::node::harness::*;
+    use crate::node::{Effect, WorkResult};
+    use alloc::vec;
 
     fn watch(process: ProcessId) -> Message {
         Message::WatchProcess { process }
@@ -170,6 +193,44 @@ mod tests {
         assert_eq!(effects, [send(driver, buried), send(driver, died(afar(2, 1)))]);
         // Of one that comes later the news may be on its way.
         assert_eq!(node.receive(driver, watch(afar(6, 1))).len(), 1);
+    }
+
+    /// The driver reads an object of another node, which is copied for it.
+    fn copy(node: &mut Harness, object: ObjectId, from: NodeId) {
+        node.receive(driver(), Message::Pin { object, locations: vec![from] });
+        let ready = Message::PullReady { object, attempt: 0, size: 1 << 20, primary: from };
+        let mut effects = node.receive(ProcessId::daemon(from), ready);
+        while let Some(operation) = effects.iter().find_map(|effect| match effect {
+            Effect::Start { operation, .. } => Some(*operation),
+            _ => None,
+        }) {
+            effects = node.finished(operation, WorkResult::Done);
+        }
+        assert!(matches!(sent_to(driver(), &effects)[..], [Message::Pinned { .. }]), "{effects:?}");
+    }
+
+    #[test]
+    fn an_heir_hears_of_copies_here_before_the_head_has_told_of_the_death() {
+        let mut node = Harness::with_driver(&[("CPU", 1.0)]);
+        node.view(&[summary(2, &[]), summary(3, &[]), summary(4, &[])]);
+        let x = TaskId { owner: afar(2, 9), number: 1 }.object(0);
+        copy(&mut node, x, NodeId(2));
+        let steward = ProcessId::steward(NODE);
+        let of = ProcessId::daemon(NodeId(2));
+        let mourn =
+            |heir| Message::Mourn { of, death: Death::NodeDied { node: NodeId(2) }, heir: NodeId(heir) };
+        let added = Message::CopyAdded { object: x, node: NODE, attempt: 0 };
+        let told = send(ProcessId::steward(NodeId(3)), added.clone());
+        let mourned = send(steward, Message::Mourned { of });
+        assert_eq!(node.receive(steward, mourn(3)), [told.clone(), mourned.clone()]);
+        let dies = |node: &mut Harness, dead, heir| {
+            let (dead, heir) = (NodeId(dead), NodeId(heir));
+            node.receive(ProcessId::HEAD, Message::NodeDied { node: dead, heir })
+        };
+        assert!(dies(&mut node, 2, 3).contains(&told));
+        assert_eq!(node.receive(steward, mourn(3)), [mourned], "it was told already");
+        // The heir's heir must know it, too.
+        assert!(dies(&mut node, 3, 4).contains(&send(ProcessId::steward(NodeId(4)), added)));
     }
 
     #[test]

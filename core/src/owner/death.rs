@@ -55,7 +55,8 @@ impl Owner {
         let gone = |dead: ProcessId| dead == process;
         let touched = self.touched_by(&gone);
         self.peers.entry(process).or_default().dead = Some(death.clone());
-        if self.present(process) == Some(self.me()) {
+        // Who died with a node is mourned with it: only then all other nodes are asked.
+        if self.present(process) == Some(self.me()) && !self.is_dead_node(process.node()) {
             self.mourn(process, death, out);
         }
         self.bury(now, &gone, touched, out);

@@ -13,6 +13,9 @@
 //! the object alive until the receiver has registered (see [`super::borrowing`]), and that goes on over the
 //! death of the owner.
 //!
+//! **Copies** in the stores of nodes are known to these. So each steward that is asked asks its daemon, too,
+//! which answers when it has told the heir what it has.
+//!
 //! **References on their way** when their owner dies are read before the receiver answers: it answers when
 //! it has heard of the death and has read the dead process's link to its end. Between nodes, and through
 //! daemons, what a process had sent comes before the news of its death anyway.
@@ -224,6 +227,8 @@ impl Owner {
         let here = self.node();
         let mut holders = self.holders_from(of);
         holders.retain(|holder| holder.node() == here);
+        // What is in the store here has been reported when the daemon answers.
+        holders.insert(self.daemon());
         if let Some(steward) = self.steward() {
             steward.mournings.insert(of, Mourning::new(death, heir, Some(from)));
         }

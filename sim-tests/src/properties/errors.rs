@@ -24,6 +24,8 @@ pub(super) struct Errors {
     groups: BTreeMap<GroupId, GroupSpec>,
     removed: BTreeSet<GroupId>,
     lost: bool,
+    /// A head acted whose log held less than had been acknowledged, or will when the right log is back.
+    forgetful: bool,
 }
 
 impl Property for Errors {
@@ -48,7 +50,11 @@ impl Property for Errors {
             Observation::Fact(Fact::Started { process, task, .. }) => {
                 self.started.insert((*task, *process));
             }
+            Observation::Fact(Fact::HeadStarted { forgetful: true, .. }) => self.forgetful = true,
             Observation::Fact(Fact::Lost { .. } | Fact::NodeEnded { .. }) => self.lost = true,
+            // What a driver lent is freed with it; that ends what is left of its job.
+            Observation::Got { process, result: Got::Failure(Failure::Freed { .. }), .. }
+                if !has_driver(world, *process) => {}
             Observation::Got { process, object, result: Got::Failure(failure) } => {
                 return self
                     .explain(world, object.task, failure)
@@ -91,9 +97,12 @@ impl Errors {
                 _ => Err(String::from("no process of the actor has died")),
             },
             Failure::Cancelled if self.cancelled.is_empty() => Err(String::from("nothing was cancelled")),
-            Failure::ObjectLost { .. } if !self.lost && !self.may_evaporate(world) => {
+            Failure::ObjectLost { .. }
+                if !self.lost && world.cluster.declared_dead.is_empty() && !self.may_evaporate(world) =>
+            {
                 Err(String::from("nothing was lost"))
             }
+            Failure::ObjectLost { object, .. } => explain_loss(world, *object),
             Failure::Freed { object } if !is_dead(world, object.owner()) => {
                 Err(String::from("somebody still referred to it"))
             }
@@ -159,10 +168,27 @@ impl Errors {
                 None => Err(String::from("it is in no placement group")),
             },
             ActorDeath::Unschedulable(_) => self.explain_misfit(world, actor.0),
-            ActorDeath::Unknown => Err(String::from("it was made before it was called")),
+            ActorDeath::Unknown if !self.forgetful => Err(String::from("it was made before it was called")),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the driver of a process's job lives.
+fn has_driver(world: &World, process: ProcessId) -> bool {
+    let Some(job) = world.cluster.processes.get(&process).map(|process| process.job) else { return false };
+    world.cluster.processes.values().any(|process| process.driver.is_some() && process.job == job)
+}
+
+/// No node of the cluster has the bytes.
+fn explain_loss(world: &World, object: ObjectId) -> Check {
+    let living = world.cluster.nodes.iter().filter(|(id, _)| !world.cluster.declared_dead.contains(id));
+    for (node, daemon) in living {
+        if daemon.node.inspect().objects.iter().any(|(stored, _)| *stored == object) {
+            return Err(format!("{node:?} has it"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether nothing but the death of its owner concerns what a program had put. Its steward has a record of

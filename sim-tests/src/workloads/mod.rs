@@ -12,6 +12,7 @@ mod generators;
 mod groups;
 mod named_actors;
 mod nested;
+mod orphans;
 
 pub use builder::Builder;
 
@@ -39,6 +40,7 @@ pub const ALL: &[Workload] = &[
     Workload { name: "floods", build: floods::build },
     Workload { name: "far_objects", build: far_objects::build },
     Workload { name: "groups", build: groups::build },
+    Workload { name: "orphans", build: orphans::build },
 ];
 
 /// The program of an item in a cluster of so many machines. `number` keeps its functions apart from those

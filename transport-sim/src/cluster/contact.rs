@@ -122,7 +122,9 @@ impl<C: Content> Cluster<C> {
             .heads
             .get(&head)
             .is_none_or(|head| self.is_blocked(host, head.host) || self.is_blocked(head.host, host));
-        if blocked || !here {
+        // A head that has forgotten the node meanwhile has closed the connection.
+        let forgotten = !self.has_end(Way { from: head, to: ProcessId::daemon(number) });
+        if blocked || forgotten || !here {
             // The connection was gone before the answer came.
             if here {
                 self.greet_in(host);

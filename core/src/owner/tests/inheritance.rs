@@ -185,6 +185,11 @@ impl Cluster {
                     self.watchers.entry(process).or_default().insert(from);
                 }
             }
+            // There is no store here: no copies to tell of.
+            Load::Message(Message::Mourn { of, .. }) => {
+                let mourned = Load::Message(Message::Mourned { of });
+                self.route(at, (ProcessId::daemon(at), from, mourned));
+            }
             Load::Message(Message::Ask { request, .. }) => {
                 let summary = |node| NodeSummary {
                     node: NodeId(node),

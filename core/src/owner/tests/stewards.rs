@@ -95,6 +95,7 @@ impl World {
                 }
                 None => return self.watchers.entry(process).or_default().push(from),
             },
+            Message::Mourn { of, .. } => Message::Mourned { of },
             Message::Ask { request, .. } => {
                 let summary = |(node, heir): (&NodeId, &Option<NodeId>)| NodeSummary {
                     node: *node,
