@@ -8,5 +8,6 @@ pub mod inbox;
 pub mod outbox;
 pub mod process;
 pub mod socket;
+mod spin;
 pub mod template;
 pub mod transport;

@@ -22,6 +22,7 @@ use crate::frame::{Header, Kind};
 use crate::inbox::{Inbox, READ_BYTES};
 use crate::outbox::Outbox;
 use crate::socket;
+use crate::spin::Spin;
 
 /// Over this many unsent bytes, the links that fill a link are not read any more.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -342,6 +343,20 @@ impl Daemon {
             self.handle_frames(id);
         }
         Ok(count)
+    }
+
+    /// Look for a bounded time at the link of a process that another node has asked something: a short method
+    /// answers before this thread would have slept, and waking it again takes longer than the method.
+    pub(super) fn look_for_answer(&mut self) {
+        let Some(id) = self.asked.take() else { return };
+        if self.interests(id).is_none_or(|interests| !interests.reads || interests.writes) {
+            return;
+        }
+        let mut spin = std::mem::replace(&mut self.spin, Spin::new(0));
+        // What ends the link is for its task to find.
+        spin.run(|| !matches!(self.read(id), Err(error) if error.kind() == io::ErrorKind::WouldBlock));
+        self.spin = spin;
+        self.settle();
     }
 
     /// Read what a dead process has left in its socket. Others may hold its end open, so the end of

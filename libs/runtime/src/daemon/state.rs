@@ -26,7 +26,12 @@ use super::status::StatusRequests;
 use super::templates::Job;
 use super::work::Store;
 use super::workers::Worker;
+use crate::spin::Spin;
 use crate::transport::Transport;
+
+/// So often the daemon looks for an answer before it does anything else, if that pays: for less than
+/// 100 microseconds.
+const ANSWER_LOOKS_MAX: u32 = 256;
 
 /// The daemon as its tasks share it. No borrow lives across an `await`.
 pub(super) type Shared = Rc<RefCell<Daemon>>;
@@ -68,6 +73,9 @@ pub(super) struct Daemon {
     pub(super) dirty: Vec<LinkId>,
     /// Whose frames are being handled: it pays for what they cause.
     pub(super) source: Option<Source>,
+    /// A local process that was sent something by another node, which may have an answer at once.
+    pub(super) asked: Option<LinkId>,
+    pub(super) spin: Spin,
     /// How often something was read: whether anything happens at all.
     pub(super) reads: u64,
     pub(super) processes: HashMap<ProcessId, Process>,
@@ -166,6 +174,7 @@ pub(super) fn spawn_driving(shared: &Shared) {
                 daemon.fire();
                 daemon.run_machines();
                 daemon.flush();
+                daemon.look_for_answer();
                 daemon.deadline()
             };
             // Tasks that are ready run before this one is polled again, so one round of writing
@@ -199,6 +208,8 @@ impl Daemon {
                 links_made: 0,
                 dirty: Vec::new(),
                 source: None,
+                asked: None,
+                spin: Spin::serving(ANSWER_LOOKS_MAX),
                 reads: 0,
                 processes: HashMap::new(),
                 jobs: HashMap::new(),

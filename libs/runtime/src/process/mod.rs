@@ -11,7 +11,6 @@ mod connecting;
 mod inner;
 mod link;
 mod reader;
-mod spin;
 mod store;
 mod waiting;
 

@@ -12,13 +12,15 @@ use shoal_core::owner::Input;
 use shoal_core::wire;
 
 use super::link::{Incoming, ReadState};
-use super::spin::Spin;
 use super::{Process, exit_now};
 use crate::control::Control;
 use crate::frame::Kind;
+use crate::spin::Spin;
 
 /// The poller's name for the descriptor that tells an event loop of jobs that others have read.
 const JOBS: u64 = u64::MAX;
+/// So often a thread looks before it sleeps, if that pays.
+const LOOKS_MAX: u32 = 256;
 /// Looks at the link that was last used, before looking at all.
 const HOT_LOOKS: u32 = 4;
 /// A sleeping leader looks up this often, for deadlines of the machine.
@@ -41,7 +43,7 @@ impl Default for Reader {
         Reader {
             links: HashMap::new(),
             hot: None,
-            spin: Spin::new(),
+            spin: Spin::new(LOOKS_MAX),
             batch: Vec::new(),
             outputs: Vec::new(),
             closed: Vec::new(),
@@ -65,7 +67,7 @@ impl Reader {
 
     /// Look again and again for a bounded time; whether something came.
     pub(super) fn look(&mut self, process: &Process) -> bool {
-        let mut spin = std::mem::replace(&mut self.spin, Spin::new());
+        let mut spin = std::mem::replace(&mut self.spin, Spin::new(LOOKS_MAX));
         let mut turn = 0;
         let found = spin.run(|| {
             turn += 1;

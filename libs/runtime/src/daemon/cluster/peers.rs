@@ -315,6 +315,7 @@ impl Daemon {
             }
         } else if let Some(link) = self.link_of(header.to) {
             self.queue_forward(link, header, body);
+            self.asked = Some(link);
         }
         Ok(())
     }
