@@ -103,7 +103,7 @@ test-sim: ## A short simulation, each seed run twice
 	$(SIM) $(SEED) --seeds $(SEEDS) --jobs $(JOBS) --doublecheck
 
 test-mutants: ## A few known bugs, put back in, are caught by the simulation
-	$(MUTANTS) --least 0 --most 1000 --jobs $(JOBS) Canary LeakLease KeepGrants ForgetWorker BlameUnstarted ForgetHolders ConsumerProgress
+	$(MUTANTS) --least 0 --most 1000 --jobs $(JOBS) Canary LeakLease KeepGrants ForgetWorker BlameUnstarted ForgetHolders ConsumerProgress SortArguments SlowIsDead ForgetUnsent ForgetOrphanedCopy
 
 test-explore: ## Every interleaving of small clusters
 	$(EXPLORE) --jobs $(JOBS)

@@ -53,21 +53,25 @@ pub enum Mutant {
     ForgetRestarts,
     /// A driver whose end is told again, for nobody had acknowledged it, ends its job again.
     EndJobTwice,
-    /// What ends an actor before it is registered is forgotten.
-    ForgetEarlyEnd,
+    /// What ends an actor before its creation was sent is forgotten.
+    ForgetUnsent,
+    /// The arguments of a task are kept in a set, and lose their order.
+    SortArguments,
+    /// What is free is told when CPUs are taken or freed, and not for the sake of anything else.
+    ReportCpusOnly,
     /// Two placement groups that have lost bundles wait for what is left of each other.
     NoSurrender,
     /// That a placement group has lost bundles is not in the head's log.
     ForgetRescheduling,
     /// A copy of an object that its owner has freed meanwhile is kept.
     KeepStrayCopy,
-    /// Nobody is told of a copy whose owner died while it was made.
+    /// No heir is told of the copies that there are of what it inherits, nor of those that were being made.
     ForgetOrphanedCopy,
 }
 
 impl Mutant {
     /// All that one node is enough for.
-    pub const ALL: [Mutant; 18] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::Canary,
         Mutant::CallsBehindFailedOne,
         Mutant::CodeOfReturnedTask,
@@ -86,19 +90,23 @@ impl Mutant {
         Mutant::LeakSpilled,
         Mutant::SpillPinned,
         Mutant::SameIncarnation,
+        Mutant::ForgetUnsent,
+        Mutant::SortArguments,
     ];
 
     /// Those that take several nodes to be seen.
-    pub const OF_CLUSTERS: [Mutant; 9] = [
+    pub const OF_CLUSTERS: [Mutant; 11] = [
         Mutant::StaleGrant,
         Mutant::RedirectToDead,
         Mutant::SlowIsDead,
         Mutant::ForgetStart,
         Mutant::ForgetRestarts,
         Mutant::EndJobTwice,
-        Mutant::ForgetEarlyEnd,
         Mutant::KeepStrayCopy,
         Mutant::ForgetOrphanedCopy,
+        Mutant::NoSurrender,
+        Mutant::ForgetRescheduling,
+        Mutant::ReportCpusOnly,
     ];
 
     /// Whether the code behaves as if it had this bug.

@@ -34,6 +34,15 @@ pub enum Observation {
         /// What.
         result: Got,
     },
+    /// A task or a constructor begins with these arguments, in this order.
+    Given {
+        /// Where.
+        process: ProcessId,
+        /// What begins.
+        task: TaskId,
+        /// Its arguments that are passed by value.
+        arguments: Vec<ObjectId>,
+    },
     /// A program asked for this task to be cancelled.
     Cancelled {
         /// The task.

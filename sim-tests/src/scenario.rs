@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use shoal_core::Span;
 use shoal_transport_sim::cluster::{HostSettings, Loss, Settings};
-use shoal_transport_sim::{Delays, Fault, FaultKind, Random};
+use shoal_transport_sim::{Delays, Fault, FaultKind, LogFate, Random};
 
 use crate::workloads;
 
@@ -58,9 +58,14 @@ impl Scenario {
     /// The scenario of a seed on so many machines, whatever it would draw.
     pub fn on(seed: u64, hosts: Option<u64>) -> Scenario {
         let mut random = Random::new(seed);
-        let cluster = draw_cluster(&mut random, hosts);
-        let faults = draw_faults(&mut random, &cluster);
+        let mut cluster = draw_cluster(&mut random, hosts);
+        let mut faults = draw_faults(&mut random, &cluster);
         let drivers = draw_drivers(&mut random, cluster.hosts.len());
+        let is_gang = |item: &Item| item.workload == "gangs";
+        if drivers.iter().flat_map(|driver| &driver.items).any(is_gang) && random.chance(500) {
+            cluster.heal_at_micros = OUTAGE_MICROS;
+            faults.extend(draw_outage(&mut random));
+        }
         Scenario { seed, cluster, faults, drivers }
     }
 
@@ -151,6 +156,9 @@ fn draw_hosts(random: &mut Random, count: u64, settings: &mut Settings) {
         .collect();
 }
 
+/// How long an outage lasts.
+const OUTAGE_MICROS: u64 = 40_000_000;
+
 /// A resource that only some machines have.
 pub const SPECIAL: &str = "special";
 /// A resource that every machine has, and that only detached placement groups ask for: what is left of
@@ -199,12 +207,23 @@ fn draw_faults(random: &mut Random, cluster: &Settings) -> Vec<Fault> {
         .collect()
 }
 
+/// A machine goes while groups are used, and comes back so late that these must do without it; often the head
+/// goes, too, while they wait.
+fn draw_outage(random: &mut Random) -> Vec<Fault> {
+    let at_micros = random.between(500_000, 6_000_000);
+    let gone = Fault::HostCrash { at_micros, choice: random.draw() >> 32, micros: OUTAGE_MICROS };
+    let at_micros = at_micros + random.between(2_000_000, 6_000_000);
+    let head = Fault::HeadCrash { at_micros, log: LogFate::Kept, micros: 0 };
+    if random.chance(500) { vec![gone, head] } else { vec![gone] }
+}
+
 fn draw_drivers(random: &mut Random, hosts: usize) -> Vec<Driver> {
     let usable: Vec<&str> = workloads::ALL
         .iter()
         .map(|w| w.name)
-        // On one machine, nothing is far.
-        .filter(|name| (hosts > 1 || *name != "far_objects") && random.chance(500))
+        // On one machine, nothing is far, and nothing can be spread.
+        .filter(|name| hosts > 1 || !["far_objects", "gangs"].contains(name))
+        .filter(|_| random.chance(500))
         .collect();
     let usable = if usable.is_empty() { vec![workloads::ALL[0].name] } else { usable };
     let drivers = if random.chance(300) { random.between(2, 3) } else { 1 };

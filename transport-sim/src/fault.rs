@@ -77,6 +77,15 @@ pub enum Fault {
         /// Counted from 0.
         nth: u32,
     },
+    /// Nothing can be read back from the disk for a while.
+    Unreadable {
+        /// Picks the node.
+        choice: u64,
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// For how long.
+        micros: u64,
+    },
     /// The n-th reservation of memory for the store fails.
     ReserveFails {
         /// The machine.
@@ -106,6 +115,9 @@ pub enum Fault {
         at_micros: u64,
         /// Picks the machine.
         choice: u64,
+        /// So long it does not start again for sure.
+        #[serde(default)]
+        micros: u64,
     },
     /// A daemon crashes; its processes are still there for a moment.
     DaemonCrash {
@@ -225,6 +237,7 @@ impl Fault {
             Fault::Kill { at_micros, .. }
             | Fault::Pause { at_micros, .. }
             | Fault::DiskFull { at_micros, .. }
+            | Fault::Unreadable { at_micros, .. }
             | Fault::MemoryPressure { at_micros, .. }
             | Fault::HostCrash { at_micros, .. }
             | Fault::DaemonCrash { at_micros, .. }
@@ -261,7 +274,7 @@ pub enum FaultKind {
     Pause,
     /// [`Fault::ForkFails`] and [`Fault::StartCrash`].
     Start,
-    /// [`Fault::DiskFull`], [`Fault::TornSpill`] and [`Fault::RestoreFails`].
+    /// [`Fault::DiskFull`], [`Fault::Unreadable`], [`Fault::TornSpill`] and [`Fault::RestoreFails`].
     Disk,
     /// [`Fault::ReserveFails`].
     Reserve,
@@ -321,8 +334,9 @@ impl FaultKind {
             FaultKind::Pause => Fault::Pause { at_micros, choice, micros: random.skewed(3_000_000) },
             FaultKind::Start if random.chance(500) => Fault::ForkFails { host, nth },
             FaultKind::Start => Fault::StartCrash { host, nth },
-            FaultKind::Disk => match random.below(3) {
+            FaultKind::Disk => match random.below(4) {
                 0 => Fault::DiskFull { choice, at_micros, micros: random.below(2_000_000) },
+                3 => Fault::Unreadable { choice, at_micros, micros: random.below(8_000_000) },
                 1 => Fault::TornSpill { host, nth },
                 _ => Fault::RestoreFails { host, nth },
             },
@@ -338,11 +352,12 @@ impl FaultKind {
         let micros = random.skewed(30_000_000);
         let by_micros = random.skewed(200_000);
         match self {
-            FaultKind::Host => match random.below(4) {
+            FaultKind::Host => match random.below(5) {
                 0 => Fault::DaemonCrash { at_micros, choice },
                 1 => Fault::Preempt { at_micros, choice, micros },
                 2 => Fault::Shutdown { at_micros, choice },
-                _ => Fault::HostCrash { at_micros, choice },
+                3 => Fault::HostCrash { at_micros, choice, micros: 0 },
+                _ => Fault::HostCrash { at_micros, choice, micros: random.below(40_000_000) },
             },
             FaultKind::Slow if random.chance(500) => Fault::HostPause { at_micros, choice, micros },
             FaultKind::Slow => Fault::Slow { at_micros, choice, micros, by_micros },

@@ -150,7 +150,7 @@ impl Head {
     }
 
     pub(super) fn actor_out_of_scope(&mut self, from: ProcessId, id: ActorId, out: &mut Outbox) {
-        if !self.actors.is_known(id) && id.creator() == from && !Mutant::ForgetEarlyEnd.is_active() {
+        if !self.actors.is_known(id) && id.creator() == from {
             return self.end_early(id, EarlyEnd::OutOfScope, out);
         }
         let mortal = self.actors.get(id).is_some_and(|actor| !actor.spec.detached);

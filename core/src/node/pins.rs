@@ -8,7 +8,6 @@ use super::processes::Role;
 use super::store::{Offer, Wanted};
 use crate::ids::{NodeId, ObjectId, ProcessId};
 use crate::message::Message;
-use crate::mutants::Mutant;
 
 impl Node {
     /// A process here wants to read an object.
@@ -59,9 +58,7 @@ impl Node {
         let node = self.config.node;
         for (object, attempt) in self.store.take_copied() {
             self.watch_owner(object.owner(), out);
-            let owner = self.present_owner(object);
-            if let Some(owner) = owner.filter(|o| !o.is_steward() || !Mutant::ForgetOrphanedCopy.is_active())
-            {
+            if let Some(owner) = self.present_owner(object) {
                 out.send(owner, Message::CopyAdded { object, node, attempt });
             }
         }

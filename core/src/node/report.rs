@@ -7,6 +7,7 @@ use super::outbox::Outbox;
 use crate::ids::ProcessId;
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::{Message, NodeSummary};
+use crate::mutants::Mutant;
 use crate::resources::Resources;
 
 /// At most one report in this time.
@@ -47,7 +48,11 @@ impl Node {
     pub(super) fn report(&mut self, out: &mut Outbox) {
         let free = self.ledger.free();
         let order = self.reporter.order;
-        if self.reporter.told.as_ref().is_some_and(|told| told.0 == *free && told.1 == order) {
+        let as_told = |told: &Resources| match Mutant::ReportCpusOnly.is_active() {
+            true => told.get(Resources::CPU) == free.get(Resources::CPU),
+            false => told == free,
+        };
+        if self.reporter.told.as_ref().is_some_and(|told| as_told(&told.0) && told.1 == order) {
             return self.heartbeat(out);
         }
         if out.now < self.reporter.not_before {

@@ -12,6 +12,7 @@ use super::outbox::Outbox;
 use super::processes::Processes;
 use crate::ids::{JobId, NodeId, ProcessId};
 use crate::message::Message;
+use crate::mutants::Mutant;
 use crate::value::Death;
 
 impl Node {
@@ -62,6 +63,9 @@ impl Node {
         let jobs = &self.jobs;
         let ended = |job: JobId| jobs.get(&job).is_none_or(|job| job.ended);
         for (object, attempt) in self.store.orphaned(dead, &ended, out) {
+            if Mutant::ForgetOrphanedCopy.is_active() {
+                continue;
+            }
             out.send(ProcessId::steward(heir), Message::CopyAdded { object, node, attempt });
         }
     }

@@ -107,6 +107,11 @@ impl Calls {
         self.creation.is_some()
     }
 
+    /// Whether the head has not been told of it yet, by this process, which makes it.
+    fn is_unsent(&self) -> bool {
+        self.creation.as_ref().is_some_and(|creation| creation.unsent.is_some())
+    }
+
     pub(super) fn created_here(&self) -> bool {
         self.creation.as_ref().is_some_and(|creation| !creation.detached)
     }
@@ -207,10 +212,18 @@ impl Owner {
     }
 
     /// The program kills it. What was called before a kill for good may still be answered, what is
-    /// called after it is not.
-    pub(super) fn kill_actor(&mut self, actor: ActorId, no_restart: bool, out: Out<'_>) {
+    /// called after it is not. An actor whose creation still waits for its arguments is not made any more;
+    /// a kill that lets it start again means nothing to it.
+    pub(super) fn kill_actor(&mut self, now: Time, actor: ActorId, no_restart: bool, out: Out<'_>) {
         self.watch_actor(actor, out);
-        self.actors[&actor].killed |= no_restart;
+        let calls = &mut self.actors[&actor];
+        if calls.is_unsent() {
+            if no_restart {
+                self.take_back_creation(now, actor, ActorDeath::Killed, out);
+            }
+            return;
+        }
+        calls.killed |= no_restart;
         self.send(ProcessId::HEAD, Message::KillActor { actor, no_restart }, out);
     }
 
@@ -368,10 +381,7 @@ impl Owner {
 
     /// Another head acts: subscribe again, but for actors that it has not been told of and dead ones.
     pub(super) fn subscribe_actors(&self, out: Out<'_>) {
-        let known = |calls: &Calls| {
-            let unsent = calls.creation.as_ref().is_some_and(|creation| creation.unsent.is_some());
-            !unsent && !matches!(calls.state, ActorState::Dead { .. })
-        };
+        let known = |calls: &Calls| !calls.is_unsent() && !matches!(calls.state, ActorState::Dead { .. });
         let actors: Vec<ActorId> =
             self.actors.iter().filter(|(_, calls)| known(calls)).map(|(actor, _)| *actor).collect();
         for actor in actors {
@@ -483,13 +493,19 @@ impl Owner {
         let Some(calls) = self.actors.get_mut(&actor) else {
             return;
         };
-        let unsent = calls.creation.as_mut().and_then(|creation| creation.unsent.take());
-        if unsent.is_none() {
+        if !calls.is_unsent() {
             self.send(ProcessId::HEAD, Message::ActorOutOfScope { actor }, out);
-        } else {
-            let cause = ActorDeath::OutOfScope;
-            self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out);
+        } else if !Mutant::ForgetUnsent.is_active() {
+            self.take_back_creation(now, actor, ActorDeath::OutOfScope, out);
         }
+    }
+
+    /// It ends before the head has heard of it.
+    fn take_back_creation(&mut self, now: Time, actor: ActorId, cause: ActorDeath, out: Out<'_>) {
+        if let Some(creation) = self.actors.get_mut(&actor).and_then(|calls| calls.creation.as_mut()) {
+            creation.unsent = None;
+        }
+        self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out);
     }
 
     /// Whether the object is the result of an actor's call that this process made.

@@ -600,7 +600,7 @@ impl Machine for Owner {
                 self.create_actor(now, spec, dependencies, request, out)
             }
             Input::Cancel { object, force, recursive } => self.cancel(now, object, force, recursive, out),
-            Input::KillActor { actor, no_restart } => self.kill_actor(actor, no_restart, out),
+            Input::KillActor { actor, no_restart } => self.kill_actor(now, actor, no_restart, out),
             Input::WatchActor { actor } => self.watch_actor(actor, out),
             Input::CloseStream { task } => self.close_stream(task, out),
             Input::CreateGroup { spec, request } => self.create_group(spec, request, out),

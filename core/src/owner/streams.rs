@@ -1,5 +1,6 @@
 //! Streaming generators, at the consumer: items arrive in order, wait here, and are handed out once.
 
+use super::copies::named_location;
 use super::objects::State;
 use super::tasks::Stage;
 use super::{Effect, Out, Owner};
@@ -129,16 +130,23 @@ impl Owner {
         let stream = expected.and_then(|record| record.stream.as_mut());
         // A repeated attempt yields its first items again.
         let Some(stream) = stream.filter(|s| s.received == index && !s.closed) else {
-            let known = self.objects.contains_key(&object);
-            if known {
-                self.release_copy(outcome);
-            } else {
-                self.release_attempt(object, attempt, outcome, out);
-            }
-            return;
+            return self.item_repeated(object, attempt, outcome, out);
         };
         stream.received += 1;
         self.add_item(object, attempt, outcome, out);
+    }
+
+    /// An item came that is not the next one. Where the bytes of the one that is known are, those of the
+    /// repeated one count as theirs; elsewhere nobody else frees them.
+    fn item_repeated(&mut self, object: ObjectId, attempt: u32, outcome: Outcome, out: Out<'_>) {
+        if !self.objects.contains_key(&object) {
+            return self.release_attempt(object, attempt, outcome, out);
+        }
+        let node = named_location(&outcome).filter(|node| !self.locations(object).contains(node));
+        if let Some(node) = node {
+            self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
+        }
+        self.release_copy(outcome);
     }
 
     /// Let go of what a second copy of an outcome contains, without touching the first one's bytes.

@@ -214,7 +214,10 @@ impl Owner {
         reader: NodeId,
         callee: Callee,
     ) -> Option<Box<Assignment>> {
-        let objects = self.tasks.get(&id)?.submission.dependencies.clone();
+        let mut objects = self.tasks.get(&id)?.submission.dependencies.clone();
+        if Mutant::SortArguments.is_active() {
+            objects.sort_unstable();
+        }
         let mut dependencies = Vec::with_capacity(objects.len());
         for object in objects {
             dependencies.push(Dependency { object, outcome: self.outcome_for(object, reader)? });

@@ -79,7 +79,8 @@ fn main() -> ExitCode {
 fn activate(name: Option<&str>) -> Result<(), String> {
     use shoal_core::mutants::{Mutant, activate};
     let Some(name) = name else { return Ok(()) };
-    let known = Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name);
+    let known =
+        Mutant::ALL.into_iter().chain(Mutant::OF_CLUSTERS).find(|mutant| format!("{mutant:?}") == name);
     activate(known);
     known.map(drop).ok_or_else(|| format!("{name} is none of {:?}", Mutant::ALL))
 }

@@ -124,7 +124,9 @@ impl Errors {
             Some(GroupSpec { detached: true, .. }) => false,
             Some(GroupSpec { creator: Some(actor), .. }) => {
                 let homes = self.homes.get(actor).into_iter().flatten();
-                homes.clone().any(|home| is_dead(world, *home)) || self.killed.contains(actor)
+                // With the driver ends all of its job.
+                let orphaned = is_dead(world, actor.creator());
+                orphaned || homes.clone().any(|home| is_dead(world, *home)) || self.killed.contains(actor)
             }
             _ => is_dead(world, group.creator()),
         };

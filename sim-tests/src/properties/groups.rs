@@ -139,7 +139,7 @@ fn is_whole_or_waits(view: &GroupView, held: &BTreeMap<(GroupId, u32), NodeId>) 
 }
 
 /// The head that acts, if there is one.
-fn acting(world: &World) -> Option<&Head> {
+pub(super) fn acting(world: &World) -> Option<&Head> {
     let heads = world.cluster.heads.values().map(|process| &process.head);
     heads.filter(|head| !head.inspect().fenced).max_by_key(|head| head.epoch())
 }

@@ -1,5 +1,7 @@
 //! Invariants 1 and 2 at rest: nothing that nobody can reach is left anywhere.
 
+use shoal_core::ids::ActorId;
+
 use super::{Check, Property};
 use crate::world::World;
 
@@ -15,6 +17,11 @@ impl Property for Leftovers {
     fn at_rest(&mut self, world: &World) -> Check {
         let mut left = Vec::new();
         let actors = world.cluster.processes.values().any(|process| process.actor.is_some());
+        for (id, process) in &world.cluster.processes {
+            if let Some((actor, _)) = process.actor.filter(|(actor, _)| is_out_of_scope(world, *actor)) {
+                left.push(format!("{id:?}: {actor:?}, and nobody has a handle"));
+            }
+        }
         for (id, process) in &world.cluster.processes {
             let inspection = process.owner.inspect();
             for task in inspection.tasks {
@@ -48,6 +55,14 @@ impl Property for Leftovers {
         }
         none(left)
     }
+}
+
+/// Whether whoever made an actor counts no handle of it any more.
+fn is_out_of_scope(world: &World, actor: ActorId) -> bool {
+    let Some(creator) = world.cluster.processes.get(&actor.creator()) else { return false };
+    let handle = actor.handle_object();
+    let counted = creator.owner.inspect().objects.iter().any(|view| view.id == handle);
+    !counted && !world.users.detached.contains(&actor)
 }
 
 fn none(left: Vec<String>) -> Check {

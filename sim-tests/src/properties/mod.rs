@@ -2,10 +2,12 @@
 
 mod actors;
 mod attempts;
+mod deaths;
 mod errors;
 mod groups;
 mod leftovers;
 mod machines;
+mod repairs;
 mod resources;
 mod values;
 mod views;
@@ -50,9 +52,11 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::<actors::Actors>::default(),
         Box::<values::Values>::default(),
         Box::<errors::Errors>::default(),
+        Box::<deaths::Deaths>::default(),
         Box::<resources::Resources>::default(),
         Box::<leftovers::Leftovers>::default(),
         Box::<views::Views>::default(),
         Box::<groups::Groups>::default(),
+        Box::<repairs::Repairs>::default(),
     ]
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use shoal_core::ids::{NodeId, ProcessId};
 use shoal_core::node::Inspection;
+use shoal_core::value::Death;
 
 use super::{Check, Property};
 use crate::world::World;
@@ -64,18 +65,41 @@ impl Property for Resources {
                 return Err(format!("{} bytes are pinned, and nobody reads", node.store.pinned));
             }
             Ok(())
-        })
+        })?;
+        // When jobs end, nodes free all that they had. Until then, each object must be freed by itself.
+        if seals_may_be_unheard_of(world) { Ok(()) } else { stores_are_empty(world) }
     }
 
     fn at_end(&mut self, world: &World) -> Check {
-        let actors = world.cluster.processes.values().any(|process| process.actor.is_some());
-        each_node(world, |node, _| {
-            if !actors && (node.store.objects > 0 || node.store.spilled > 0) {
-                return Err(format!("objects are left in the store: {:?}", node.store));
-            }
-            Ok(())
-        })
+        stores_are_empty(world)
     }
+}
+
+/// What a worker had sealed when it crashed, and its task's owner has not heard of, stays until the job ends.
+fn seals_may_be_unheard_of(world: &World) -> bool {
+    let crashed = |death: &Death| {
+        !matches!(
+            death,
+            Death::Exited { code: 0 }
+                | Death::Killed { .. }
+                | Death::NotStarted { .. }
+                | Death::NodeDied { .. }
+        )
+    };
+    world.users.cut_short || world.cluster.deaths.values().any(crashed)
+}
+
+/// Nothing is stored that no program refers to; what actors keep is reachable.
+fn stores_are_empty(world: &World) -> Check {
+    if world.cluster.processes.values().any(|process| process.actor.is_some()) {
+        return Ok(());
+    }
+    each_node(world, |node, _| {
+        if node.store.objects > 0 || node.store.spilled > 0 {
+            return Err(format!("objects are left in the store: {:?}", node.store));
+        }
+        Ok(())
+    })
 }
 
 fn each_node(world: &World, check: impl Fn(&Inspection, NodeId) -> Check) -> Check {

@@ -1,4 +1,4 @@
-//! History: a program gets what some attempt really made, an exception that somebody really raised,
+//! History: a task gets the arguments that it was given, a program what some attempt really made, an exception that somebody really raised,
 //! or a typed failure; never something out of thin air.
 
 use super::{Check, Property};
@@ -15,8 +15,16 @@ impl Property for Values {
     }
 
     fn observe(&mut self, world: &World, observation: &Observation) -> Check {
-        let Observation::Got { process, object, result } = observation else {
-            return Ok(());
+        let (process, object, result) = match observation {
+            Observation::Given { process, task, arguments } => {
+                let passed = world.users.passed.get(task).map(Vec::as_slice).unwrap_or_default();
+                if passed == arguments {
+                    return Ok(());
+                }
+                return Err(format!("{task:?} was given {passed:?} and gets {arguments:?} in {process:?}"));
+            }
+            Observation::Got { process, object, result } => (process, object, result),
+            _ => return Ok(()),
         };
         let made = |object, attempt: u32, raised| {
             world.users.ended.get(&object).is_some_and(|ends| ends.contains(&(attempt, raised)))

@@ -1,6 +1,7 @@
 //! What simulated users do. Each file is one kind of program; a seed gives it its shape.
 
 mod actor_chain;
+mod backlog;
 mod big_objects;
 mod borrowing;
 mod builder;
@@ -8,11 +9,14 @@ mod cancellation;
 mod fan_out;
 mod far_objects;
 mod floods;
+mod gangs;
 mod generators;
 mod groups;
 mod named_actors;
 mod nested;
 mod orphans;
+mod short_owners;
+mod waiting_actors;
 
 pub use builder::Builder;
 
@@ -41,6 +45,10 @@ pub const ALL: &[Workload] = &[
     Workload { name: "far_objects", build: far_objects::build },
     Workload { name: "groups", build: groups::build },
     Workload { name: "orphans", build: orphans::build },
+    Workload { name: "backlog", build: backlog::build },
+    Workload { name: "short_owners", build: short_owners::build },
+    Workload { name: "waiting_actors", build: waiting_actors::build },
+    Workload { name: "gangs", build: gangs::build },
 ];
 
 /// The program of an item in a cluster of so many machines. `number` keeps its functions apart from those

@@ -12,11 +12,11 @@ use shoal_core::resources::Demand;
 use shoal_core::task::{
     Assignment, Callee, Definition, Dependency, RetryExceptions, Returns, Submission, Target,
 };
-use shoal_core::value::{ActorDeath, Outcome, Value};
+use shoal_core::value::{ActorDeath, Outcome, Payload, Value};
 
 use super::groups::within;
 use super::program::ActorPart;
-use super::values::encode;
+use super::values::{encode, found};
 use super::{Holding, Role, Scene, Thread, Within};
 use crate::observation::{Content, Observation};
 use crate::program::{Class, Function, Slot};
@@ -118,6 +118,7 @@ impl Scene<'_> {
         };
         let task = process.owner.next_task_id();
         self.users.submitted.insert(task, !dependencies.is_empty());
+        self.pass(task, &dependencies);
         let submission = Submission {
             id: task,
             target,
@@ -134,6 +135,27 @@ impl Scene<'_> {
                     let reference = Holding::Reference(task.object(index));
                     self.set(id, thread, into + index as Slot, reference);
                 }
+            }
+        }
+    }
+
+    fn pass(&mut self, task: TaskId, dependencies: &[ObjectId]) {
+        if !dependencies.is_empty() {
+            self.users.passed.insert(task, dependencies.to_vec());
+        }
+    }
+
+    /// What a task or a constructor begins with. Programs look at the bytes of small values here; those of
+    /// large ones are looked at where they are opened.
+    fn given(&mut self, process: ProcessId, task: TaskId, arguments: &[Dependency]) {
+        let objects = arguments.iter().map(|given| given.object).collect();
+        self.observe(Observation::Given { process, task, arguments: objects });
+        for Dependency { object, outcome } in arguments {
+            if let Outcome::Value(value) = outcome
+                && let Payload::Inline(bytes) = &value.payload
+            {
+                let result = found(*object, bytes, false);
+                self.observe(Observation::Got { process, object: *object, result });
             }
         }
     }
@@ -179,6 +201,10 @@ impl Scene<'_> {
             handle: Bytes::new(),
         };
         self.users.classes.insert(actor, class.clone());
+        self.pass(actor.0, &dependencies);
+        if detached {
+            self.users.detached.insert(actor);
+        }
         let spec = Box::new(spec);
         self.cluster.tell(id, owner::Input::CreateActor { spec, dependencies, request });
         Some((actor, request))
@@ -187,6 +213,7 @@ impl Scene<'_> {
     /// An owner says that an assigned task runs now.
     pub(super) fn run_task(&mut self, id: ProcessId, assignment: Assignment) {
         self.note_rebuilding(&assignment);
+        self.given(id, assignment.task, &assignment.dependencies);
         let Assignment { task, attempt, callee, dependencies, borrows, returns, retry_exceptions, .. } =
             assignment;
         let now = self.cluster.now();
@@ -236,6 +263,7 @@ impl Scene<'_> {
             self.cluster.broken = Some(format!("{actor:?} is constructed, and nobody made it"));
             return;
         };
+        self.given(id, actor.0, &spec.dependencies);
         let script = class.constructor.clone();
         if let Some(program) = self.users.programs.get_mut(&id) {
             program.actor = Some(ActorPart { state: Vec::new() });

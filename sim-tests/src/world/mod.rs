@@ -48,6 +48,12 @@ pub struct Users {
     pub ended: BTreeMap<ObjectId, Vec<(u32, bool)>>,
     /// Every task, and whether it has arguments passed by value.
     pub submitted: BTreeMap<TaskId, bool>,
+    /// What every task and actor was given by value, in order; nothing of those that were given nothing.
+    pub passed: BTreeMap<TaskId, Vec<ObjectId>>,
+    /// The actors that outlive their creators.
+    pub detached: BTreeSet<ActorId>,
+    /// A process ended while a task ran in it, and its node lived on.
+    pub cut_short: bool,
     /// Every task and actor that was to run in a placement group.
     pub within: BTreeMap<TaskId, Within>,
     /// Tasks that ran again after they had ended with a value.
@@ -109,6 +115,9 @@ impl World {
             observations: Vec::new(),
             ended: BTreeMap::new(),
             submitted: BTreeMap::new(),
+            passed: BTreeMap::new(),
+            detached: BTreeSet::new(),
+            cut_short: false,
             within: BTreeMap::new(),
             rebuilt: BTreeSet::new(),
         };
@@ -184,6 +193,9 @@ impl Programs for Users {
                 if self.programs.values().any(|other| other.threads.values().any(streams)) {
                     cluster.count(rare::CONSUMER_GONE);
                 }
+                let threads = program.iter().flat_map(|program| program.threads.values());
+                let works = threads.into_iter().any(|thread| thread.task().is_some());
+                self.cut_short |= works && cluster.nodes.contains_key(&process.node());
                 if let Some(number) = program.and_then(|program| program.driver) {
                     self.drivers[number] = DriverState::Gone;
                 }

@@ -57,10 +57,7 @@ impl Scene<'_> {
                 Lookup::NotReady if asked => return Found::NotYet,
                 Lookup::NotReady => None,
                 Lookup::Failed(failure) => Some(Got::Failure(failure.clone())),
-                Lookup::Inline { bytes, exception: false } if bytes.is_empty() && object.index == 0 => {
-                    Some(Got::Marker)
-                }
-                Lookup::Inline { bytes, exception } => Some(inline(bytes, exception)),
+                Lookup::Inline { bytes, exception } => Some(found(object, bytes, exception)),
                 Lookup::Stored { exception } => Some(self.stored(id, object, exception)),
             };
             let Some(got) = got else {
@@ -188,8 +185,10 @@ impl Scene<'_> {
     }
 }
 
-fn inline(bytes: &Bytes, exception: bool) -> Got {
+/// What the bytes of a small value say that they are.
+pub(super) fn found(object: ObjectId, bytes: &Bytes, exception: bool) -> Got {
     match decode(bytes) {
+        None if bytes.is_empty() && object.index == 0 && !exception => Got::Marker,
         Some(Content { object, attempt }) if exception => Got::Exception { object, attempt },
         Some(Content { object, attempt }) => Got::Value { object, attempt },
         None => Got::Garbage(format!("{} bytes that no program wrote", bytes.len())),

@@ -1,5 +1,6 @@
 //! What happens in a cluster, for those who check it.
 
+use shoal_core::Span;
 use shoal_core::ids::{ActorId, NodeId, ProcessId, TaskId};
 use shoal_core::value::Death;
 
@@ -49,6 +50,17 @@ pub enum Fact {
     NodeEnded {
         /// Which.
         node: NodeId,
+    },
+    /// A head has told of a node's death.
+    NodeBuried {
+        /// Which node.
+        node: NodeId,
+        /// Its daemon runs.
+        lives: bool,
+        /// For how long this head had heard nothing of it.
+        silent: Span,
+        /// For how long this head had known that the connection was gone, if it was.
+        cut: Option<Span>,
     },
     /// A head began to act.
     HeadStarted {

@@ -5,7 +5,7 @@ use shoal_core::node;
 use shoal_core::value::Death;
 use shoal_core::{Span, Time};
 
-use super::{Cluster, Event, micros};
+use super::{Cluster, Event, HostState, micros};
 use crate::{Content, Fault};
 
 impl<C: Content> Cluster<C> {
@@ -51,10 +51,19 @@ impl<C: Content> Cluster<C> {
                     daemon.disk_full_until = until;
                 }
             }
+            Fault::Unreadable { choice, micros: length, .. } => {
+                let until = now + micros(length);
+                if let Some(node) = self.choose_node(choice)
+                    && let Some(daemon) = self.nodes.get_mut(&node)
+                {
+                    daemon.unreadable_until = until;
+                }
+            }
             Fault::MemoryPressure { choice, .. } => self.memory_pressure(choice),
-            Fault::HostCrash { choice, .. } => {
+            Fault::HostCrash { choice, micros: length, .. } => {
                 let host = self.choose_host(choice);
                 self.count("a machine lost power");
+                self.hosts[host].down_until = now + micros(length);
                 self.crash_host(host);
             }
             Fault::DaemonCrash { choice, .. } => {
@@ -190,6 +199,15 @@ impl<C: Content> Cluster<C> {
         for host in &mut self.hosts {
             host.slow_until = Time(0);
             host.clogged_until = Time(0);
+        }
+        for host in 0..self.hosts.len() {
+            self.hosts[host].down_until = Time(0);
+            if self.hosts[host].state == HostState::Down {
+                self.boot_in(host, self.settings.restart_micros);
+            }
+        }
+        for daemon in self.nodes.values_mut() {
+            daemon.unreadable_until = Time(0);
         }
         self.unblock_all();
     }

@@ -6,7 +6,7 @@ use shoal_core::head::{self, Head, Key, Meta, Row, WriteResult};
 use shoal_core::ids::{NodeId, OperationId, ProcessId};
 use shoal_core::message::NodeSummary;
 use shoal_core::session::Acknowledging;
-use shoal_core::{Effects, Machine, Time};
+use shoal_core::{Effects, Machine, Span, Time};
 
 use super::contact::{Greeting, Welcome};
 use super::{Cluster, Envelope, Event, Fact, micros, rare};
@@ -24,6 +24,14 @@ pub struct HeadProcess {
     pub(super) cluster: u64,
     pub(super) paused_until: Time,
     timer: Option<Time>,
+    /// When it began, and when it heard of each node last.
+    began: Time,
+    heard: BTreeMap<NodeId, Time>,
+    /// The nodes whose connections are gone, and since when it knows.
+    cut: BTreeMap<NodeId, Time>,
+    /// How long those were silent and cut off of which it has heard again while it writes: it may be
+    /// writing that they are dead.
+    earlier: BTreeMap<NodeId, (Span, Option<Span>)>,
     writes: BTreeMap<OperationId, Write>,
     /// A log that only this head has.
     own_log: Option<Log>,
@@ -39,6 +47,31 @@ impl HeadProcess {
     /// Whether it started from a copy of the log.
     pub fn has_old_log(&self) -> bool {
         self.own_log.is_some()
+    }
+
+    /// Keep in mind what it is told of nodes.
+    fn note(&mut self, now: Time, input: &head::Input) {
+        match input {
+            head::Input::Received { via: node, .. } | head::Input::NodeReturns { node, .. } => {
+                let before = self.missed(now, *node);
+                self.earlier.remove(node);
+                if !self.writes.is_empty() {
+                    self.earlier.insert(*node, before);
+                }
+                self.heard.insert(*node, now);
+                self.cut.remove(node);
+            }
+            head::Input::NodeLost { node } => drop(self.cut.entry(*node).or_insert(now)),
+            _ => {}
+        }
+    }
+
+    /// For how long it has heard nothing of a node, and known that the connection is gone.
+    fn missed(&self, now: Time, node: NodeId) -> (Span, Option<Span>) {
+        let heard = self.heard.get(&node).copied().unwrap_or(self.began);
+        let cut = self.cut.get(&node).map(|since| now - *since);
+        let (silent, earlier) = self.earlier.get(&node).copied().unwrap_or_default();
+        (silent.max(now - heard), cut.max(earlier))
     }
 }
 
@@ -118,6 +151,10 @@ impl<C: Content> Cluster<C> {
             cluster: log.cluster,
             paused_until: Time(0),
             timer: None,
+            began: self.now(),
+            heard: BTreeMap::new(),
+            cut: BTreeMap::new(),
+            earlier: BTreeMap::new(),
             writes: BTreeMap::new(),
             own_log,
         };
@@ -234,6 +271,7 @@ impl<C: Content> Cluster<C> {
             return;
         }
         self.trace.record(now, address, '<', &input);
+        process.note(now, &input);
         let mut effects = Effects::new();
         let local = self.hosts[process.host].clock.shows(now);
         process.head.handle(local, input, &mut effects);
@@ -289,6 +327,9 @@ impl<C: Content> Cluster<C> {
                     self.write_begins(address, operation, Write { epoch, rows });
                 }
                 head::Effect::Admit { connection, node, epoch } => {
+                    if let Some(process) = self.heads.get_mut(&address) {
+                        process.heard.insert(node, now);
+                    }
                     self.answer_greeting(address, connection, node, epoch);
                 }
                 head::Effect::Resume { connection, node, epoch } => {
@@ -302,6 +343,11 @@ impl<C: Content> Cluster<C> {
                 }
                 head::Effect::Handled { node } => self.handled(address, node),
                 head::Effect::Forget { node } => {
+                    let lives = self.nodes.contains_key(&node);
+                    if let Some(process) = self.heads.get(&address) {
+                        let (silent, cut) = process.missed(now, node);
+                        self.facts.push(Fact::NodeBuried { node, lives, silent, cut });
+                    }
                     self.declared_dead.insert(node);
                     self.head_forgets(address, node);
                 }

@@ -26,6 +26,8 @@ pub struct Host {
     /// Until then, packets take up to so long to come here.
     pub(super) clogged_until: Time,
     pub(super) clogged_by: Span,
+    /// Until then nothing starts here.
+    pub(super) down_until: Time,
 }
 
 /// How far a machine's daemon is.
@@ -51,6 +53,7 @@ impl Host {
             slow_by: Span(0),
             clogged_until: Time(0),
             clogged_by: Span(0),
+            down_until: Time(0),
         }
     }
 }
@@ -64,9 +67,14 @@ impl<C: Content> Cluster<C> {
     }
 
     pub(super) fn daemon_boots(&mut self, host: usize, life: u32) {
+        let now = self.now();
         let machine = &mut self.hosts[host];
         if machine.life != life || machine.state != HostState::Down {
             return;
+        }
+        if machine.down_until > now {
+            let at = machine.down_until;
+            return self.schedule(at, Event::Boot { host, life });
         }
         machine.life += 1;
         machine.state = HostState::Joining;

@@ -1,12 +1,21 @@
 //! Who still waits, and for what.
 
-use super::{Cluster, HostState};
+use super::{Cluster, Daemon, Host, HostState};
 use crate::Content;
 
 /// So many events that are still to happen are shown.
 const EVENTS_SHOWN: usize = 12;
 
 impl<C: Content> Cluster<C> {
+    /// Whether there is one head, which all members can speak with, and nothing is slow or stands still.
+    pub fn is_undisturbed(&self) -> bool {
+        let now = self.now();
+        let one = self.heads.len() == 1 && self.heads.values().all(|head| head.paused_until <= now);
+        let speaks = |daemon: &Daemon<C>| daemon.head.connected && daemon.paused_until <= now;
+        let quick = |host: &Host| host.slow_until <= now && host.clogged_until <= now;
+        one && self.blocked.is_empty() && self.nodes.values().all(speaks) && self.hosts.iter().all(quick)
+    }
+
     /// One line for everything that machines wait for: tasks, actors, leases, work.
     pub fn pending(&self) -> Vec<String> {
         let mut lines = Vec::new();

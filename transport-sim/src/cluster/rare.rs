@@ -2,7 +2,7 @@
 
 use shoal_core::actor::ActorState;
 use shoal_core::head::{Key, Row};
-use shoal_core::ids::{NodeId, ProcessId};
+use shoal_core::ids::{NodeId, ObjectId, ProcessId};
 use shoal_core::message::Message;
 use shoal_core::node::Work;
 
@@ -15,6 +15,8 @@ pub const SPILLED_WITHOUT_HEAD: &str = "objects were spilled while their node ha
 pub const REDIRECTED_TO_DEAD: &str = "a lease was sent to a node that was gone";
 /// A copy of an object is made for nobody's object.
 pub const OWNER_DIED_DURING_COPY: &str = "an owner died while its object was copied";
+/// A steward is told of a copy of what it inherits.
+pub const COPIED_FOR_HEIR: &str = "an object was copied whose owner was dead";
 /// Two stewards could own what a dead node's processes owned.
 pub const TWO_CANDIDATES: &str = "a node died, and two stewards had records of what it owned";
 /// A head finds that the one before was placing something.
@@ -39,6 +41,12 @@ impl<C: Content> Cluster<C> {
         let keepers = self.nodes.values().filter(|daemon| daemon.steward.keeps_records_of(node));
         if keepers.count() > 1 {
             self.count(TWO_CANDIDATES);
+        }
+    }
+
+    pub(super) fn note_copy(&mut self, object: ObjectId) {
+        if self.deaths.contains_key(&object.owner()) {
+            self.count(COPIED_FOR_HEIR);
         }
     }
 

@@ -183,6 +183,8 @@ impl<C: Content> Cluster<C> {
                 _ => None,
             },
         );
+        let now = self.now();
+        let fails = fails || self.daemon(id).unreadable_until > now;
         match self.daemon(id).disk.read(from).cloned() {
             Ok(content) if !fails => {
                 if content.object() != object {
@@ -252,6 +254,7 @@ impl<C: Content> Cluster<C> {
         match source.segment.read(at, length).cloned() {
             Some(content) if content.object() == object && length == size => {
                 self.count("an object was copied from another node");
+                self.note_copy(object);
                 self.daemon(id).segment.write(offset, size, content);
                 Some(WorkResult::Done)
             }

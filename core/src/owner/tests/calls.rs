@@ -100,6 +100,31 @@ fn an_actor_dies_of_an_argument_and_says_so_one_level_deep() {
     }
 }
 
+/// The head keeps what ends an actor that it does not know for seconds only.
+#[test]
+fn an_actor_that_is_killed_before_its_arguments_are_there_is_never_made() {
+    let mut owner = Harness::new(1);
+    let (argument, _) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
+    let id = ActorId(owner.owner.next_task_id());
+    let (spec, dependencies) = (Box::new(ActorSpec::new(id, JobId(1))), vec![argument.object(0)]);
+    owner.tell(Input::CreateActor { spec, dependencies, request: None });
+    let (call, _) = owner.submit(method(id), vec![], vec![]);
+    let again = owner.tell(Input::KillActor { actor: id, no_restart: false });
+    assert!(sent(&again, ProcessId::HEAD).is_empty(), "it has not started, and will");
+    assert!(matches!(owner.owner.lookup(call.object(0)), Lookup::NotReady));
+    owner.tell(Input::KillActor { actor: id, no_restart: true });
+    let killed = |call: TaskId, owner: &Harness| {
+        let lookup = owner.owner.lookup(call.object(0));
+        matches!(lookup, Lookup::Failed(Failure::ActorDied { cause: ActorDeath::Killed, .. }))
+    };
+    assert!(killed(call, &owner));
+    let (late, _) = owner.submit(method(id), vec![], vec![]);
+    assert!(killed(late, &owner));
+    let object = argument.object(0);
+    let effects = owner.tell(Input::Cancel { object, force: false, recursive: false });
+    assert!(sent(&effects, ProcessId::HEAD).is_empty(), "{effects:?}");
+}
+
 /// A stored argument is memory that nobody else can have.
 #[test]
 fn arguments_of_a_constructor_are_let_go_when_it_has_ended() {

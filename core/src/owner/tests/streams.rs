@@ -57,6 +57,28 @@ fn a_generator_that_ends_after_its_consumer_lets_go_of_its_arguments() {
     assert_eq!(owner.owner.object_count(), 0);
 }
 
+#[test]
+fn what_a_second_attempt_repeats_elsewhere_is_freed_there() {
+    let mut owner = Harness::new(1);
+    let (task, effects) = owner.submit(function(1, Returns::Stream { backpressure: 0 }), vec![], vec![]);
+    owner.grant(requested(&effects)[0], 1, 2);
+    let item = |attempt, at: NodeId| {
+        let payload = Payload::Stored { node: at, size: 1 << 20 };
+        let outcome = Outcome::Value(Value { payload, contains: vec![] });
+        Message::GeneratorItem { task, attempt, index: 0, outcome }
+    };
+    owner.receive(process(2), item(0, NODE));
+    let ended = Message::LeaseEnded { lease: lease_id(1), death: KILLED, last_started: Some(task) };
+    owner.receive(DAEMON, ended);
+    let effects = owner.tell(Input::LinkClosed { peer: process(2) });
+    owner.grant(requested(&effects)[0], 2, 3);
+    assert!(owner.receive(process(3), item(1, NODE)).is_empty(), "there it has taken the first one's place");
+    let elsewhere = NodeId(7);
+    let effects = owner.receive(process(3), item(1, elsewhere));
+    let freed = Message::FreeObject { object: task.object(1), attempt: 1 };
+    assert_eq!(sent(&effects, ProcessId::daemon(elsewhere)), [freed]);
+}
+
 /// An index that no honest producer ever reaches.
 #[test]
 fn the_last_index_of_all_is_no_item() {

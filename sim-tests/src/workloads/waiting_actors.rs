@@ -1,0 +1,46 @@
+//! Actors whose constructors have arguments that are not there yet: called, killed or let go of before they
+//! are made.
+
+use super::Builder;
+use super::builder::{Options, body};
+use crate::program::Step;
+
+pub(super) fn build(b: &mut Builder) {
+    let micros = 1 + b.random.skewed(300_000);
+    let raises = b.random.chance(100);
+    let ends =
+        if raises { Step::Raise } else { Step::CrashUntil { attempts: u32::from(b.random.chance(100)) } };
+    let options = Options { retries_max: b.random.between(0, 1) as i32, ..Options::default() };
+    let slow = b.function(&options, body(vec![Step::Compute { micros }, ends]));
+    let restarts = *b.random.pick(&[0, 1]);
+    let class = b.class(restarts, 0, 1, body(vec![]), vec![body(vec![Step::Compute { micros: 1_000 }])]);
+    let mut results = Vec::new();
+    for _ in 0..b.random.between(1, 4) {
+        let arguments: Vec<u16> = (0..b.random.between(1, 3)).map(|_| b.submit(&slow, &[], &[])).collect();
+        let into = b.slot();
+        b.step(Step::CreateActor {
+            class: class.clone(),
+            dependencies: arguments.clone(),
+            borrows: vec![],
+            name: String::new(),
+            detached: false,
+            into,
+        });
+        arguments.iter().for_each(|argument| b.drop(*argument));
+        for _ in 0..b.random.below(3) {
+            results.push(b.call(into, 0, &[], &[]));
+        }
+        match b.random.below(4) {
+            0 => {
+                let no_restart = b.random.chance(500);
+                b.step(Step::Kill { actor: into, no_restart });
+            }
+            1 => b.step(Step::Compute { micros: micros / 2 }),
+            _ => {}
+        }
+        b.drop(into);
+    }
+    for slot in results {
+        b.get(slot);
+    }
+}
