@@ -10,7 +10,7 @@ use shoal_explore::search::Limits;
 const LIMITS: Limits = Limits { states: 1_000_000, depth: 100_000, time: Duration::from_secs(600) };
 
 /// The bug, the scenario that finds it, and the property that does not hold then.
-const FOUND: [(Mutant, &str, &str); 10] = [
+const FOUND: [(Mutant, &str, &str); 11] = [
     (Mutant::Canary, "leases", "attempts"),
     (Mutant::CallsBehindFailedOne, "failing", "leftovers"),
     (Mutant::ForgetHolders, "lender", "references"),
@@ -21,6 +21,7 @@ const FOUND: [(Mutant, &str, &str); 10] = [
     (Mutant::LeakLease, "leases", "assertions"),
     (Mutant::ForgetWorker, "nested", "leftovers"),
     (Mutant::SameIncarnation, "restart", "actors"),
+    (Mutant::ForgetRescheduling, "repair", "assertions"),
 ];
 
 /// One test, because the active bug is that of the whole process.
