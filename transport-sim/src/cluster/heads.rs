@@ -24,7 +24,8 @@ pub struct HeadProcess {
     pub(super) cluster: u64,
     pub(super) paused_until: Time,
     timer: Option<Time>,
-    /// When it began, and when it heard of each node last.
+    /// When it began, and when it heard of each node last. A node counts as silent from the beginning until it
+    /// has said something: it may have been let in long before that was written.
     began: Time,
     heard: BTreeMap<NodeId, Time>,
     /// The nodes whose connections are gone, and since when it knows.
@@ -327,9 +328,6 @@ impl<C: Content> Cluster<C> {
                     self.write_begins(address, operation, Write { epoch, rows });
                 }
                 head::Effect::Admit { connection, node, epoch } => {
-                    if let Some(process) = self.heads.get_mut(&address) {
-                        process.heard.insert(node, now);
-                    }
                     self.answer_greeting(address, connection, node, epoch);
                 }
                 head::Effect::Resume { connection, node, epoch } => {
