@@ -28,8 +28,10 @@ impl Node {
             reserved = self.ledger.reserve(group, attempt, bundles);
         }
         let answer = if reserved {
+            self.wishes.end(group);
             Message::BundlesReserved { group, attempt }
         } else {
+            self.wish(group, bundles, out.now);
             // The head believed that there is room.
             self.reporter.repeat();
             Message::BundlesRefused { group, attempt }

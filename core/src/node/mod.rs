@@ -37,6 +37,7 @@ mod starvation;
 mod store;
 mod view;
 mod watches;
+mod wishes;
 mod workers;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -59,6 +60,7 @@ use self::report::Reporter;
 use self::schedule::Shares;
 use self::store::{Sealed, Store};
 use self::view::View;
+use self::wishes::Wishes;
 use crate::deadlines::Deadlines;
 use crate::ids::{ActorId, JobId, NodeId, ObjectId, OperationId, ProcessId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time, Wakeup};
@@ -378,6 +380,7 @@ pub struct Node {
     queue: Queue,
     aside: Aside,
     shares: Shares,
+    wishes: Wishes,
     leases: Leases,
     actors: BTreeMap<ActorId, Actor>,
     store: Store,
@@ -411,6 +414,7 @@ impl Node {
             queue: Queue::default(),
             aside: Aside::default(),
             shares: Shares::default(),
+            wishes: Wishes::default(),
             leases: Leases::new(config.node, config.epoch),
             actors: BTreeMap::new(),
             store: Store::new(

@@ -185,7 +185,7 @@ impl Node {
     /// Whether a lessee's claim would get what it needs now.
     fn can_run_now(&self, demand: &Demand) -> bool {
         let capped = is_light(demand) && self.ledger.light_running() >= self.light_cap();
-        let held = Node::is_held_back(self.shares.held_for.as_ref(), demand);
+        let held = Node::is_held_back(self.shares.held_for.as_ref(), &self.ledger, demand);
         !capped && !held && self.ledger.lacking(demand).is_empty()
     }
 }

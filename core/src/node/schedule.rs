@@ -93,7 +93,7 @@ impl Node {
             let held_for = self.shares.held_for.as_ref();
             let claim = self.queue.take(now, has, |claimant, demand| {
                 let counted = claimant.is_counted();
-                if Node::is_held_back(held_for, demand) {
+                if Node::is_held_back(held_for, ledger, demand) {
                     return false;
                 }
                 if counted && is_light(demand) && ledger.light_running() >= cap {
@@ -110,11 +110,12 @@ impl Node {
     /// Tell those who hold more than their share of what others wait for, once their leases have had
     /// a time slice.
     fn share_leases(&mut self, out: &mut Outbox) {
-        if self.queue.is_empty() {
+        if self.queue.is_empty() && self.wishes.is_empty() {
             return self.leases.nobody_waits();
         }
+        let wishes = self.wishes.iter().map(|(_, wish)| (ProcessId::HEAD, &wish.demand));
         let waiting: Vec<Waiting> =
-            self.queue.demands().map(|(party, demand)| self.waiting(party, demand)).collect();
+            self.queue.demands().chain(wishes).map(|(party, demand)| self.waiting(party, demand)).collect();
         let due = self.leases.lessees().filter_map(|(lessee, leased)| {
             let tellable = leased.tellable(TIME_SLICE)?;
             let conflict = self.earliest_conflict(lessee, leased, &waiting)?;

@@ -5,9 +5,9 @@
 use alloc::sync::Arc;
 
 use super::Node;
-use super::queue::Waiter;
+use super::ledger::Ledger;
 use crate::machine::{Span, Time, Wakeup};
-use crate::resources::{Demand, Quantity, Resources};
+use crate::resources::{Demand, Resources};
 
 /// Nothing is held back for a claim that waits for less.
 const PATIENCE: Span = Span::from_secs(1);
@@ -39,35 +39,53 @@ impl Node {
     /// Look whether CPUs must be held back for somebody.
     pub(super) fn watch_starvation(&mut self, now: Time) {
         self.shares.held_for = None;
-        let Some(oldest) = self.queue.waiters().map(|waiter| waiter.since).min() else { return };
+        self.expire_wishes(now);
+        let wishes = self.wishes.iter().map(|(_, wish)| wish.since);
+        let Some(oldest) = self.queue.waiters().map(|waiter| waiter.since).chain(wishes).min() else {
+            return;
+        };
         if oldest + PATIENCE > now {
             return self.deadlines.arm(Wakeup::HoldBack, oldest + PATIENCE);
         }
         // Who waits for others lends them its CPUs and nothing else. Were anything else held back, they
         // could wait for each other.
-        let lacks_cpus = |waiter: &Waiter| {
-            waiter.demand.group.is_none()
-                && matches!(&self.ledger.lacking(waiter.demand)[..], [only] if **only == *Resources::CPU)
+        let lacks_cpus = |demand: &Demand| {
+            demand.group.is_none()
+                && matches!(&self.ledger.lacking(demand)[..], [only] if **only == *Resources::CPU)
         };
-        let Some(starving) = self.queue.waiters().filter(lacks_cpus).min_by_key(|waiter| waiter.since) else {
+        let waiters = self.queue.waiters().filter(|waiter| lacks_cpus(waiter.demand));
+        let waiter =
+            waiters.min_by_key(|waiter| waiter.since).map(|waiter| (waiter.since, waiter.demand.clone()));
+        // Bundles are wanted by nobody in the queue, whatever that one asks for, and what is there for them
+        // must stay until the head has heard of it.
+        let is_near = |demand: &Demand| lacks_cpus(demand) || self.ledger.lacking(demand).is_empty();
+        let wishes = self.wishes.iter().filter(|(_, wish)| is_near(&wish.demand));
+        let wish = wishes.min_by_key(|(_, wish)| wish.since).map(|(group, wish)| {
+            (wish.since, Arc::new(Demand { group: Some(group), ..(*wish.demand).clone() }))
+        });
+        let Some((since, demand)) = waiter.into_iter().chain(wish).min_by_key(|(since, _)| *since) else {
             return;
         };
-        let waited = now - starving.since;
-        self.deadlines.arm(Wakeup::HoldBack, starving.since + next_change(waited));
-        self.shares.held_for = holds_back(waited).then(|| starving.demand.clone());
+        let waited = now - since;
+        self.deadlines.arm(Wakeup::HoldBack, since + next_change(waited));
+        self.shares.held_for = holds_back(waited).then_some(demand);
     }
 
     /// Whether what a claim needs is held back for another one.
-    pub(super) fn is_held_back(held_for: Option<&Arc<Demand>>, demand: &Demand) -> bool {
-        let needs_cpu = demand.resources.get(Resources::CPU) > Quantity(0);
-        needs_cpu && held_for.is_some_and(|starving| **starving != *demand)
+    pub(super) fn is_held_back(held_for: Option<&Arc<Demand>>, ledger: &Ledger, demand: &Demand) -> bool {
+        let cpus = |resources: &Resources| resources.get(Resources::CPU).0;
+        let needed = cpus(&demand.resources);
+        needed > 0
+            && held_for.is_some_and(|starving| {
+                **starving != *demand && cpus(ledger.free()) < cpus(&starving.resources) + needed
+            })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::LeaseId;
+    use crate::ids::{GroupId, LeaseId, ProcessId, TaskId};
     use crate::message::Message;
     use crate::node::harness::*;
     use alloc::collections::VecDeque;
@@ -111,6 +129,61 @@ mod tests {
             }
         }
         panic!("the large one starves");
+    }
+
+    #[test]
+    fn bundles_that_were_refused_get_their_turn_though_others_come_and_go() {
+        let mut node = Harness::with_driver(&[("CPU", 4.0)]);
+        let small = demand(&[("CPU", 1.0)]);
+        let mut running: VecDeque<LeaseId> = (0..4).map(|_| node.lease(driver(), &small).0).collect();
+        for _ in 0..8 {
+            node.request(driver(), &small);
+        }
+        let group = GroupId(TaskId { owner: driver(), number: 1 });
+        let (mut called_back, mut granted) = (0, 0);
+        for attempt in 1..200 {
+            let bundles = alloc::vec![(0, resources(&[("CPU", 2.0)]))];
+            let order = u64::from(attempt);
+            let reserve = Message::ReserveBundles { group, attempt, bundles, order };
+            let mut effects = node.receive(ProcessId::HEAD, reserve);
+            if effects.contains(&send(ProcessId::HEAD, Message::BundlesReserved { group, attempt })) {
+                assert!(called_back > 0, "the lessee was asked");
+                assert!(granted > 4, "small tasks went on meanwhile");
+                return;
+            }
+            effects.extend(node.pass(Span::from_millis(100)));
+            if let Some(lease) = running.pop_front() {
+                effects.extend(node.give_back(driver(), lease));
+                node.request(driver(), &small);
+            }
+            for message in sent_to(driver(), &effects) {
+                match message {
+                    Message::LeaseGranted { lease, .. } => {
+                        granted += 1;
+                        running.push_back(lease);
+                    }
+                    Message::LeaseWanted => called_back += 1,
+                    _ => {}
+                }
+            }
+        }
+        panic!("the group starves");
+    }
+
+    #[test]
+    fn a_wish_that_is_not_repeated_ends() {
+        let mut node = Harness::with_driver(&[("CPU", 4.0)]);
+        let small = demand(&[("CPU", 1.0)]);
+        let leases: alloc::vec::Vec<LeaseId> = (0..4).map(|_| node.lease(driver(), &small).0).collect();
+        let group = GroupId(TaskId { owner: driver(), number: 1 });
+        let bundles = alloc::vec![(0, resources(&[("CPU", 4.0)]))];
+        node.receive(ProcessId::HEAD, Message::ReserveBundles { group, attempt: 1, bundles, order: 1 });
+        node.pass(Span::from_millis(1_100));
+        node.give_back(driver(), leases[0]);
+        let (_, effects) = node.request(driver(), &small);
+        assert_eq!(granted(&effects), [], "held back");
+        let effects = node.pass(Span::from_millis(2_000));
+        assert_eq!(granted(&effects).len(), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod cluster;
 mod lifecycle;
+mod patience;
 mod placing;
 mod policy;
 mod repair;

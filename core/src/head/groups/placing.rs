@@ -37,7 +37,7 @@ impl Group {
         }
     }
 
-    fn bundle(&self, index: u32) -> &Bundle {
+    pub(super) fn bundle(&self, index: u32) -> &Bundle {
         &self.spec.bundles[index as usize]
     }
 
@@ -95,7 +95,11 @@ impl Head {
                 self.reserve(id, places, out);
                 true
             }
-            Placement::NoRoom(detail) | Placement::Impossible(detail) => {
+            Placement::NoRoom(detail) => {
+                self.set_detail(id, detail, out);
+                self.ask_for_leased(id, out)
+            }
+            Placement::Impossible(detail) => {
                 self.set_detail(id, detail, out);
                 false
             }
@@ -111,7 +115,7 @@ impl Head {
     }
 
     /// The first phase: have bundles set aside.
-    fn reserve(&mut self, id: GroupId, chosen: Vec<(u32, NodeId)>, out: &mut Outbox) {
+    pub(super) fn reserve(&mut self, id: GroupId, chosen: Vec<(u32, NodeId)>, out: &mut Outbox) {
         let mut places: BTreeMap<NodeId, Vec<u32>> = BTreeMap::new();
         for (index, node) in chosen {
             places.entry(node).or_default().push(index);

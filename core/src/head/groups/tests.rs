@@ -13,7 +13,7 @@ use crate::head::{Effect, Input};
 use crate::ids::{GroupId, JobId, NodeId, ProcessId, RequestId, TaskId};
 use crate::machine::Span;
 use crate::message::{ActorEvent, Answer, Message, NodeState, NodeSummary, Query};
-use crate::resources::{Demand, LabelSelector};
+use crate::resources::{Demand, LabelSelector, Strategy};
 use crate::value::{ActorDeath, Death};
 
 type Sent = Vec<(ProcessId, Message)>;
@@ -226,13 +226,37 @@ fn what_waits_says_why_and_is_placed_when_there_is_room() {
     let text = told(&create(&mut head, &spec(3, GroupStrategy::StrictPack, &[1, 1])));
     assert!(text.contains("2 of CPU, and no node has more than 1 free now"), "{text}");
     assert_eq!(report(&mut head, 2, 1), []);
-    assert_eq!(passes(&mut head, Span::from_secs(1)), [], "nobody looks in vain");
+    assert_eq!(passes(&mut head, Span::from_millis(1_100)), [], "nobody asks in vain");
     assert_eq!(report(&mut head, 2, 4), [reserve(2, 3, 1, &[(0, 1), (1, 1)])]);
     // A removed group makes room, too.
     create(&mut head, &spec(4, GroupStrategy::Pack, &[4]));
     head.receive(WATCHER, Message::RemoveGroup { group: group(2) });
     let sent = passes(&mut head, Span::from_millis(100));
     assert_eq!(sent, [reserve(1, 4, 1, &[(0, 4)])]);
+}
+
+#[test]
+fn what_leases_hold_is_asked_for_in_time_and_what_others_have_is_not() {
+    let mut head = cluster(2);
+    place(&mut head, &spec(1, GroupStrategy::Pack, &[3]), &[1]);
+    for node in [1, 2] {
+        report(&mut head, node, 0);
+    }
+    create(&mut head, &spec(2, GroupStrategy::StrictSpread, &[2, 2]));
+    create(&mut head, &spec(3, GroupStrategy::Pack, &[2]));
+    assert_eq!(passes(&mut head, Span::from_millis(900)), [], "what is free may come");
+    let sent = passes(&mut head, Span::from_millis(200));
+    assert_eq!(sent, [reserve(2, 3, 1, &[(0, 2)])], "the other group keeps what it has");
+    refused(&mut head, 2, 3, 1);
+    assert_eq!(passes(&mut head, Span::from_millis(100)), [reserve(2, 3, 2, &[(0, 2)])], "once more");
+    // An actor that runs is not a lease.
+    let strategy = Strategy::Node { node: NodeId(2), soft: false };
+    let running = resources(&[("CPU", 3)]);
+    let placement = Demand { resources: running.clone(), strategy, ..Demand::default() };
+    head.create(&ActorSpec { placement, running, ..actor_spec(actor(1, 7)) });
+    refused(&mut head, 2, 3, 2);
+    let asked = |sent: Sent| sent.into_iter().any(|(_, m)| matches!(m, Message::ReserveBundles { .. }));
+    assert!(!asked(pass(&mut head, 3, &[1, 2])), "nobody can give what is asked for");
 }
 
 #[test]
