@@ -22,6 +22,8 @@ pub(super) fn build(b: &mut Builder) {
         let class = b.class(restarts, 0, 1, body(vec![]), vec![body(steps)]);
         let actor = b.actor(&class, &[]);
         results.push(b.call(actor, 0, &[], &[]));
+        // It ends with the call, and its group with it, also when the call fails.
+        b.drop(actor);
     }
     for slot in results {
         b.get(slot);
