@@ -151,7 +151,7 @@ impl Owner {
     }
 
     /// Forget one of several locations. Says whether there was another one left.
-    fn forget_location(&mut self, object: ObjectId, node: NodeId) -> bool {
+    pub(super) fn forget_location(&mut self, object: ObjectId, node: NodeId) -> bool {
         let Some(copies) = self.copies.get_mut(&object) else {
             return false;
         };

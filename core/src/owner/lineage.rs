@@ -170,6 +170,10 @@ impl Owner {
                 self.release_last(object, outcome, out);
             }
             self.resolve(now, object, Outcome::Failure(Box::new(failure)), out);
+        } else if self.is_owned(object) && self.forget_location(object, self.node()) {
+            // The bytes here cannot be read; another node has them.
+            self.pin(now, object, out);
+            self.argument_resolved(object, out);
         } else if self.is_owned(object) {
             self.lost(now, object, "no node has a copy of it any more", out);
         } else {
