@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 use shoal_fuzz_targets::{Log, bounded, target};
 use shoal_transport_sim::Random;
 
-/// Inputs that are tried before a word counts as out of reach; most are reached within some hundred.
-const INPUTS: u64 = 10_000;
+/// Inputs of one search; most words are reached within some hundred.
+const INPUTS: u64 = 4_000;
+
+/// Searches before a word counts as out of reach. One that has followed the wrong inputs begins anew.
+const SEARCHES: u64 = 8;
 
 /// Bytes of an input.
 const BYTES: u64 = 4_096;
@@ -15,10 +18,18 @@ const BYTES: u64 = 4_096;
 /// Which of these words occur in what happens. Inputs that got to a new one are followed for a while and
 /// then left, as a fuzzer does: what takes a long conversation is not reached by noise alone.
 fn reached(name: &str, words: &[&'static str]) -> BTreeSet<&'static str> {
-    let target = target(name).expect("a target");
-    let mut random = Random::new(5);
-    let mut promising: Vec<Vec<u8>> = Vec::new();
     let seen = RefCell::new(BTreeSet::new());
+    for seed in 5..5 + SEARCHES {
+        search(name, words, seed, &seen);
+    }
+    seen.into_inner()
+}
+
+/// One search, which adds the words that it gets to.
+fn search(name: &str, words: &[&'static str], seed: u64, seen: &RefCell<BTreeSet<&'static str>>) {
+    let target = target(name).expect("a target");
+    let mut random = Random::new(seed);
+    let mut promising: Vec<Vec<u8>> = Vec::new();
     let listen = |kind: &str, thing: &dyn std::fmt::Debug| {
         if kind == ">" {
             let text = format!("{thing:?}");
@@ -43,7 +54,6 @@ fn reached(name: &str, words: &[&'static str]) -> BTreeSet<&'static str> {
             promising.push(bytes);
         }
     }
-    seen.into_inner()
 }
 
 fn reaches(name: &str, words: &[&'static str]) {
