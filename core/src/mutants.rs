@@ -47,6 +47,8 @@ pub enum Mutant {
     RedirectToDead,
     /// A node that is connected and slow counts as dead.
     SlowIsDead,
+    /// A node whose connection broke counts as dead before it had the time to come back.
+    HastyDeath,
     /// A new head does not look whether its predecessor's word to start an actor came through.
     ForgetStart,
     /// A new head does not take up restarts that its predecessor had put off.
@@ -59,6 +61,10 @@ pub enum Mutant {
     SortArguments,
     /// What is free is told when CPUs are taken or freed, and not for the sake of anything else.
     ReportCpusOnly,
+    /// Nodes hear when something becomes free on another node, and not when it is taken.
+    IgnoreFalls,
+    /// A detached placement group that is whole stays though it was removed.
+    KeepDetached,
     /// Two placement groups that have lost bundles wait for what is left of each other.
     NoSurrender,
     /// That a placement group has lost bundles is not in the head's log.
@@ -95,10 +101,11 @@ impl Mutant {
     ];
 
     /// Those that take several nodes to be seen.
-    pub const OF_CLUSTERS: [Mutant; 11] = [
+    pub const OF_CLUSTERS: [Mutant; 14] = [
         Mutant::StaleGrant,
         Mutant::RedirectToDead,
         Mutant::SlowIsDead,
+        Mutant::HastyDeath,
         Mutant::ForgetStart,
         Mutant::ForgetRestarts,
         Mutant::EndJobTwice,
@@ -107,6 +114,8 @@ impl Mutant {
         Mutant::NoSurrender,
         Mutant::ForgetRescheduling,
         Mutant::ReportCpusOnly,
+        Mutant::IgnoreFalls,
+        Mutant::KeepDetached,
     ];
 
     /// Whether the code behaves as if it had this bug.

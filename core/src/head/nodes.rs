@@ -8,7 +8,7 @@ use super::rows::NodeRow;
 use super::{Config, Key, Outbox, Row};
 use crate::group;
 use crate::ids::NodeId;
-use crate::machine::Time;
+use crate::machine::{Span, Time};
 use crate::message::{Drain, Message, NodeSummary};
 use crate::mutants::Mutant;
 use crate::resources::{Quantity, Resources};
@@ -142,6 +142,9 @@ impl Node {
         let grace = if slow_is_dead { config.reconnect_grace } else { config.silence_grace };
         let silent = self.heard + grace;
         match self.link {
+            Link::Cut { since } if Mutant::HastyDeath.is_active() => {
+                silent.min(since + Span(config.reconnect_grace.0 / 2))
+            }
             Link::Cut { since } => silent.min(since + config.reconnect_grace),
             Link::Up | Link::Awaited => silent,
         }

@@ -5,12 +5,13 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Awaited, Group, REMOVED_MAX};
+use super::{Awaited, Group, Phase, REMOVED_MAX};
 use crate::group::{GroupSpec, GroupState};
 use crate::head::{Head, Key, Outbox};
 use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId, RequestId};
 use crate::machine::{Span, Wakeup};
 use crate::message::{Answer, Message};
+use crate::mutants::Mutant;
 use crate::value::ActorDeath;
 
 /// How long a group that somebody asks for may stay unknown.
@@ -147,8 +148,11 @@ impl Head {
     }
 
     pub(in crate::head) fn remove_group_asked(&mut self, from: ProcessId, id: GroupId, out: &mut Outbox) {
-        if self.groups.groups.contains_key(&id) {
-            self.remove_group(id, out);
+        if let Some(group) = self.groups.groups.get(&id) {
+            let kept = group.spec.detached && matches!(group.phase, Phase::Placed);
+            if !(kept && Mutant::KeepDetached.is_active()) {
+                self.remove_group(id, out);
+            }
         } else if id.creator() != from {
             self.expect_group(id, out);
             if let Some(awaited) = self.groups.awaited.get_mut(&id) {
