@@ -15,7 +15,7 @@ struct Arguments {
     #[arg(long, default_value_t = 500)]
     least: u64,
     /// Seeds after which a mutant has survived.
-    #[arg(long, default_value_t = 6_000)]
+    #[arg(long, default_value_t = 20_000)]
     most: u64,
     /// Threads.
     #[arg(long, default_value_t = 1)]
