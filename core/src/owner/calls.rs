@@ -483,6 +483,10 @@ impl Owner {
             return;
         };
         for id in core::mem::take(&mut calls.queue) {
+            // A call that waited for the result of one before it has ended with that one.
+            if self.tasks.get(&id).is_none_or(|task| task.stage == Stage::Done) {
+                continue;
+            }
             let failure = Failure::ActorDied { actor, cause: cause.clone() };
             self.fail(now, id, Outcome::Failure(Box::new(failure)), out);
         }

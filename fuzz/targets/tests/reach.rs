@@ -19,7 +19,7 @@ const BYTES: u64 = 4_096;
 /// then left, as a fuzzer does: what takes a long conversation is not reached by noise alone.
 fn reached(name: &str, words: &[&'static str]) -> BTreeSet<&'static str> {
     let seen = RefCell::new(BTreeSet::new());
-    for seed in 5..5 + SEARCHES {
+    for seed in 0..SEARCHES {
         search(name, words, seed, &seen);
     }
     seen.into_inner()

@@ -174,3 +174,20 @@ fn what_the_node_and_the_head_decide_is_taken_from_them_alone() {
     }
     assert_eq!(owner.owner.allocate(64), None);
 }
+
+#[test]
+fn a_generator_that_waits_for_another_call_of_a_dead_actor_lets_go_of_its_arguments_once() {
+    let mut owner = Harness::new(1);
+    let value = owner.put(vec![]);
+    let holder = owner.put(vec![value]);
+    let (first, _) = owner.submit(method(actor()), vec![], vec![]);
+    let mut generator = method(actor());
+    if let Target::Method { method, .. } = &mut generator {
+        Arc::make_mut(method).returns = Returns::Stream { backpressure: 0 };
+    }
+    let (second, _) = owner.submit(generator, vec![first.object(0)], vec![value]);
+    owner.tell(Input::RemoveReference { object: value });
+    update(&mut owner, actor(), 0, ActorState::Dead { cause: ActorDeath::Killed });
+    assert!(matches!(owner.owner.lookup(second.object(0)), Lookup::Failed(Failure::ActorDied { .. })));
+    assert!(owner.owner.has_outcome(value), "{holder:?} has it");
+}
