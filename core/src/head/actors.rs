@@ -15,6 +15,7 @@ use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::ids::{ActorId, GroupId, JobId, NodeId, ProcessId};
 use crate::machine::Time;
 use crate::message::Message;
+use crate::resources::Resources;
 use crate::value::ActorDeath;
 
 /// How many dead actors are remembered.
@@ -41,6 +42,14 @@ pub(super) struct Actor {
 }
 
 impl Actor {
+    /// What it holds where it was sent: what it needs to be placed until it is alive.
+    pub(super) fn held(&self) -> &Resources {
+        match self.state {
+            ActorState::Alive { .. } => &self.spec.running,
+            _ => &self.spec.placement.resources,
+        }
+    }
+
     pub(super) fn new(spec: Box<ActorSpec>) -> Actor {
         Actor {
             incarnation: 0,

@@ -6,11 +6,10 @@
 //! what waits there: they ask for leases back, and for some of the time hold CPUs back
 //! (`node/starvation.rs`). Like any other group it gets all of its bundles at once, or none.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::Group;
 use super::policy::{Placement, place};
-use crate::actor::ActorState;
 use crate::head::{Head, Outbox};
 use crate::ids::{GroupId, NodeId};
 use crate::machine::{Span, Wakeup};
@@ -18,7 +17,7 @@ use crate::message::NodeSummary;
 use crate::resources::{Quantity, Resources};
 
 /// A group that waits for less takes what is free.
-pub(super) const PATIENCE: Span = Span::from_secs(1);
+const PATIENCE: Span = Span::from_secs(1);
 
 impl Head {
     /// There is no room for a group: if it has waited long enough, ask for what leases hold. Says whether
@@ -34,31 +33,32 @@ impl Head {
             self.deadlines.arm(Wakeup::PlaceGroups, due);
             return false;
         }
-        let available = self.nodes.alive().filter(|(_, node)| node.is_available());
-        let nodes: Vec<NodeSummary> =
-            available.map(|(id, node)| self.without_leases(id, &node.summary)).collect();
+        let nodes = self.without_leases();
         let nodes: Vec<&NodeSummary> = nodes.iter().collect();
         let Placement::Found(places) = place(&nodes, &group.wanted()) else { return false };
         self.reserve(id, places, out);
         true
     }
 
-    /// A node as it would be if its owners gave back all CPUs: what actors and groups have stays theirs.
-    fn without_leases(&self, id: NodeId, summary: &NodeSummary) -> NodeSummary {
+    /// The nodes as they would be if owners gave back all CPUs: what actors and groups have stays theirs.
+    fn without_leases(&self) -> Vec<NodeSummary> {
         let cpus = |resources: &Resources| resources.get(Resources::CPU).0;
-        let actors = self.actors.live().filter(|actor| actor.node == Some(id));
-        let actors = actors.map(|actor| match actor.state {
-            ActorState::Alive { .. } => cpus(&actor.spec.running),
-            _ => cpus(&actor.spec.placement.resources),
+        let actors = self.actors.live().filter_map(|actor| Some((actor.node?, cpus(actor.held()))));
+        let bundles = self.groups.groups.values().flat_map(|group| {
+            let places = group.held().chain(group.being_placed());
+            places.map(|(index, node)| (node, cpus(&group.bundle(index).resources)))
         });
-        let bundles = |group: &Group| -> i64 {
-            let here = group.held().chain(group.being_placed()).filter(|(_, node)| *node == id);
-            here.map(|(index, _)| cpus(&group.bundle(index).resources)).sum()
+        let mut kept: BTreeMap<NodeId, i64> = BTreeMap::new();
+        for (node, amount) in actors.chain(bundles) {
+            *kept.entry(node).or_default() += amount;
+        }
+        let available = self.nodes.alive().filter(|(_, node)| node.is_available());
+        let freed = |id: NodeId, summary: &NodeSummary| {
+            let left = cpus(&summary.total) - kept.get(&id).copied().unwrap_or_default();
+            let mut summary = summary.clone();
+            summary.free.set(Resources::CPU, Quantity(left));
+            summary
         };
-        let groups: i64 = self.groups.groups.values().map(bundles).sum();
-        let left = cpus(&summary.total) - actors.sum::<i64>() - groups;
-        let mut summary = summary.clone();
-        summary.free.set(Resources::CPU, Quantity(left));
-        summary
+        available.map(|(id, node)| freed(id, &node.summary)).collect()
     }
 }

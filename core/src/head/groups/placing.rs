@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 
 use super::policy::{Placement, Wanted, place};
 use super::{Group, Phase};
-use crate::actor::ActorState;
 use crate::group::{Bundle, bundles_for, misfit, needed};
 use crate::head::{Head, Key, Outbox};
 use crate::ids::{ActorId, GroupId, NodeId};
@@ -270,9 +269,7 @@ impl Head {
         let here = actors.filter_map(|id| self.actors.get(id)).filter(|actor| actor.node == Some(node));
         let mut count = 0;
         for actor in here {
-            let alive = matches!(actor.state, ActorState::Alive { .. });
-            let held = if alive { &actor.spec.running } else { &actor.spec.placement.resources };
-            room.subtract(&needed(held, group.spec.id).unwrap_or_default().0);
+            room.subtract(&needed(actor.held(), group.spec.id).unwrap_or_default().0);
             count += 1;
         }
         (room, count)
