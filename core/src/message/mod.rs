@@ -3,6 +3,16 @@
 //! Between two live processes a message arrives once; two messages that took different ways may
 //! change places, and whatever was on its way to or from a process that died is lost.
 
+mod actors;
+mod leases;
+mod nodes;
+mod questions;
+
+pub use actors::{ActorEvent, ActorPresence};
+pub use leases::Route;
+pub use nodes::{Drain, NodeState, NodeSummary};
+pub use questions::{Answer, Query, StoreSummary, WorkerSummary};
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -10,10 +20,9 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::actor::{ActorSpec, ActorState, ActorSummary};
+use crate::actor::{ActorSpec, ActorState};
 use crate::group::{GroupSpec, GroupState};
 use crate::ids::{ActorId, GroupId, JobId, LeaseId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
-use crate::machine::Span;
 use crate::record::Record;
 use crate::resources::{Demand, Devices, Resources};
 use crate::task::{Assignment, Completion};
@@ -677,259 +686,4 @@ pub enum Message {
         /// The answer.
         answer: Answer,
     },
-}
-
-/// How a request for a lease came to a node.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub enum Route {
-    /// From a process of that node.
-    #[default]
-    Fresh,
-    /// From a process of that node, which was sent to another node and rejected there.
-    Rejected {
-        /// The node that rejected it.
-        by: NodeId,
-        /// How often it was rejected.
-        times: u32,
-    },
-    /// From another node, which believed that there is room: grant or reject.
-    IfFree,
-    /// From another node, which can never serve it: queue it.
-    Queue,
-}
-
-/// An actor that a node runs or is about to run.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct ActorPresence {
-    /// The actor.
-    pub actor: ActorId,
-    /// Which start of it.
-    pub incarnation: u32,
-    /// Its process and pid, once it is alive.
-    pub process: Option<(ProcessId, u32)>,
-}
-
-/// What a node tells a head that has just taken over.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct NodeState {
-    /// The head that is told. What was said to an earlier one, and not dealt with, may come once more.
-    pub epoch: u64,
-    /// What it is and has.
-    pub report: NodeSummary,
-    /// The actors that it runs or is about to run.
-    pub actors: Vec<ActorPresence>,
-    /// What is set aside for groups: group, placement, bundles, whether it was committed.
-    pub bundles: Vec<(GroupId, u32, Vec<u32>, bool)>,
-    /// Its drivers, and their jobs if they have one already.
-    pub drivers: Vec<(ProcessId, Option<JobId>)>,
-    /// The jobs that it knows, and whether it knows that they have ended. Those that are over are told
-    /// of again: the news may have been lost with the former head.
-    pub jobs: Vec<(JobId, bool)>,
-    /// The other nodes that it counts as alive; likewise.
-    pub nodes: Vec<NodeId>,
-}
-
-/// What a node reports of an actor's process.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum ActorEvent {
-    /// Constructed and serving.
-    Alive {
-        /// Its process.
-        process: ProcessId,
-        /// For people.
-        pid: u32,
-    },
-    /// The constructor failed: dead for good.
-    ConstructorFailed(ActorDeath),
-    /// Its process ended.
-    Died {
-        /// How.
-        death: Death,
-        /// By its own will or by `StopActor`.
-        intended: bool,
-    },
-    /// It had not started, and what was set aside here for its placement group is returned: it must be
-    /// placed anew, as the same incarnation.
-    GivenBack,
-    /// This node can never place it.
-    Unplaceable {
-        /// What is missing.
-        detail: String,
-    },
-}
-
-/// A question to the head or to a node.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum Query {
-    /// Head: the actor of that name.
-    ActorByName {
-        /// Its name.
-        name: String,
-        /// Its namespace.
-        namespace: String,
-    },
-    /// Head: all actors that are not dead, or all that are remembered.
-    Actors {
-        /// Dead ones, too.
-        dead: bool,
-    },
-    /// Head: all nodes.
-    Nodes,
-    /// Head: the placement group of that name.
-    GroupByName {
-        /// Its name.
-        name: String,
-        /// Its namespace.
-        namespace: String,
-    },
-    /// Head: all placement groups.
-    Groups,
-    /// Head: all keys that start so.
-    Keys {
-        /// How they start.
-        prefix: String,
-    },
-    /// Head: set a key.
-    Put {
-        /// Key.
-        key: String,
-        /// Value.
-        value: Bytes,
-        /// Replace an existing value.
-        overwrite: bool,
-    },
-    /// Head: get a key.
-    Get {
-        /// Key.
-        key: String,
-    },
-    /// Head: delete a key.
-    Delete {
-        /// Key.
-        key: String,
-    },
-    /// Head: empty a node, or place things there again.
-    Drain {
-        /// The node.
-        node: NodeId,
-        /// How; nothing to place things there again.
-        drain: Option<Drain>,
-    },
-    /// Head: the nodes that are draining.
-    Draining,
-    /// Node: its workers.
-    Workers,
-    /// Node: what the store holds.
-    Store,
-}
-
-/// An answer to a [`Query`], to [`Message::CreateActor`] or to [`Message::CreateGroup`].
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum Answer {
-    /// The actor was made.
-    ActorCreated,
-    /// A live actor has that name.
-    ActorExists {
-        /// That actor.
-        actor: ActorId,
-    },
-    /// The actor of that name: its id, the job that made it, and its handle's description.
-    Actor {
-        /// Its id.
-        actor: ActorId,
-        /// See [`ActorSpec::handle`].
-        handle: Bytes,
-    },
-    /// The group was made; it may not be placed yet.
-    GroupCreated,
-    /// A group of that name exists, or the request cannot be met by any cluster.
-    GroupRefused {
-        /// Why.
-        detail: String,
-    },
-    /// Placement groups.
-    Groups(Vec<(GroupSpec, GroupState)>),
-    /// The nodes that are draining.
-    Draining(Vec<(NodeId, Drain)>),
-    /// The node cannot be drained in this way.
-    DrainRefused {
-        /// Why.
-        detail: String,
-    },
-    /// Keys.
-    Keys(Vec<String>),
-    /// There is no such thing.
-    NotFound,
-    /// All actors.
-    Actors(Vec<ActorSummary>),
-    /// All nodes.
-    Nodes(Vec<NodeSummary>),
-    /// The key's value.
-    Value(Bytes),
-    /// Whether something changed.
-    Changed(bool),
-    /// A node's workers.
-    Workers(Vec<WorkerSummary>),
-    /// What the store holds.
-    Store(StoreSummary),
-}
-
-/// A node that is to be emptied.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Drain {
-    /// How long what runs there may go on; without it for as long as it takes.
-    pub grace: Option<Span>,
-    /// Why, for people.
-    pub reason: String,
-}
-
-/// A node, for lists and for scheduling.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct NodeSummary {
-    /// The node.
-    pub node: NodeId,
-    /// Whether the head counts it alive.
-    pub alive: bool,
-    /// Its host name, for lists.
-    pub host: String,
-    /// Where other daemons reach it; empty if there can be no others.
-    pub address: String,
-    /// Everything it has.
-    pub total: Resources,
-    /// What is free now.
-    pub free: Resources,
-    /// Its labels.
-    pub labels: Vec<(String, String)>,
-}
-
-/// A worker, for lists.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct WorkerSummary {
-    /// The process.
-    pub process: ProcessId,
-    /// Its pid.
-    pub pid: u32,
-    /// Its job.
-    pub job: JobId,
-    /// `idle`, `leased`, `blocked`, `actor`, …
-    pub state: String,
-}
-
-/// The store, for lists.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct StoreSummary {
-    /// Bytes it may hold.
-    pub capacity: u64,
-    /// Bytes of objects in memory.
-    pub used: u64,
-    /// Bytes of objects that are pinned.
-    pub pinned: u64,
-    /// Objects in memory.
-    pub objects: u64,
-    /// Bytes on disk.
-    pub spilled: u64,
-    /// Bytes ever written to disk.
-    pub spilled_total: u64,
-    /// Bytes ever read back.
-    pub restored_total: u64,
 }
