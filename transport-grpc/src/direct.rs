@@ -9,6 +9,9 @@
 //! answer:   u8: 0 granted, 1 not offered, 2 out of range; then chunks: length u32, checksum u32, bytes
 //! ```
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -38,6 +38,8 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+#[cfg(feature = "fuzz")]
+pub use direct::fuzz;
 use direct::{Giving, Taking};
 use line::Lines;
 use network::{Network, Tcp};

@@ -29,6 +29,11 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "messages", run: decoders::messages::run },
     Target { name: "frames", run: decoders::frames::run },
+    Target { name: "packets", run: decoders::packets::run },
+    Target { name: "join", run: decoders::join::run },
+    Target { name: "bulk", run: decoders::bulk::run },
+    Target { name: "rows", run: decoders::rows::run },
+    Target { name: "texts", run: decoders::texts::run },
     Target { name: "spill", run: decoders::spill::run },
     Target { name: "process_table", run: decoders::process_table::run },
     Target { name: "head", run: machines::head::run },

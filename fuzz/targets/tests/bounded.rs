@@ -38,6 +38,31 @@ fn frames() {
 }
 
 #[test]
+fn packets() {
+    holds("packets", 10_000);
+}
+
+#[test]
+fn join() {
+    holds("join", 2_000);
+}
+
+#[test]
+fn bulk() {
+    holds("bulk", 2_000);
+}
+
+#[test]
+fn rows() {
+    holds("rows", 5_000);
+}
+
+#[test]
+fn texts() {
+    holds("texts", 20_000);
+}
+
+#[test]
 fn spill() {
     holds("spill", 40);
 }

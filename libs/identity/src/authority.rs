@@ -97,8 +97,7 @@ impl ClusterAuthority {
         authority.secret = secret.unwrap_or(authority.secret);
         let secret = authority.secret.reveal();
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(file(directory))?;
-        let text = format!("{secret}\n{}{certificate}", authority.key.serialize_pem());
-        write_new(&directory.join(AUTHORITY_FILE), &text)?;
+        write_new(&directory.join(AUTHORITY_FILE), &authority.text(&certificate))?;
         let _ = fs::remove_file(directory.join(SECRET_FILE));
         write_new(&directory.join(SECRET_FILE), &format!("{secret}\n"))?;
         Ok(authority)
@@ -125,15 +124,21 @@ impl ClusterAuthority {
     /// If there is none, if others could have read it, and when it is damaged.
     pub fn open(directory: &Path) -> Result<ClusterAuthority, AuthorityError> {
         let path = directory.join(AUTHORITY_FILE);
-        let text = read(&path)?;
-        let parse = || {
-            let secret = text.lines().next()?.parse().ok()?;
-            let key = KeyPair::from_pem(&text).ok()?;
-            let certificate = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
-            let cluster = cluster_of_authority(&certificate)?;
-            Some(ClusterAuthority { cluster, key, certificate, secret })
-        };
-        parse().ok_or_else(|| AuthorityError::Malformed(path.clone()))
+        ClusterAuthority::parse(&read(&path)?).ok_or(AuthorityError::Malformed(path))
+    }
+
+    /// What its file says; `certificate` is its own, in PEM.
+    pub(crate) fn text(&self, certificate: &str) -> String {
+        format!("{}\n{}{certificate}", self.secret.reveal(), self.key.serialize_pem())
+    }
+
+    /// The authority that the text of its file describes.
+    pub(crate) fn parse(text: &str) -> Option<ClusterAuthority> {
+        let secret = text.lines().next()?.parse().ok()?;
+        let key = KeyPair::from_pem(text).ok()?;
+        let certificate = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
+        let cluster = cluster_of_authority(&certificate)?;
+        Some(ClusterAuthority { cluster, key, certificate, secret })
     }
 
     /// The cluster that it is the authority of.

@@ -16,6 +16,9 @@
 //! node takes certificates only from an authority that has proved to know it, too. A node whose certificate is
 //! still good shows it in the handshake, verifies the authority's, and needs no proof ([`renew`]).
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,8 +171,17 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     shown: Option<&Member>,
 ) -> Result<Member, JoinError> {
     let binding = binding(stream.get_ref().1)?;
+    answer_bound(stream, &binding, authority, shown).await
+}
+
+async fn answer_bound<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    binding: &ChannelBinding,
+    authority: &ClusterAuthority,
+    shown: Option<&Member>,
+) -> Result<Member, JoinError> {
     let talk = async {
-        let admitted = let_in(stream, &binding, authority, shown).await;
+        let admitted = let_in(stream, binding, authority, shown).await;
         if let Err(JoinError::Refused(refusal)) = &admitted {
             write_refusal(stream, refusal).await?;
         }

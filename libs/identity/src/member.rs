@@ -114,7 +114,7 @@ impl Member {
         format!("{SCHEME}{}/{}/{}", self.cluster, self.role.as_str(), self.name)
     }
 
-    fn parse(uri: &str) -> Option<Member> {
+    pub(crate) fn parse(uri: &str) -> Option<Member> {
         let mut parts = uri.strip_prefix(SCHEME)?.splitn(3, '/');
         let cluster = parts.next()?.parse().ok()?;
         let role = match parts.next()? {

@@ -17,6 +17,8 @@ mod file;
 use shoal_core::head::{Key, Row, WriteResult};
 
 pub use error::StateError;
+#[cfg(feature = "fuzz")]
+pub use etcd::fuzz;
 pub use etcd::{Acting, Etcd, EtcdLocation, EtcdLog, EtcdTls, InvalidLocation, Standing, TENURE, Tenure};
 pub use file::FileLog;
 

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use shoal_core::message::Message;
 use shoal_core::{head, node, owner, wire};
 use shoal_runtime::control::Control;
+use shoal_runtime::daemon::fuzz::{Greeting, Reply};
 
 use crate::Log;
 use crate::entropy::Entropy;
@@ -17,7 +18,7 @@ use crate::tree::Dictionary;
 pub fn run(bytes: &[u8], log: Log<'_>) {
     let mut entropy = Entropy::new(bytes);
     let which = entropy.byte();
-    let check = match which % 10 {
+    let check = match which % 12 {
         0 => both::<head::Input>,
         1 => both::<node::Input>,
         2 => both::<owner::Input>,
@@ -26,6 +27,8 @@ pub fn run(bytes: &[u8], log: Log<'_>) {
         5 => both::<owner::Effect>,
         6 => both::<Control>,
         7 => both::<(head::Key, head::Row)>,
+        8 => both::<Greeting>,
+        9 => both::<Reply>,
         _ => both::<Message>,
     };
     check(which >= 128, entropy, log);

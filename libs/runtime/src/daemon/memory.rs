@@ -80,7 +80,7 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
 }
 
-fn machine_usage(meminfo: &str) -> Option<Usage> {
+pub(super) fn machine_usage(meminfo: &str) -> Option<Usage> {
     let limit = field(meminfo, "MemTotal:", 1024)?;
     let available = field(meminfo, "MemAvailable:", 1024)?;
     Some(Usage { limit, used: limit.saturating_sub(available) })

@@ -21,6 +21,8 @@ pub mod client;
 mod cluster;
 mod drivers;
 mod frames;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod leftovers;
 mod links;
 mod memory;

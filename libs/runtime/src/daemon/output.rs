@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LOG_BYTES_MAX: u64 = 64 << 20;
 
 /// A line that is longer is passed on in pieces.
-const LINE_BYTES_MAX: usize = 64 * 1024;
+pub(super) const LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// What one read takes.
 const READ_BYTES: usize = 64 * 1024;
@@ -103,18 +103,23 @@ impl Stream {
         (dropped > 0).then(|| format!("[{dropped} lines left out; they are in {}]", self.log.path.display()))
     }
 
-    fn split(&mut self, bytes: &[u8], lines: &mut Vec<String>) {
-        let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            self.partial.extend_from_slice(&rest[..end]);
-            if self.partial.last() == Some(&b'\r') {
+    pub(super) fn split(&mut self, bytes: &[u8], lines: &mut Vec<String>) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let ended = part.strip_suffix(b"\n");
+            self.partial.extend_from_slice(ended.unwrap_or(part));
+            if ended.is_some() && self.partial.last() == Some(&b'\r') {
                 self.partial.pop();
             }
-            lines.push(text(&self.partial));
-            self.partial.clear();
-            rest = &rest[end + 1..];
+            self.pass_on_pieces(lines);
+            if ended.is_some() {
+                lines.push(text(&self.partial));
+                self.partial.clear();
+            }
         }
-        self.partial.extend_from_slice(rest);
+    }
+
+    /// Leave of the line no more than one piece.
+    fn pass_on_pieces(&mut self, lines: &mut Vec<String>) {
         while self.partial.len() > LINE_BYTES_MAX {
             // Not in the middle of a character.
             let cut = (LINE_BYTES_MAX - 3..=LINE_BYTES_MAX)
@@ -169,8 +174,11 @@ mod tests {
         let mut lines = feed(&mut stream, &[endless.as_bytes()]);
         assert!(stream.partial.len() <= LINE_BYTES_MAX);
         stream.finish(&mut lines);
+        // The end of a line makes no difference.
+        lines.extend(feed(&mut stream, &[endless.as_bytes(), b"\n"]));
+        lines.extend(feed(&mut stream, &[format!("{endless}\n").as_bytes()]));
         assert!(lines.iter().all(|line| line.len() <= LINE_BYTES_MAX));
-        assert_eq!(lines.concat(), endless);
+        assert_eq!(lines.concat(), endless.repeat(3));
     }
 
     #[test]

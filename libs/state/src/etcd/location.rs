@@ -81,8 +81,10 @@ impl FromStr for EtcdLocation {
         let members: Vec<String> = members.split(',').map(String::from).collect();
         let is_address = |member: &String| {
             let Some((host, port)) = member.rsplit_once(':') else { return false };
+            let is_port =
+                |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
             let is_host = |letter: char| letter.is_ascii_alphanumeric() || "-._:[]".contains(letter);
-            !host.is_empty() && host.chars().all(is_host) && port.parse::<u16>().is_ok()
+            !host.is_empty() && host.chars().all(is_host) && is_port(port)
         };
         if !members.iter().all(is_address) {
             return Err(invalid("a member is not HOST:PORT"));
@@ -112,6 +114,7 @@ mod tests {
             ("http://h:1", "", "", ""),
             ("etcd://h", "", "", ""),
             ("etcd://h:x", "", "", ""),
+            ("etcd://h:+1", "", "", ""),
             ("etcd://:1", "", "", ""),
             ("etcd://h:1,,g:2", "", "", ""),
             ("etcd://u@h:1", "", "", ""),

@@ -14,6 +14,8 @@
 //! [three seconds](TENURE) that it is there.
 
 mod client;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod location;
 mod log;
 mod plan;

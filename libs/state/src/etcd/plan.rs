@@ -38,7 +38,7 @@ impl Layout {
     pub(super) fn operations(&mut self, changes: &Changes) -> Result<Vec<Operation>, WireError> {
         let mut operations = Vec::new();
         for (key, row) in changes {
-            let name = hexadecimal(&wire::encode(key)?);
+            let name = self.name(key)?;
             let bytes = row.as_ref().map(wire::encode).transpose()?;
             let parts: Vec<&[u8]> = match &bytes {
                 Some(bytes) if bytes.is_empty() => vec![&[]],
@@ -79,6 +79,10 @@ impl Layout {
         for (name, (parts, bytes)) in whole {
             let key = from_hexadecimal(&name).ok_or("a key that nobody wrote")?;
             let key: Key = wire::decode(&key).map_err(|error| error.to_string())?;
+            // Another name of the same key would be a row that no head can change any more.
+            if self.name(&key).map_err(|error| error.to_string())? != name {
+                return Err(String::from("a key that nobody wrote"));
+            }
             let row = wire::decode(&bytes).map_err(|error| error.to_string())?;
             rows.push((key, row));
             if parts > 1 {
@@ -87,6 +91,10 @@ impl Layout {
         }
         rows.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(rows)
+    }
+
+    fn name(&self, key: &Key) -> Result<Vec<u8>, WireError> {
+        Ok(hexadecimal(&wire::encode(key)?))
     }
 
     fn key(&self, name: &[u8], part: usize) -> Vec<u8> {
@@ -203,8 +211,18 @@ mod tests {
         };
         assert!(layout.rows(without(&keys[0])).is_err(), "the first part is missing");
         assert!(layout.rows(without(&keys[1])).is_err(), "the last part is missing");
-        for key in ["p/rows/0", "p/rows/zz.00000000", "p/rows/é.00000000", "q"] {
-            let stranger = BTreeMap::from([(key.as_bytes().to_vec(), Vec::new())]);
+        let meta = wire::encode(&Row::UnmadeGroup).expect("encodable");
+        let right = BTreeMap::from([(Vec::from("p/rows/00.00000000"), meta.clone())]);
+        assert!(layout.rows(right).is_ok());
+        for key in [
+            "p/rows/0",
+            "p/rows/zz.00000000",
+            "p/rows/é.00000000",
+            "p/rows/+0.00000000",
+            "p/rows/fb0000.00000000",
+            "q",
+        ] {
+            let stranger = BTreeMap::from([(key.as_bytes().to_vec(), meta.clone())]);
             assert!(layout.rows(stranger).is_err(), "{key}");
         }
     }

@@ -21,6 +21,8 @@
 mod accepting;
 mod calling;
 mod entering;
+#[cfg(feature = "fuzz")]
+pub(super) mod fuzz;
 mod gate;
 mod head;
 mod hosted;
