@@ -56,8 +56,9 @@ impl Head {
         out.send_to_node(node, Message::StartActor { spec, incarnation, order });
     }
 
-    /// Something has changed for actors that no node could take.
+    /// Something has changed for actors that no node could take, and for groups that wait for room.
     pub(super) fn place_unplaced(&mut self, out: &mut Outbox) {
+        self.groups.stir();
         let waiting: Vec<ActorId> = self.actors.unplaced.keys().copied().collect();
         for id in waiting {
             self.place(id, out);

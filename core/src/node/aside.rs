@@ -52,10 +52,12 @@ impl Node {
         self.put_aside_until(claim, None, out);
     }
 
-    /// Whether what the claim needs is nowhere yet because its placement group is not whole.
+    /// Whether what the claim needs is nowhere yet because its placement group is not whole. What is left
+    /// here of a group under repair is shown, and admits nothing before the rest is there.
     fn waits_for_group(&self, claim: &Claim) -> bool {
         let has = |node: &NodeSummary| placement::holds(&node.total, &claim.demand);
-        claim.demand.group.is_some() && !has(&self.summary()) && !self.view.nodes().any(has)
+        let nowhere = || !has(&self.summary()) && !self.view.nodes().any(has);
+        claim.demand.group.is_some_and(|group| self.ledger.is_suspended(group) || nowhere())
     }
 
     /// `before` is the deadline that it had.

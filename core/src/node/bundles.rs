@@ -268,6 +268,7 @@ mod tests {
         assert_eq!(granted(&node.give_back(driver(), lease)), []);
         node.request(driver(), &wanted);
         node.lease(driver(), &demand(&[("CPU", 1.0)]));
+        assert_eq!(node.pass(Span::from_secs(60)), [], "however long the repair takes, nothing is refused");
         let effects = commit(&mut node, 2);
         assert_eq!((granted(&effects).len(), node.forks.len()), (1, 1));
         assert_eq!(granted(&node.fork_next().1).len(), 1, "both that waited");

@@ -35,8 +35,10 @@ const SURRENDER_AFTER: Span = Span::from_secs(1);
 const REFUSALS_MAX: u32 = 3;
 
 impl Head {
-    /// What a dead node had set aside is gone.
+    /// What a dead node had set aside is gone. Groups that had nothing there may have waited for what it
+    /// would say.
     pub(in crate::head) fn group_node_died(&mut self, node: NodeId, out: &mut Outbox) {
+        self.groups.stir();
         let affected = self.groups.groups.values().filter(|group| group.involved().contains(&node));
         let affected: Vec<GroupId> = affected.map(|group| group.spec.id).collect();
         for id in affected {
@@ -82,7 +84,7 @@ impl Head {
         let under_way = self.groups.reserving.iter().any(|id| groups[id].refusals < REFUSALS_MAX);
         let unknown = self.nodes.alive().any(|(_, node)| !node.known);
         if under_way || unknown {
-            // This is awaited first; it stirs the groups when it is there.
+            // This is awaited first; it stirs the groups when it is there, or dead.
             return;
         }
         let repairs =

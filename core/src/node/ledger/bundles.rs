@@ -123,6 +123,11 @@ impl Ledger {
         }
     }
 
+    /// Whether the group has bundles here and is not whole.
+    pub(in crate::node) fn is_suspended(&self, group: GroupId) -> bool {
+        self.suspended.contains(&group)
+    }
+
     /// Take back what was set aside for this and earlier placements of a group, as soon as nobody uses
     /// it any more.
     pub(in crate::node) fn return_bundles(&mut self, group: GroupId, attempt: u32) {
