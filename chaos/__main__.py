@@ -6,6 +6,7 @@ import argparse
 import gc
 import pathlib
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -19,6 +20,10 @@ from chaos.faults import Victim
 from chaos.hosts import Hosts
 
 REPORT_SECONDS = 10.0
+ROUND_SECONDS = 10.0
+"""After an interrupt the rounds that have begun may go on for so long."""
+INTERRUPTED = 130
+"""The exit code after an interrupt, as of a shell."""
 
 
 class Worker(threading.Thread):
@@ -60,8 +65,9 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run; 0 if every result was right and nothing was left."""
+    """Run; 0 if every result was right and nothing was left, 130 if it was interrupted and nothing was wrong."""
     given = options()
+    signal.signal(signal.SIGINT, interrupt)
     seed = given.seed if given.seed is not None else random.randrange(1 << 32)
     replay = f"python -m chaos --seed {seed} --minutes {given.minutes:g} --nodes {given.nodes}"
     for name in ("faults", "work"):
@@ -73,6 +79,9 @@ def main() -> int:
         print(f"chaos: everything on loopback, no link is cut: {hosts.why_loopback}", flush=True)
     try:
         wrong = run(given, seed, hosts)
+    except KeyboardInterrupt:
+        print(f"chaos: interrupted, nothing wrong so far; from the start: {replay}")
+        return INTERRUPTED
     finally:
         hosts.close()
     if wrong:
@@ -82,27 +91,20 @@ def main() -> int:
     return 0
 
 
+def interrupt(*_: object) -> None:
+    """The first interrupt ends the faults; what follows from it is not interrupted again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def run(given: argparse.Namespace, seed: int, hosts: Hosts) -> list[str]:
-    """Everything; what was wrong, in words."""
+    """Everything; what was wrong, in words. KeyboardInterrupt: it was interrupted, and nothing was wrong."""
     victim = Victim(hosts, given.nodes, seed)
-    shoal.init(address=victim.home.socket, namespace="chaos", log_to_driver=False)
-    stop = threading.Event()
     try:
-        with tempfile.TemporaryDirectory(prefix="shoal-chaos-") as directory:
-            names = given.work.split(",") if given.work else list(work.KINDS)
-            workers = [Worker(name, seed, pathlib.Path(directory), stop) for name in names]
-            for worker in workers:
-                worker.start()
-            wrong = harm(given, victim, workers, stop)
-            stop.set()
-            for worker in workers:
-                worker.join(2 * work.PATIENCE_SECONDS)
-                if worker.is_alive():
-                    wrong.append(f"{worker.name} hangs")
-                elif worker.wrong:
-                    wrong.append(f"{worker.name}, after {worker.rounds} rounds: {worker.wrong}")
-            print(progress(victim, workers), flush=True)
-            del workers
+        shoal.init(address=victim.home.socket, namespace="chaos", log_to_driver=False)
+        # What an interrupted round writes is of no interest to anybody.
+        with tempfile.TemporaryDirectory(prefix="shoal-chaos-", ignore_cleanup_errors=True) as directory:
+            wrong = harm_at_work(given, seed, victim, pathlib.Path(directory))
         gc.collect()
         if not wrong:
             wrong += leaks.leaks(victim)
@@ -112,6 +114,46 @@ def run(given: argparse.Namespace, seed: int, hosts: Hosts) -> list[str]:
     finally:
         shoal.shutdown()
         victim.cluster.shutdown()
+
+
+def harm_at_work(given: argparse.Namespace, seed: int, victim: Victim, directory: pathlib.Path) -> list[str]:
+    """Do harm while there is work, until the work has ended; as `run`."""
+    stop = threading.Event()
+    names = given.work.split(",") if given.work else list(work.KINDS)
+    workers = [Worker(name, seed, directory, stop) for name in names]
+    wrong = []
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        for worker in workers:
+            worker.start()
+        wrong += harm(given, victim, workers, stop)
+        stop.set()
+        wrong += ended(workers, 2 * work.PATIENCE_SECONDS)
+    except KeyboardInterrupt as error:
+        print("chaos: interrupted, closing down", flush=True)
+        interrupted = error
+        stop.set()
+        deadline = time.monotonic() + ROUND_SECONDS
+        for worker in workers:
+            if worker.is_alive():
+                worker.join(max(0.0, deadline - time.monotonic()))
+        wrong += went_wrong(workers)
+    print(progress(victim, workers), flush=True)
+    if interrupted and not wrong:
+        raise interrupted
+    return wrong
+
+
+def ended(workers: list[Worker], patience: float) -> list[str]:
+    """Wait until all work has ended, for so many seconds each; what was wrong, in words."""
+    for worker in workers:
+        worker.join(patience)
+    return [f"{worker.name} hangs" for worker in workers if worker.is_alive()] + went_wrong(workers)
+
+
+def went_wrong(workers: list[Worker]) -> list[str]:
+    """What was wrong with the work so far, in words."""
+    return [f"{worker.name}, after {worker.rounds} rounds: {worker.wrong}" for worker in workers if worker.wrong]
 
 
 def harm(given: argparse.Namespace, victim: Victim, workers: list[Worker], stop: threading.Event) -> list[str]:

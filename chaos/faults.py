@@ -37,11 +37,15 @@ class Victim:
         self.cluster = Cluster()
         self.done: Counter[str] = Counter()
         self._where: dict[int, Host] = {}
-        self._head_host = hosts.add()
-        self._add(self._head_host, num_cpus=1)
-        self._port = int(self.cluster.address.rpartition(":")[2])
-        self.home = self._add(hosts.add(), num_cpus=1)
-        self.others = [self._add(hosts.add(), num_cpus=2) for _ in range(nodes)]
+        try:
+            self._head_host = hosts.add()
+            self._add(self._head_host, num_cpus=1)
+            self._port = int(self.cluster.address.rpartition(":")[2])
+            self.home = self._add(hosts.add(), num_cpus=1)
+            self.others = [self._add(hosts.add(), num_cpus=2) for _ in range(nodes)]
+        except BaseException:
+            self.cluster.shutdown()
+            raise
 
     def _add(self, host: Host, **arguments: Any) -> ClusterNode:
         node = self.cluster.add_node(
