@@ -18,6 +18,12 @@ pub(crate) fn disconnected(process: &Process) -> PyErr {
     if process.has_left() {
         return PyConnectionError::new_err("this belongs to a session that shoal.shutdown() has ended");
     }
+    if let Some(reason) = process.dismissal() {
+        let text = format!(
+            "The cluster has ended this session: {reason}. shoal.shutdown() and shoal.init() start a new one."
+        );
+        return Python::attach(|py| named(py, "ShoalSystemError", text));
+    }
     Python::attach(|py| {
         let text = "The node daemon of this process ended, and with it the session. Its log is in the \
                     session's directory; shoal.shutdown() and shoal.init() start a new one.";

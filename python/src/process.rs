@@ -278,6 +278,14 @@ impl Process {
         }
     }
 
+    /// Why the cluster has told this process to leave, if it has; simulated ones are never told.
+    pub(crate) fn dismissal(&self) -> Option<String> {
+        match &self.backend {
+            Backend::Real(process) => process.dismissal(),
+            Backend::Simulated(_) => None,
+        }
+    }
+
     /// Why nothing goes on here, where the simulation knows.
     pub(crate) fn verdict(&self, py: Python<'_>) -> Option<PyErr> {
         self.member()?.verdict(py)

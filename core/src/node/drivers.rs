@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::leases::Lease;
 use super::outbox::Outbox;
 use super::pools::PoolId;
-use super::processes::{Application, Role};
+use super::processes::{Application, Process, Role};
 use super::{Effect, Node};
 use crate::ids::{JobId, ProcessId};
 use crate::message::Message;
@@ -95,9 +95,20 @@ impl Node {
     pub(super) fn job_ended(&mut self, job: JobId, out: &mut Outbox) {
         let Some(known) = self.jobs.get_mut(&job) else { return };
         known.ended = true;
+        self.dismiss_driver(job, out);
         out.send(ProcessId::steward(self.config.node), Message::JobEnded { job });
         self.free_orphans(job, out);
         self.closing.insert(job);
+    }
+
+    /// A driver whose job has ended is still here: the head has begun again with a log that is older
+    /// than the job. Nothing will be done for the driver any more, and it must not wait for that.
+    fn dismiss_driver(&mut self, job: JobId, out: &mut Outbox) {
+        let is_driver = |process: &Process| matches!(process.role, Role::Driver { .. });
+        let left = self.processes.iter().find(|(_, process)| process.job == Some(job) && is_driver(process));
+        let Some(driver) = left.map(|(id, _)| id) else { return };
+        self.lessee_gone(driver, out);
+        out.exit(driver, false, "the head does not know of its job: it has begun again with an older log");
     }
 
     /// Free what dead processes of an ended job owned.
@@ -111,6 +122,7 @@ impl Node {
         let Some(known) = self.jobs.get_mut(&job) else { return };
         (known.ended, known.over) = (true, true);
         if known.present {
+            self.dismiss_driver(job, out);
             self.closing.insert(job);
         } else {
             self.forget_job(job, out);
@@ -154,8 +166,12 @@ impl Node {
 
     /// Whether the job can still make use of an idle worker here.
     pub(super) fn job_goes_on(&self, job: JobId) -> bool {
-        let ended = self.jobs.get(&job).is_some_and(|job| job.ended);
-        !ended || self.is_rooted(job)
+        !self.has_ended(job) || self.is_rooted(job)
+    }
+
+    /// Whether the driver of a job is gone, as the head says.
+    pub(super) fn has_ended(&self, job: JobId) -> bool {
+        self.jobs.get(&job).is_some_and(|job| job.ended)
     }
 
     /// Whether an ended job goes on here: in an actor, for a process of another node, which is one or
@@ -193,7 +209,7 @@ mod tests {
     use crate::machine::Span;
     use crate::message::{ActorEvent, Route};
     use crate::node::harness::*;
-    use crate::value::Death;
+    use crate::value::{Death, Failure};
 
     fn job_ended(node: &mut Harness) -> Vec<Effect> {
         node.receive(ProcessId::HEAD, Message::JobEnded { job: JOB })
@@ -246,6 +262,33 @@ mod tests {
         assert_eq!(effects.last(), Some(&Effect::StopTemplate { job: JOB }));
         node.pass(Span::from_secs(1));
         assert_eq!(node.reports.last(), Some(&resources(&[("CPU", 2.0)])));
+    }
+
+    #[test]
+    fn a_driver_whose_job_has_ended_is_told_and_gets_nothing_more() {
+        let afterwards = [Message::JobEnded { job: JOB }, Message::JobForgotten { job: JOB }];
+        for message in afterwards {
+            let mut node = Harness::with_driver(&[("CPU", 2.0)]);
+            let cpu = demand(&[("CPU", 1.0)]);
+            let (_, worker) = node.lease(driver(), &cpu);
+            node.request(driver(), &cpu);
+            let effects = node.receive(ProcessId::HEAD, message);
+            let [ended, told, starting] = asked_to_exit(&effects)[..] else { panic!("{effects:?}") };
+            assert_eq!((ended, told), (worker, driver()));
+            let (request, effects) = node.request(driver(), &cpu);
+            let [Message::LeaseRefused { request: refused, failure: Failure::Unschedulable { .. } }] =
+                &sent_to(driver(), &effects)[..]
+            else {
+                panic!("{effects:?}")
+            };
+            assert_eq!(*refused, request);
+            assert_eq!(node.fork_next().0, starting);
+            node.exited(worker, KILLED);
+            node.exited(starting, KILLED);
+            assert!(node.forks.is_empty(), "nothing follows");
+            let effects = node.exited(driver(), Death::Exited { code: 1 });
+            assert!(effects.contains(&Effect::StopTemplate { job: JOB }));
+        }
     }
 
     #[test]

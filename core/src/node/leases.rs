@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use super::Node;
 use super::ledger::{Feasibility, Holding};
 use super::outbox::Outbox;
-use super::processes::State;
+use super::processes::{Process, Role, State};
 use super::queue::{Claim, Claimant};
 use crate::ids::{JobId, LeaseId, NodeId, ProcessId, RequestId};
 use crate::machine::{Span, Time};
@@ -140,7 +140,7 @@ impl Node {
     ) {
         let Wanted { job, demand, route, prefer } = wanted;
         if !self.may_lease(from, job) {
-            let detail = format!("job {} is not the one that asks", job.0);
+            let detail = format!("job {} has ended, or is not the one that asks", job.0);
             let failure = Failure::Unschedulable { detail };
             return out.send(from, Message::LeaseRefused { request, failure });
         }
@@ -157,10 +157,11 @@ impl Node {
         }
     }
 
-    /// A process gets workers of its own job. Stewards own what processes of any job have left; what a
-    /// process of another node is, its node knows.
+    /// A process gets workers of its own job, a driver as long as that goes on. Stewards own what
+    /// processes of any job have left; what a process of another node is, its node knows.
     fn may_lease(&self, from: ProcessId, job: JobId) -> bool {
         match self.processes.get(from) {
+            Some(Process { role: Role::Driver { .. }, .. }) if self.has_ended(job) => false,
             Some(process) => process.job == Some(job),
             None => !self.is_local(from) || from.is_steward() && self.jobs.contains_key(&job),
         }

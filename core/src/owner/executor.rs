@@ -366,6 +366,7 @@ impl Owner {
         }
         if result.exiting {
             self.executor.leaving.get_or_insert_with(|| String::from("its last task has ended"));
+            self.give_back(|_| true, out);
         }
         self.run_next(running.lane, out);
         self.leave_if_done(out);
@@ -438,7 +439,7 @@ impl Owner {
         self.give_back(|assigned| assigned.from == from && tasks.contains(&assigned.assignment.task), out);
     }
 
-    /// Return queued tasks to their owners.
+    /// Return queued tasks to their owners; calls wait for their actor.
     fn give_back(&mut self, which: impl Fn(&Assigned) -> bool, out: Out<'_>) {
         if self.executor.actor.is_some() {
             return;
@@ -599,9 +600,7 @@ impl Owner {
             return;
         }
         self.executor.leaving = Some(reason);
-        if self.executor.actor.is_none() {
-            self.give_back(|_| true, out);
-        }
+        self.give_back(|_| true, out);
         self.leave_if_done(out);
     }
 

@@ -98,6 +98,7 @@ pub(super) struct Worker {
     pub(super) leaving: bool,
     /// Something was pushed, so there is or was a link.
     pub(super) contacted: bool,
+    /// The link is closed, or the worker has said that it ends: push nothing any more.
     pub(super) closed: bool,
     pub(super) ended: Option<End>,
 }
@@ -423,12 +424,12 @@ impl Owner {
             worker.leaving = true;
             worker.closed = true;
         }
-        self.worker_emptied(now, from, !exiting, out);
+        self.worker_emptied(now, from, out);
         self.dispatch(now, class, out);
     }
 
     /// If nothing is in flight to a worker any more, its lease goes back: now or once it was idle.
-    pub(super) fn worker_emptied(&mut self, now: Time, id: ProcessId, reusable: bool, out: Out<'_>) {
+    pub(super) fn worker_emptied(&mut self, now: Time, id: ProcessId, out: Out<'_>) {
         let Some(worker) = self.leases.workers.get_mut(&id) else {
             return;
         };
@@ -436,7 +437,7 @@ impl Owner {
             return;
         }
         if worker.leaving {
-            self.return_lease(id, reusable, out);
+            self.return_lease(id, out);
         } else {
             worker.since = now;
             self.leases.check_by(now + self.config.lease_idle);

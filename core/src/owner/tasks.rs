@@ -474,7 +474,7 @@ impl Owner {
                 self.push_elsewhere(now, id, out);
             }
         }
-        self.worker_emptied(now, from, true, out);
+        self.worker_emptied(now, from, out);
         self.dispatch_all(now, out);
     }
 

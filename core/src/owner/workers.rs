@@ -17,7 +17,7 @@ impl Owner {
         let idle: Vec<ProcessId> =
             workers.filter(|(_, worker)| worker.in_flight.is_empty()).map(|(id, _)| *id).collect();
         for worker in &idle {
-            self.return_lease(*worker, true, out);
+            self.return_lease(*worker, out);
         }
         let busy = || self.leases.workers.iter().filter(|(_, worker)| worker.lease.node == node);
         if idle.is_empty() && !busy().any(|(_, worker)| worker.leaving) {
@@ -41,10 +41,12 @@ impl Owner {
         }
     }
 
-    pub(super) fn return_lease(&mut self, id: ProcessId, reusable: bool, out: Out<'_>) {
+    /// Give up a lease. Nobody else can use a worker that has closed its link or said that it ends.
+    pub(super) fn return_lease(&mut self, id: ProcessId, out: Out<'_>) {
         let Some(worker) = self.leases.workers.shift_remove(&id) else {
             return;
         };
+        let reusable = !worker.closed;
         self.leases.classes[worker.class].workers.retain(|other| *other != id);
         let to = ProcessId::daemon(worker.lease.node);
         self.send(to, Message::ReturnLease { lease: worker.lease, reusable }, out);
@@ -152,7 +154,7 @@ impl Owner {
             }
         }
         for worker in idle {
-            self.return_lease(worker, true, out);
+            self.return_lease(worker, out);
         }
         for worker in slow {
             self.worker_stalled(worker);

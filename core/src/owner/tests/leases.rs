@@ -50,6 +50,34 @@ fn a_dead_worker_costs_an_attempt_only_of_what_had_started() {
 }
 
 #[test]
+fn a_worker_that_has_run_its_last_task_returns_what_waits_and_is_nobodys() {
+    let mut owner = Harness::new(1);
+    let (first, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
+    let request = requested(&effects)[0];
+    let mut worker = Harness::new(2);
+    let effects = owner.grant(request, 1, 2);
+    converse(&mut owner, &mut worker, effects, process(1));
+    let effects = worker.ran(first, Outcome::Value(small()));
+    converse(&mut owner, &mut worker, effects, process(2));
+    // Behind the last one waits a task for the bytes of its argument.
+    let large = owner.owner.next_task_id().object(0);
+    let value = Value { payload: Payload::Stored { node: NODE, size: 1 << 20 }, contains: vec![] };
+    owner.tell(Input::Put { object: large, value });
+    let (last, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
+    converse(&mut owner, &mut worker, effects, process(1));
+    let (behind, effects) = owner.submit(function(1, Returns::Count(1)), vec![large], vec![]);
+    converse(&mut owner, &mut worker, effects, process(1));
+    let result = RunResult { exiting: true, ..ran(Outcome::Value(small())) };
+    let effects = worker.tell(Input::Ran { task: last, result: Box::new(result) });
+    assert!(matches!(effects.last(), Some(Effect::Exit { force: false, .. })), "{effects:?}");
+    let effects = converse(&mut owner, &mut worker, effects, process(2));
+    let returned = Message::ReturnLease { lease: lease_id(1), reusable: false };
+    assert!(sent(&effects, DAEMON).contains(&returned), "{effects:?}");
+    let request = requested(&effects)[0];
+    assert_eq!(pushed(&owner.grant(request, 2, 3), process(3)), [(behind, 0)]);
+}
+
+#[test]
 fn a_lease_that_is_wanted_goes_back_when_its_last_task_is_returned() {
     let mut owner = Harness::new(1);
     let (first, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);

@@ -98,16 +98,19 @@ impl Harness {
     }
 
     fn ran(&mut self, task: TaskId, outcome: Outcome) -> Vec<Effect> {
-        let result = RunResult {
-            outcomes: vec![outcome],
-            items: 0,
-            retryable: false,
-            started: 0,
-            micros: 10,
-            exiting: false,
-            silent: false,
-        };
-        self.tell(Input::Ran { task, result: Box::new(result) })
+        self.tell(Input::Ran { task, result: Box::new(ran(outcome)) })
+    }
+}
+
+fn ran(outcome: Outcome) -> RunResult {
+    RunResult {
+        outcomes: vec![outcome],
+        items: 0,
+        retryable: false,
+        started: 0,
+        micros: 10,
+        exiting: false,
+        silent: false,
     }
 }
 

@@ -74,6 +74,7 @@ pub(super) struct Inner {
     loopback: VecDeque<Message>,
     /// One queue per concurrency group.
     jobs: Vec<VecDeque<Job>>,
+    /// Why this process is to end; a driver, which is the user's, only leaves.
     pub(super) exiting: Option<String>,
     callbacks: HashMap<ObjectId, Vec<Callback>>,
     pub(super) answers: HashMap<RequestId, Answer>,
@@ -226,6 +227,15 @@ impl Inner {
     pub(super) fn fire_all_callbacks(&mut self) {
         let callbacks = std::mem::take(&mut self.callbacks);
         self.signals.extend(callbacks.into_values().flatten().map(Signal::Call));
+    }
+
+    /// Nothing is sent or received any more.
+    pub(super) fn close(&mut self) {
+        self.flush();
+        self.disconnected = true;
+        self.peers.clear();
+        self.fire_all_callbacks();
+        let _ = rustix::net::shutdown(self.daemon.socket(), rustix::net::Shutdown::Both);
     }
 
     pub(super) fn has_callbacks(&self) -> bool {

@@ -309,16 +309,17 @@ impl Process {
         !self.stopping.load(Ordering::SeqCst) && !self.inner.lock().disconnected
     }
 
+    /// Why the cluster has told this process to leave, if it has.
+    pub fn dismissal(&self) -> Option<String> {
+        self.inner.lock().exiting.clone()
+    }
+
     /// Leave: waiting threads are told, the links close with the last user of this value.
     pub fn disconnect(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         {
             let mut inner = self.inner.lock();
-            inner.flush();
-            inner.disconnected = true;
-            inner.peers.clear();
-            inner.fire_all_callbacks();
-            let _ = rustix::net::shutdown(inner.daemon.socket(), rustix::net::Shutdown::Both);
+            inner.close();
             self.finish(inner);
         }
         self.progress.notify_all();

@@ -225,6 +225,9 @@ impl Reader {
                 inner.link_closed(peer);
             }
         }
+        if inner.exiting.is_some() && !process.is_worker && !inner.disconnected {
+            inner.close();
+        }
         if inner.is_dirty() {
             inner.flush_if_worthwhile();
         }
