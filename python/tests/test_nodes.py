@@ -4,6 +4,8 @@ Every node is a real daemon, and all that goes between two of them goes over an 
 """
 
 import os
+import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,6 +42,11 @@ def number_of(node_id):
 @api.remote(num_cpus=0)
 def where(value=None):
     return number_of(api.get_runtime_context().get_node_id()), value
+
+
+@api.remote(num_cpus=0)
+def wait_at(gate):
+    gate.wait()
 
 
 @api.remote(num_cpus=0)
@@ -263,6 +270,41 @@ def test_a_head_that_is_killed_and_started_again_has_lost_nothing(nodes):
     os.kill(api.get(restarting.pid.remote()), signal.SIGKILL)
     assert api.get(restarting.add.remote(), timeout=PATIENCE_SECONDS) == 2
     wait_until(lambda: {number_of(n["NodeID"]) for n in api.nodes() if n["Alive"]} == {a.node_id, head.node_id})
+
+
+@pytest.mark.shoal_only(reason="a head of Ray without Redis has no log")
+def test_a_program_of_which_an_older_log_knows_nothing_is_told_so(nodes, tmp_path):
+    cluster, (a,) = nodes({"num_cpus": 1, "resources": {"a": 1}}, connect_to=0)
+    api.shutdown()
+    port = int(cluster.address.rpartition(":")[2])
+    log, copy = pathlib.Path(cluster.temp_directory, "head", "head.redb"), tmp_path / "copy"
+
+    def begin_again():
+        if cluster.head_node is not None:
+            cluster.remove_node(cluster.head_node, allow_graceful=False)
+        cluster.add_node(num_cpus=1, port=port, wait=False)
+
+    cluster.remove_node(cluster.head_node, allow_graceful=False)
+    shutil.copyfile(log, copy)
+    begin_again()
+    api.init(address=a.socket)
+    gate = Gate(tmp_path / "gate")
+    waiting = where.options(**on("a")).remote()
+    held = wait_at.options(**on("a")).remote(gate)
+    assert api.get(waiting, timeout=PATIENCE_SECONDS)[0] == a.node_id
+    cluster.remove_node(cluster.head_node, allow_graceful=False)
+    shutil.copyfile(copy, log)
+    # The nodes follow only a head that is later than the last one they have heard of.
+    begin_again()
+    begin_again()
+
+    with pytest.raises(exceptions.ShoalSystemError, match="does not know of its job"):
+        api.get(held, timeout=PATIENCE_SECONDS)
+    with pytest.raises(exceptions.ShoalSystemError, match="does not know of its job"):
+        api.get(where.remote(), timeout=PATIENCE_SECONDS)
+    api.shutdown()
+    api.init(address=a.socket)
+    assert api.get(where.options(**on("a")).remote(1), timeout=PATIENCE_SECONDS) == (a.node_id, 1)
 
 
 @pytest.mark.shoal_only(reason="Ray's ports take anybody in")

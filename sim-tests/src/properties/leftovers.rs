@@ -1,24 +1,36 @@
 //! Invariants 1 and 2 at rest: nothing that nobody can reach is left anywhere.
 
 use shoal_core::ids::ActorId;
+use shoal_transport_sim::cluster::Fact;
 
 use super::{Check, Property};
+use crate::observation::Observation;
 use crate::world::World;
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct Leftovers;
+pub(super) struct Leftovers {
+    /// A head has begun without all of its log: it may start an actor again of which the creator had
+    /// told another head that nobody has a handle. That actor goes on until its creator ends.
+    forgetful: bool,
+}
 
 impl Property for Leftovers {
     fn name(&self) -> &'static str {
         "leftovers"
     }
 
+    fn observe(&mut self, _: &World, observation: &Observation) -> Check {
+        self.forgetful |= matches!(observation, Observation::Fact(Fact::HeadStarted { forgetful: true, .. }));
+        Ok(())
+    }
+
     fn at_rest(&mut self, world: &World) -> Check {
         let mut left = Vec::new();
         let actors = world.cluster.processes.values().any(|process| process.actor.is_some());
         for (id, process) in &world.cluster.processes {
-            if let Some((actor, _)) = process.actor.filter(|(actor, _)| is_out_of_scope(world, *actor)) {
+            let unneeded = |actor: ActorId| !self.forgetful && is_out_of_scope(world, actor);
+            if let Some((actor, _)) = process.actor.filter(|(actor, _)| unneeded(*actor)) {
                 left.push(format!("{id:?}: {actor:?}, and nobody has a handle"));
             }
         }
