@@ -277,7 +277,7 @@ def test_a_program_of_which_an_older_log_knows_nothing_is_told_so(nodes, tmp_pat
     cluster, (a,) = nodes({"num_cpus": 1, "resources": {"a": 1}}, connect_to=0)
     api.shutdown()
     port = int(cluster.address.rpartition(":")[2])
-    log, copy = pathlib.Path(cluster.temp_directory, "head", "head.redb"), tmp_path / "copy"
+    [log], copy = pathlib.Path(cluster.temp_directory).rglob("head.redb"), tmp_path / "copy"
 
     def begin_again():
         if cluster.head_node is not None:
