@@ -104,10 +104,10 @@ class RuntimeContext:
         actor, description = process.get("actor"), process.get("actor_handle")
         if actor is None or description is None:
             raise RuntimeError("current_actor can only be asked for in an actor")
-        from shoal import _shoal
-        from shoal import actor as actors
+        from shoal import _actor_handle, _shoal
 
-        return actors.ActorHandle(_shoal.rebuild_actor(actor, True), *actors._unpack(description), _session.require())
+        described = _actor_handle.unpack(description)
+        return _actor_handle.ActorHandle(_shoal.rebuild_actor(actor, True), *described, _session.require())
 
     def _group(self) -> tuple[bytes, bool] | None:
         from shoal import _shoal

@@ -102,6 +102,25 @@ class Tally:
         wait_until(lambda: self.count() >= count, timeout, f"{count} marks in {self.path.name}")
 
 
+class Counter:
+    """What tests make actors of: it counts, and tells in which process."""
+
+    def __init__(self, start=0):
+        self.value = start
+
+    def add(self, amount=1):
+        self.value += amount
+        return self.value
+
+    def pid(self):
+        return os.getpid()
+
+
+def on(name, amount=0.01):
+    """Options for work that goes to the node which has the resource of this name."""
+    return {"resources": {name: amount}}
+
+
 def process_alive(pid):
     """Whether a process still runs; one that only waits for its parent to collect it does not."""
     try:

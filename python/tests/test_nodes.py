@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+import harness
 from harness import (
     ON_SHOAL,
     PATIENCE_SECONDS,
@@ -19,6 +20,7 @@ from harness import (
     Tally,
     api,
     exceptions,
+    on,
     process_alive,
     run_driver,
     submodule,
@@ -50,14 +52,7 @@ def wait_at(gate):
 
 
 @api.remote(num_cpus=0)
-class Counter:
-    def __init__(self, start=0):
-        self.value = start
-
-    def add(self, amount=1):
-        self.value += amount
-        return self.value
-
+class Counter(harness.Counter):
     def where(self):
         return number_of(api.get_runtime_context().get_node_id())
 
@@ -66,13 +61,6 @@ class Counter:
 
     def read(self):
         return api.get(self.refs[0])
-
-    def pid(self):
-        return os.getpid()
-
-
-def on(name, amount=0.01):
-    return {"resources": {name: amount}}
 
 
 def test_resources_of_all_nodes_are_those_of_the_cluster(nodes):

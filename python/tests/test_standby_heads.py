@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-from harness import PATIENCE_SECONDS, Tally, api, submodule, wait_until
+import harness
+from harness import PATIENCE_SECONDS, Tally, api, on, submodule, wait_until
 
 util = submodule("util.placement_group")
 
@@ -49,26 +50,12 @@ def clusters_with_standbys(no_cluster, etcd, tmp_path):
         cluster.shutdown()
 
 
-@api.remote(num_cpus=0)
-class Counter:
-    def __init__(self, start=0):
-        self.value = start
-
-    def add(self, amount=1):
-        self.value += amount
-        return self.value
-
-    def pid(self):
-        return os.getpid()
+Counter = api.remote(num_cpus=0)(harness.Counter)
 
 
 @api.remote(num_cpus=0)
 def mark(path, text):
     return Tally(path).mark(text)
-
-
-def on(name, amount=0.01):
-    return {"resources": {name: amount}}
 
 
 def alive():
