@@ -61,10 +61,13 @@ impl Scenario {
         let mut cluster = draw_cluster(&mut random, hosts);
         let mut faults = draw_faults(&mut random, &cluster);
         let drivers = draw_drivers(&mut random, cluster.hosts.len());
-        let is_gang = |item: &Item| item.workload == "gangs";
-        if drivers.iter().flat_map(|driver| &driver.items).any(is_gang) && random.chance(500) {
+        let items = || drivers.iter().flat_map(|driver| &driver.items);
+        let has = |workload: &str| items().any(|item| item.workload == workload);
+        if (has("gangs") || has("rivals")) && random.chance(500) {
             cluster.heal_at_micros = OUTAGE_MICROS;
-            faults.extend(draw_outage(&mut random));
+            let any = random.draw() >> 32;
+            let machine = if has("rivals") { HUB } else { any };
+            faults.extend(draw_outage(&mut random, machine));
         }
         Scenario { seed, cluster, faults, drivers }
     }
@@ -145,6 +148,8 @@ fn draw_hosts(random: &mut Random, count: u64, settings: &mut Settings) {
                 host.resources.push((String::from(SPECIAL), random.between(1, 3) as u32));
             }
             host.resources.push((String::from(ROOM), 8));
+            let berths = if number == HUB { count - 1 } else { 1 };
+            host.resources.push((String::from(BERTH), berths as u32));
             let zone = if number % 2 == 0 { "even" } else { "odd" };
             host.labels.push((String::from(ZONE), String::from(zone)));
             if skewed {
@@ -164,6 +169,10 @@ pub const SPECIAL: &str = "special";
 /// A resource that every machine has, and that only detached placement groups ask for: what is left of
 /// these when their driver is gone keeps nothing from others.
 pub const ROOM: &str = "room";
+/// A resource for groups that are to be in each other's way: one machine has as much as all others together.
+pub const BERTH: &str = "berth";
+/// That machine. Its [`ZONE`] is odd.
+const HUB: u64 = 1;
 /// A label that every machine has: `even` or `odd`.
 pub const ZONE: &str = "zone";
 
@@ -209,9 +218,9 @@ fn draw_faults(random: &mut Random, cluster: &Settings) -> Vec<Fault> {
 
 /// A machine goes while groups are used, and comes back so late that these must do without it; often the head
 /// goes, too, while they wait.
-fn draw_outage(random: &mut Random) -> Vec<Fault> {
+fn draw_outage(random: &mut Random, machine: u64) -> Vec<Fault> {
     let at_micros = random.between(500_000, 6_000_000);
-    let gone = Fault::HostCrash { at_micros, choice: random.draw() >> 32, micros: OUTAGE_MICROS };
+    let gone = Fault::HostCrash { at_micros, choice: machine, micros: OUTAGE_MICROS };
     let at_micros = at_micros + random.between(2_000_000, 6_000_000);
     let head = Fault::HeadCrash { at_micros, log: LogFate::Kept, micros: 0 };
     if random.chance(500) { vec![gone, head] } else { vec![gone] }
@@ -221,8 +230,9 @@ fn draw_drivers(random: &mut Random, hosts: usize) -> Vec<Driver> {
     let usable: Vec<&str> = workloads::ALL
         .iter()
         .map(|w| w.name)
-        // On one machine, nothing is far, and nothing can be spread.
+        // On one machine, nothing is far, and nothing can be spread; on two, only one group can be.
         .filter(|name| hosts > 1 || !["far_objects", "gangs"].contains(name))
+        .filter(|name| hosts > 2 || *name != "rivals")
         .filter(|_| random.chance(500))
         .collect();
     let usable = if usable.is_empty() { vec![workloads::ALL[0].name] } else { usable };

@@ -15,6 +15,7 @@ mod groups;
 mod named_actors;
 mod nested;
 mod orphans;
+mod rivals;
 mod short_owners;
 mod waiting_actors;
 
@@ -49,6 +50,7 @@ pub const ALL: &[Workload] = &[
     Workload { name: "short_owners", build: short_owners::build },
     Workload { name: "waiting_actors", build: waiting_actors::build },
     Workload { name: "gangs", build: gangs::build },
+    Workload { name: "rivals", build: rivals::build },
 ];
 
 /// The program of an item in a cluster of so many machines. `number` keeps its functions apart from those
