@@ -13,6 +13,7 @@ mod objects;
 mod offers;
 mod pulls;
 mod ranges;
+mod recent;
 mod release;
 mod room;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use self::objects::{FreedEarly, Object, Place, Unsealed};
 use self::pulls::Pulls;
 pub(super) use self::pulls::{Offer, Wanted};
 use self::ranges::{FreeSpace, PAGE, Ranges, round_down, round_up};
+use self::recent::Recent;
 use self::release::Floor;
 use self::room::{Operation, Room};
 use super::outbox::Outbox;
@@ -59,7 +61,7 @@ pub(super) struct Store {
     pins: BTreeMap<ProcessId, BTreeMap<ObjectId, u32>>,
     unsealed: BTreeMap<ObjectId, Unsealed>,
     /// Freed before they were sealed: the owner's word was faster than the producer's.
-    freed_early: BTreeMap<ObjectId, FreedEarly>,
+    freed_early: Recent<FreedEarly>,
     pulls: Pulls,
     /// Copies that were made, and of which attempt: their owners do not know yet.
     copied: Vec<(ObjectId, u32)>,
@@ -98,7 +100,7 @@ impl Store {
             resident: BTreeMap::new(),
             pins: BTreeMap::new(),
             unsealed: BTreeMap::new(),
-            freed_early: BTreeMap::new(),
+            freed_early: Recent::default(),
             pulls: Pulls::default(),
             copied: Vec::new(),
             dropped: Dropped::default(),

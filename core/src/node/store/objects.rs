@@ -19,8 +19,6 @@ use crate::value::Failure;
 /// A reader knows of an object from its owner, the owner from its producer, and the producer sealed
 /// it before it told anybody: the news is on its way, or the object is gone.
 pub(super) const SEALED_WITHIN: Span = Span::from_secs(5);
-/// How many objects are remembered that were freed before they were sealed.
-const FREED_EARLY_MAX: usize = 10_000;
 
 /// What is said of an object when it is complete.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +35,6 @@ pub(in crate::node) struct Sealed {
 /// An object that was freed before it was sealed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FreedEarly {
-    at: Time,
     /// What a later attempt makes is wanted.
     attempt: u32,
     /// So are copies: the object is not free, but its owner believes that it never was here.
@@ -160,13 +157,14 @@ impl Store {
 
     /// Whether what this attempt has made was freed before it was sealed.
     pub(super) fn is_freed_early(&mut self, id: ObjectId, attempt: u32, now: Time) -> bool {
-        let early = self.freed_early.remove(&id);
-        early.is_some_and(|early| attempt <= early.attempt && early.at + SEALED_WITHIN > now)
+        let early = self.freed_early.get(id, now);
+        self.freed_early.forget(id);
+        early.is_some_and(|early| attempt <= early.attempt)
     }
 
     /// When it was last said that an object that is not here is freed.
     pub(super) fn freed_at(&self, id: ObjectId) -> Option<Time> {
-        self.freed_early.get(&id).filter(|early| !early.missing).map(|early| early.at)
+        self.freed_early.last(id).filter(|(_, early)| !early.missing).map(|(at, _)| at)
     }
 
     /// An object is there: those who wait for it get it.
@@ -316,17 +314,7 @@ impl Store {
         if attempt == u32::MAX {
             self.refuse_freed(id, out);
         }
-        self.remember_freed(id, FreedEarly { at: out.now, attempt, missing: false });
-    }
-
-    fn remember_freed(&mut self, id: ObjectId, early: FreedEarly) {
-        let now = early.at;
-        if self.freed_early.len() >= FREED_EARLY_MAX {
-            self.freed_early.retain(|_, early| early.at + SEALED_WITHIN > now);
-        }
-        if self.freed_early.len() < FREED_EARLY_MAX {
-            self.freed_early.insert(id, early);
-        }
+        self.freed_early.remember(id, FreedEarly { attempt, missing: false }, out.now);
     }
 
     /// The owner of an object has taken this node out of its list, for a reader did not find it here.
@@ -338,7 +326,7 @@ impl Store {
             Some(object) if !object.freed => self.copied.push((id, object.attempt)),
             Some(_) => {}
             None if self.freed_at(id).is_some() => {}
-            None => self.remember_freed(id, FreedEarly { at: now, attempt, missing: true }),
+            None => self.freed_early.remember(id, FreedEarly { attempt, missing: true }, now),
         }
     }
 
