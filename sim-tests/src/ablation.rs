@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,6 +15,9 @@ use crate::scenario::Scenario;
 /// Around what [`replace_tables`] replaces.
 const BEGIN: &str = "<!-- mutants: begin -->";
 const END: &str = "<!-- mutants: end -->";
+
+/// How a stored schedule begins that was kept for a mutant; its name and a comma follow.
+pub const KEPT_FOR: &str = "# With the mutant ";
 
 /// Checks that are no property of their own: that programs end, and that no machine panics.
 const OF_RUNS: [&str; 2] = ["liveness", "assertions"];
@@ -101,6 +105,29 @@ pub fn catch(mutant: Mutant, search: Search) -> Catch {
         |(seed, _): &(u64, String)| run(&Scenario::from_seed(*seed), false).violation.is_some();
     let seeds = next.into_inner().min(search.most).max(search.least);
     Catch { mutant, seeds, unsound: first.as_ref().is_some_and(fails_without), first, by }
+}
+
+/// The stored schedules that were kept for a mutant and do not fail with it any more.
+pub fn stale(folder: &Path) -> Result<Vec<String>, String> {
+    let mut stale = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))? {
+        let path = entry.map_err(|error| error.to_string())?.path();
+        let problem = |problem: String| format!("{}: {problem}", path.display());
+        let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
+        let Some((name, _)) = text.strip_prefix(KEPT_FOR).and_then(|rest| rest.split_once(',')) else {
+            continue;
+        };
+        let known = mutant(name).ok_or_else(|| problem(format!("there is no mutant {name}")))?;
+        let scenario: Scenario = toml::from_str(&text).map_err(|error| problem(error.to_string()))?;
+        activate(Some(known));
+        let fails = run(&scenario, false).violation.is_some();
+        activate(None);
+        if !fails {
+            stale.push(format!("{} ({name})", path.display()));
+        }
+    }
+    stale.sort_unstable();
+    Ok(stale)
 }
 
 /// The tables of the README: what catches each mutant, and which mutants only one check catches.

@@ -149,7 +149,7 @@ fn single(scenario: &Scenario, arguments: &Arguments) -> ExitCode {
     };
     println!("{}", describe(violation));
     if arguments.shrink {
-        store_small(scenario, violation);
+        store_small(scenario, violation, arguments);
     } else {
         let name = arguments.seed.clone().unwrap_or_else(|| scenario.seed.to_string());
         println!("replay: cargo sim -- {name}{}", on_hosts(arguments));
@@ -165,7 +165,7 @@ fn describe(violation: &Violation) -> String {
     format!("VIOLATED {}: {}", violation.property, violation.detail)
 }
 
-fn store_small(scenario: &Scenario, violation: &Violation) {
+fn store_small(scenario: &Scenario, violation: &Violation, arguments: &Arguments) {
     let Some((small, found)) = shrink(scenario, &violation.property) else {
         println!("it does not fail a second time");
         return;
@@ -176,13 +176,25 @@ fn store_small(scenario: &Scenario, violation: &Violation) {
     let why: String = found.detail.lines().map(|line| format!("# {line}\n")).collect();
     match toml::to_string(&small) {
         Ok(written) => {
-            match std::fs::write(&path, format!("# {} was violated:\n{why}\n{written}", found.property)) {
+            let begin = begin(arguments);
+            match std::fs::write(&path, format!("{begin}{} was violated:\n{why}\n{written}", found.property))
+            {
                 Ok(()) => println!("replay: cargo sim -- {}", path.display()),
                 Err(error) => println!("{}: {error}", path.display()),
             }
         }
         Err(error) => println!("cannot be stored: {error}"),
     }
+}
+
+/// How a stored schedule begins: it names the bug that is to be found with it.
+fn begin(arguments: &Arguments) -> String {
+    #[cfg(feature = "mutants")]
+    if let Some(name) = &arguments.mutant {
+        return format!("{}{name}, ", shoal_sim_tests::ablation::KEPT_FOR);
+    }
+    let _ = arguments;
+    String::from("# ")
 }
 
 /// Whether a second run is the same to the last detail.

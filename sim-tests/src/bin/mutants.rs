@@ -45,6 +45,13 @@ fn main() -> ExitCode {
     let search = Search { least: arguments.least, most: arguments.most, jobs: arguments.jobs };
     let catches: Vec<Catch> =
         mutants.into_iter().map(|mutant| report(ablation::catch(mutant, search))).collect();
+    let stale = match ablation::stale(&Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds")) {
+        Ok(stale) => stale,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
     let tables = ablation::tables(&catches);
     println!("\n{tables}");
     if let Some(path) = &arguments.write
@@ -53,7 +60,7 @@ fn main() -> ExitCode {
         eprintln!("{}: {problem}", path.display());
         return ExitCode::from(2);
     }
-    verdict(&catches)
+    verdict(&catches, &stale)
 }
 
 fn report(catch: Catch) -> Catch {
@@ -71,8 +78,8 @@ fn write(path: &Path, tables: &str) -> Result<(), String> {
     std::fs::write(path, text).map_err(|error| error.to_string())
 }
 
-/// Every mutant must be caught, by a seed that is clean without it.
-fn verdict(catches: &[Catch]) -> ExitCode {
+/// Every mutant must be caught, by a seed that is clean without it, and by the schedules that are stored for it.
+fn verdict(catches: &[Catch], stale: &[String]) -> ExitCode {
     let name = |catch: &Catch| format!("{:?}", catch.mutant);
     let survivors: Vec<String> = catches.iter().filter(|catch| catch.first.is_none()).map(name).collect();
     let unsound: Vec<String> = catches.iter().filter(|catch| catch.unsound).map(name).collect();
@@ -82,7 +89,10 @@ fn verdict(catches: &[Catch]) -> ExitCode {
     if !survivors.is_empty() {
         println!("not caught: {}", survivors.join(", "));
     }
-    if survivors.is_empty() && unsound.is_empty() {
+    if !stale.is_empty() {
+        println!("stored for a mutant, and clean with it: {}", stale.join(", "));
+    }
+    if survivors.is_empty() && unsound.is_empty() && stale.is_empty() {
         println!("all {} mutants are caught", catches.len());
         return ExitCode::SUCCESS;
     }
