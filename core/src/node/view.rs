@@ -76,12 +76,16 @@ impl View {
                 known.free.set(name, most);
             }
         }
-        if summary.free.get(Resources::CPU) > Quantity(0) {
-            self.roomy.insert(summary.node);
-        } else {
-            self.roomy.remove(&summary.node);
+        let (node, roomy) = (summary.node, is_roomy(&summary));
+        let before = self.nodes.insert(node, summary);
+        if roomy == before.is_some_and(|before| is_roomy(&before)) {
+            return;
         }
-        self.nodes.insert(summary.node, summary);
+        if roomy {
+            self.roomy.insert(node);
+        } else {
+            self.roomy.remove(&node);
+        }
     }
 
     /// The head has recorded a death. Says whether that was news.
@@ -220,11 +224,16 @@ impl View {
         if !Mutant::RedirectToDead.is_active() {
             assert!(self.dead.keys().all(|node| !self.nodes.contains_key(node)), "the dead are gone");
         }
-        let cpu = |node: &NodeId| self.nodes[node].free.get(Resources::CPU) > Quantity(0);
+        let cpu = |node: &NodeId| is_roomy(&self.nodes[node]);
         assert!(self.roomy.iter().all(cpu), "where there is no CPU there is no room");
         assert_eq!(self.roomy.len(), self.nodes.keys().filter(|node| cpu(node)).count());
         assert!(self.guesses.keys().all(|node| self.nodes.contains_key(node)), "guesses are of nodes");
     }
+}
+
+/// Whether some CPU is free there.
+fn is_roomy(node: &NodeSummary) -> bool {
+    node.free.get(Resources::CPU) > Quantity(0)
 }
 
 #[cfg(test)]
