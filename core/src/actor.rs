@@ -106,6 +106,22 @@ pub enum ActorState {
     },
 }
 
+impl ActorSpec {
+    /// What is shown of an actor that has no process.
+    pub fn summary(&self, incarnation: u32, state: ActorState) -> ActorSummary {
+        ActorSummary {
+            id: self.id,
+            job: self.job,
+            label: self.label.clone(),
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            incarnation,
+            state,
+            pid: 0,
+        }
+    }
+}
+
 /// What lists of actors show.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct ActorSummary {

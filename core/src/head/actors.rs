@@ -84,23 +84,17 @@ impl Actor {
     }
 
     fn summary(&self) -> ActorSummary {
-        ActorSummary {
-            id: self.spec.id,
-            job: self.spec.job,
-            label: self.spec.label.clone(),
-            name: self.spec.name.clone(),
-            namespace: self.spec.namespace.clone(),
-            incarnation: self.incarnation,
-            state: self.state.clone(),
-            pid: self.pid,
-        }
+        ActorSummary { pid: self.pid, ..self.spec.summary(self.incarnation, self.state.clone()) }
     }
 }
 
-/// Somebody asked for an actor whose creation is still on its way here, if it was ever sent.
+/// An actor that somebody asked for, or that its creator has spoken of, and that is not made.
 #[derive(Clone, Debug)]
 pub(super) struct Awaited {
+    /// Until when its creation may still be on its way here, if it was ever sent.
     pub(super) deadline: Time,
+    /// Its creator has said that it will be made: it is awaited as long as that one lives.
+    pub(super) announced: Option<Box<ActorSummary>>,
     /// It is to be ended as soon as it is made.
     pub(super) end: Option<EarlyEnd>,
 }
@@ -272,7 +266,7 @@ impl Actors {
     ) -> Actors {
         let mut actors = Actors::default();
         // They are given their time when the head begins.
-        let awaited = |(id, end)| (id, Awaited { deadline: Time(0), end: Some(end) });
+        let awaited = |(id, end)| (id, Awaited { deadline: Time(0), announced: None, end: Some(end) });
         actors.awaited = early.into_iter().map(awaited).collect();
         for (id, spec) in specs {
             let row = live.remove(&id).expect("an actor's two rows come and go together");
@@ -339,7 +333,19 @@ impl Actors {
         }
     }
 
-    /// Nobody will make this actor: those who asked for it are told that it is unknown.
+    /// Nobody will make this actor, and why is known.
+    pub(super) fn never_made(
+        &mut self,
+        summary: ActorSummary,
+        namesake: Option<ActorId>,
+        out: &mut Outbox,
+    ) {
+        let id = summary.id;
+        self.remember_dead(summary, namesake, out);
+        self.give_up(id, out);
+    }
+
+    /// Nobody will make this actor: those who asked for it are told why, or else that it is unknown.
     pub(super) fn give_up(&mut self, id: ActorId, out: &mut Outbox) {
         self.no_longer_await(id, out);
         for subscriber in self.unsubscribe_all(id) {
@@ -396,7 +402,8 @@ impl Actors {
 
     /// All actors that are not dead, or all that are remembered.
     pub(super) fn list(&self, dead: bool) -> Vec<ActorSummary> {
-        let live = self.live.values().map(Actor::summary);
+        let unmade = self.awaited.values().filter_map(|awaited| awaited.announced.as_deref().cloned());
+        let live = self.live.values().map(Actor::summary).chain(unmade);
         let buried = self.dead.values().filter(|_| dead).map(|dead| dead.summary.clone());
         live.chain(buried).collect()
     }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Head, Outbox};
+use crate::actor::{ActorState, ActorSummary};
 use crate::ids::{ActorId, ProcessId};
 use crate::message::Message;
 use crate::mutants::Mutant;
@@ -21,7 +22,14 @@ impl Head {
         let never_made: Vec<ActorId> =
             self.actors.awaited.keys().filter(|id| id.creator() == process).copied().collect();
         for id in never_made {
-            self.actors.give_up(id, out);
+            let announced = self.actors.awaited.get_mut(&id).and_then(|awaited| awaited.announced.take());
+            match announced {
+                Some(summary) => {
+                    let state = ActorState::Dead { cause: ActorDeath::CreatorDied };
+                    self.actors.never_made(ActorSummary { state, ..*summary }, None, out);
+                }
+                None => self.actors.give_up(id, out),
+            }
         }
         if Mutant::EndJobTwice.is_active() {
             assert!(!self.jobs.has_ended(process), "the job of {process:?} has ended already");
@@ -37,7 +45,7 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actor::{ActorSpec, ActorState};
+    use crate::actor::ActorSpec;
     use crate::head::harness::*;
     use crate::ids::JobId;
     use crate::message::ActorEvent;

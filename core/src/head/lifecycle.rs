@@ -68,18 +68,20 @@ impl Head {
     fn refuse_name(&mut self, spec: &ActorSpec, namesake: ActorId, out: &mut Outbox) {
         let detail = format!("the name {:?} is taken in namespace {:?}", spec.name, spec.namespace);
         let dead = ActorState::Dead { cause: ActorDeath::Unschedulable(detail) };
-        let summary = ActorSummary {
-            id: spec.id,
-            job: spec.job,
-            label: spec.label.clone(),
-            name: spec.name.clone(),
-            namespace: spec.namespace.clone(),
-            incarnation: 0,
-            state: dead,
-            pid: 0,
-        };
-        self.actors.remember_dead(summary, Some(namesake), out);
-        self.actors.give_up(spec.id, out);
+        self.actors.never_made(spec.summary(0, dead), Some(namesake), out);
+    }
+
+    /// Its creator says that it will be made, or why it never will.
+    pub(super) fn actor_unmade(&mut self, from: ProcessId, summary: Box<ActorSummary>, out: &mut Outbox) {
+        let id = summary.id;
+        if id.creator() != from || self.actors.is_known(id) {
+            return;
+        }
+        if matches!(summary.state, ActorState::Dead { .. }) {
+            self.actors.never_made(*summary, None, out);
+        } else {
+            self.expect(id, out.now).announced = Some(summary);
+        }
     }
 
     pub(super) fn subscribe_actor(&mut self, from: ProcessId, id: ActorId, out: &mut Outbox) {
@@ -98,12 +100,12 @@ impl Head {
     fn expect(&mut self, id: ActorId, now: Time) -> &mut Awaited {
         let deadline = now + UNKNOWN_GRACE;
         self.deadlines.arm(Wakeup::UnknownActor, deadline);
-        self.actors.awaited.entry(id).or_insert(Awaited { deadline, end: None })
+        self.actors.awaited.entry(id).or_insert(Awaited { deadline, announced: None, end: None })
     }
 
     pub(super) fn awaited_due(&mut self, out: &mut Outbox) {
         let mut late = Vec::new();
-        for (id, awaited) in &self.actors.awaited {
+        for (id, awaited) in self.actors.awaited.iter().filter(|(_, awaited)| awaited.announced.is_none()) {
             if awaited.deadline <= out.now {
                 late.push(*id);
             } else {
@@ -464,6 +466,30 @@ mod tests {
         let ended = Message::ProcessEnded { process: process(1), death: CRASH };
         let effects = head.receive(DAEMON, ended);
         assert!(effects.contains(&unknown), "its creator is gone: {effects:?}");
+    }
+
+    #[test]
+    fn an_actor_whose_arguments_are_awaited_is_waited_for_as_long_as_its_creator_lives() {
+        let mut head = Harness::with_node();
+        let [made, broken, orphan] = [1, 2, 3].map(|number| actor(1, number));
+        let unmade = |id: ActorId, state: ActorState| {
+            let summary = Box::new(spec(id).summary(0, state));
+            Message::ActorUnmade { summary }
+        };
+        for id in [made, broken, orphan] {
+            head.receive(process(9), Message::SubscribeActor { actor: id });
+            assert_eq!(head.receive(process(1), unmade(id, ActorState::Starting)), []);
+            assert_eq!(head.receive(process(2), unmade(id, dead(ActorDeath::Killed))), [], "not its word");
+        }
+        assert_eq!(head.pass(Span::from_secs(600)), []);
+        assert_eq!(head.create(&spec(made))[0], update(9, made, 0, ActorState::Starting, 0));
+        let cause = ActorDeath::Unschedulable("its argument failed".into());
+        let told = update(9, broken, 0, dead(cause.clone()), 0);
+        assert_eq!(head.receive(process(1), unmade(broken, dead(cause))), core::slice::from_ref(&told));
+        assert_eq!(head.receive(process(9), Message::SubscribeActor { actor: broken }), [told], "kept");
+        let ended = Message::ProcessEnded { process: process(1), death: CRASH };
+        let effects = head.receive(DAEMON, ended);
+        assert!(effects.contains(&update(9, orphan, 0, dead(ActorDeath::CreatorDied), 0)), "{effects:?}");
     }
 
     #[test]

@@ -345,6 +345,7 @@ impl Head {
             Message::CreateActor { spec, request } => self.create_actor(from, spec, request, out),
             Message::SubscribeActor { actor } => self.subscribe_actor(from, actor, out),
             Message::KillActor { actor, no_restart } => self.kill_actor(actor, no_restart, out),
+            Message::ActorUnmade { summary } => self.actor_unmade(from, summary, out),
             Message::ActorOutOfScope { actor } => self.actor_out_of_scope(from, actor, out),
             Message::CreateGroup { spec, request } => self.create_group(from, spec, request, out),
             Message::RemoveGroup { group } => self.remove_group_asked(from, group, out),

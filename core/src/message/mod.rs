@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::actor::{ActorSpec, ActorState};
+use crate::actor::{ActorSpec, ActorState, ActorSummary};
 use crate::group::{GroupSpec, GroupState};
 use crate::ids::{ActorId, GroupId, JobId, LeaseId, NodeId, ObjectId, ProcessId, RequestId, TaskId};
 use crate::record::Record;
@@ -426,6 +426,12 @@ pub enum Message {
         actor: ActorId,
         /// Do not start it again.
         no_restart: bool,
+    },
+    /// Creator to head: an actor that is not made yet, because the arguments of its constructor are awaited,
+    /// or that is dead and never will be.
+    ActorUnmade {
+        /// What is known of it.
+        summary: Box<ActorSummary>,
     },
     /// Creator to head: the last handle went.
     ActorOutOfScope {

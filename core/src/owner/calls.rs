@@ -142,6 +142,16 @@ impl Owner {
         }));
         self.actors.insert(actor, calls);
         self.send_creation(now, actor, out);
+        self.tell_of_unmade(actor, out);
+    }
+
+    /// The creation of an actor still waits: others who get a handle must find that the head knows of it.
+    fn tell_of_unmade(&self, actor: ActorId, out: Out<'_>) {
+        let creation = self.actors.get(&actor).and_then(|calls| calls.creation.as_ref());
+        if let Some((spec, _)) = creation.and_then(|creation| creation.unsent.as_ref()) {
+            let summary = Box::new(spec.summary(0, ActorState::Starting));
+            self.send(ProcessId::HEAD, Message::ActorUnmade { summary }, out);
+        }
     }
 
     /// Send the actor's description to the head once every dependency has an outcome.
@@ -182,7 +192,7 @@ impl Owner {
             return;
         };
         match broken {
-            Some(cause) => self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out),
+            Some(cause) => self.never_made(now, &spec, cause, out),
             None => {
                 spec.dependencies = dependencies;
                 self.lend(&spec.borrows, ProcessId::HEAD, out);
@@ -379,13 +389,15 @@ impl Owner {
         }
     }
 
-    /// Another head acts: subscribe again, but for actors that it has not been told of and dead ones.
+    /// Another head acts: tell it of actors that are not made yet, and subscribe to the others again, but for
+    /// dead ones.
     pub(super) fn subscribe_actors(&self, out: Out<'_>) {
-        let known = |calls: &Calls| !calls.is_unsent() && !matches!(calls.state, ActorState::Dead { .. });
-        let actors: Vec<ActorId> =
-            self.actors.iter().filter(|(_, calls)| known(calls)).map(|(actor, _)| *actor).collect();
-        for actor in actors {
-            self.send(ProcessId::HEAD, Message::SubscribeActor { actor }, out);
+        for (actor, calls) in &self.actors {
+            if calls.is_unsent() {
+                self.tell_of_unmade(*actor, out);
+            } else if !matches!(calls.state, ActorState::Dead { .. }) {
+                self.send(ProcessId::HEAD, Message::SubscribeActor { actor: *actor }, out);
+            }
         }
     }
 
@@ -504,12 +516,20 @@ impl Owner {
         }
     }
 
-    /// It ends before the head has heard of it.
+    /// It ends before the head was told to make it.
     fn take_back_creation(&mut self, now: Time, actor: ActorId, cause: ActorDeath, out: Out<'_>) {
-        if let Some(creation) = self.actors.get_mut(&actor).and_then(|calls| calls.creation.as_mut()) {
-            creation.unsent = None;
+        let creation = self.actors.get_mut(&actor).and_then(|calls| calls.creation.as_mut());
+        if let Some((spec, _)) = creation.and_then(|creation| creation.unsent.take()) {
+            self.never_made(now, &spec, cause, out);
         }
-        self.actor_update(now, actor, 0, ActorState::Dead { cause }, 0, out);
+    }
+
+    /// What waits for an actor ends, here and where others have a handle.
+    fn never_made(&mut self, now: Time, spec: &ActorSpec, cause: ActorDeath, out: Out<'_>) {
+        let dead = ActorState::Dead { cause };
+        let summary = Box::new(spec.summary(0, dead.clone()));
+        self.send(ProcessId::HEAD, Message::ActorUnmade { summary }, out);
+        self.actor_update(now, spec.id, 0, dead, 0, out);
     }
 
     /// Whether the object is the result of an actor's call that this process made.

@@ -87,7 +87,9 @@ fn an_actor_dies_of_an_argument_and_says_so_one_level_deep() {
         let id = ActorId(owner.owner.next_task_id());
         let spec = Box::new(ActorSpec::new(id, JobId(1)));
         let effects = owner.tell(Input::CreateActor { spec, dependencies: vec![argument], request: None });
-        assert!(sent(&effects, ProcessId::HEAD).is_empty(), "the head never hears of it");
+        let said = sent(&effects, ProcessId::HEAD);
+        let [Message::ActorUnmade { summary }] = &said[..] else { panic!("{said:?}") };
+        assert!(matches!(summary.state, ActorState::Dead { .. }), "the head is not asked to make it");
         let (call, _) = owner.submit(method(id), vec![], vec![]);
         argument = call.object(0);
         let Lookup::Failed(Failure::ActorDied { actor, cause: ActorDeath::ArgumentFailed(failure) }) =
@@ -100,19 +102,26 @@ fn an_actor_dies_of_an_argument_and_says_so_one_level_deep() {
     }
 }
 
-/// The head keeps what ends an actor that it does not know for seconds only.
 #[test]
 fn an_actor_that_is_killed_before_its_arguments_are_there_is_never_made() {
     let mut owner = Harness::new(1);
     let (argument, _) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
     let id = ActorId(owner.owner.next_task_id());
     let (spec, dependencies) = (Box::new(ActorSpec::new(id, JobId(1))), vec![argument.object(0)]);
-    owner.tell(Input::CreateActor { spec, dependencies, request: None });
+    let unmade = |effects: &[Effect]| match &sent(effects, ProcessId::HEAD)[..] {
+        [Message::ActorUnmade { summary }] => Some(summary.state.clone()),
+        _ => None,
+    };
+    let effects = owner.tell(Input::CreateActor { spec, dependencies, request: None });
+    assert_eq!(unmade(&effects), Some(ActorState::Starting), "others may get a handle");
+    let effects = owner.receive(DAEMON, Message::HeadChanged { epoch: 7 });
+    assert_eq!(unmade(&effects), Some(ActorState::Starting), "the next head does not know of it");
     let (call, _) = owner.submit(method(id), vec![], vec![]);
     let again = owner.tell(Input::KillActor { actor: id, no_restart: false });
     assert!(sent(&again, ProcessId::HEAD).is_empty(), "it has not started, and will");
     assert!(matches!(owner.owner.lookup(call.object(0)), Lookup::NotReady));
-    owner.tell(Input::KillActor { actor: id, no_restart: true });
+    let effects = owner.tell(Input::KillActor { actor: id, no_restart: true });
+    assert_eq!(unmade(&effects), Some(ActorState::Dead { cause: ActorDeath::Killed }));
     let killed = |call: TaskId, owner: &Harness| {
         let lookup = owner.owner.lookup(call.object(0));
         matches!(lookup, Lookup::Failed(Failure::ActorDied { cause: ActorDeath::Killed, .. }))

@@ -24,6 +24,7 @@ const HEARD: &[&str] = &[
     "CreateActor",
     "SubscribeActor",
     "KillActor",
+    "ActorUnmade",
     "ActorOutOfScope",
     "Ask",
     "CreateGroup",
