@@ -57,6 +57,8 @@ pub enum Mutant {
     EndJobTwice,
     /// What ends an actor before its creation was sent is forgotten.
     ForgetUnsent,
+    /// The head hears of an actor only when the arguments of its constructor are there.
+    QuietCreation,
     /// The arguments of a task are kept in a set, and lose their order.
     SortArguments,
     /// What is free is told when CPUs are taken or freed, and not for the sake of anything else.
@@ -77,7 +79,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All that one node is enough for.
-    pub const ALL: [Mutant; 20] = [
+    pub const ALL: [Mutant; 21] = [
         Mutant::Canary,
         Mutant::CallsBehindFailedOne,
         Mutant::CodeOfReturnedTask,
@@ -97,6 +99,7 @@ impl Mutant {
         Mutant::SpillPinned,
         Mutant::SameIncarnation,
         Mutant::ForgetUnsent,
+        Mutant::QuietCreation,
         Mutant::SortArguments,
     ];
 

@@ -334,12 +334,7 @@ impl Actors {
     }
 
     /// Nobody will make this actor, and why is known.
-    pub(super) fn never_made(
-        &mut self,
-        summary: ActorSummary,
-        namesake: Option<ActorId>,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn never_made(&mut self, summary: ActorSummary, namesake: Option<ActorId>, out: &mut Outbox) {
         let id = summary.id;
         self.remember_dead(summary, namesake, out);
         self.give_up(id, out);

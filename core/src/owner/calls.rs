@@ -147,6 +147,9 @@ impl Owner {
 
     /// The creation of an actor still waits: others who get a handle must find that the head knows of it.
     fn tell_of_unmade(&self, actor: ActorId, out: Out<'_>) {
+        if Mutant::QuietCreation.is_active() {
+            return;
+        }
         let creation = self.actors.get(&actor).and_then(|calls| calls.creation.as_ref());
         if let Some((spec, _)) = creation.and_then(|creation| creation.unsent.as_ref()) {
             let summary = Box::new(spec.summary(0, ActorState::Starting));

@@ -1,12 +1,15 @@
-//! Actors whose constructors have arguments that are not there yet: called, killed or let go of before they
-//! are made.
+//! Actors whose constructors have arguments that are not there yet: called, killed, let go of or given to
+//! others before they are made.
 
 use super::Builder;
 use super::builder::{Options, body};
 use crate::program::Step;
 
 pub(super) fn build(b: &mut Builder) {
-    let micros = 1 + b.random.skewed(300_000);
+    let passed_on = b.random.chance(400);
+    // Longer than the head waits for an actor of which nobody has told it.
+    let long = passed_on && b.random.chance(300);
+    let micros = if long { 15_000_000 } else { 1 + b.random.skewed(300_000) };
     let raises = b.random.chance(100);
     let ends =
         if raises { Step::Raise } else { Step::CrashUntil { attempts: u32::from(b.random.chance(100)) } };
@@ -14,6 +17,8 @@ pub(super) fn build(b: &mut Builder) {
     let slow = b.function(&options, body(vec![Step::Compute { micros }, ends]));
     let restarts = *b.random.pick(&[0, 1]);
     let class = b.class(restarts, 0, 1, body(vec![]), vec![body(vec![Step::Compute { micros: 1_000 }])]);
+    let calls = Step::Call { actor: 0, method: 0, dependencies: vec![], borrows: vec![], into: 1 };
+    let caller = b.function(&Options::default(), body(vec![calls, Step::Get { slot: 1, into: 2 }]));
     let mut results = Vec::new();
     for _ in 0..b.random.between(1, 4) {
         let arguments: Vec<u16> = (0..b.random.between(1, 3)).map(|_| b.submit(&slow, &[], &[])).collect();
@@ -29,6 +34,9 @@ pub(super) fn build(b: &mut Builder) {
         arguments.iter().for_each(|argument| b.drop(*argument));
         for _ in 0..b.random.below(3) {
             results.push(b.call(into, 0, &[], &[]));
+        }
+        if passed_on {
+            results.push(b.submit(&caller, &[], &[into]));
         }
         match b.random.below(4) {
             0 => {
