@@ -5,6 +5,7 @@ use core::fmt::Debug;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_core::message::Message;
+use shoal_core::wire::WireError;
 use shoal_core::{head, node, owner, wire};
 use shoal_runtime::control::Control;
 use shoal_runtime::daemon::fuzz::{Greeting, Reply};
@@ -34,10 +35,20 @@ pub fn run(bytes: &[u8], log: Log<'_>) {
     check(which >= 128, entropy, log);
 }
 
+/// What is announced costs nothing before it has come. An element of one byte may become a large value, and
+/// of a list that is announced serde makes room for a megabyte.
+fn within_bounds<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let mut decoded = None;
+    let taken = allocation_counter::measure(|| decoded = Some(wire::decode(bytes)));
+    let bound = bytes.len() as u64 * 1_024 + (8 << 20);
+    assert!(taken.bytes_max <= bound, "{} bytes for {}", taken.bytes_max, bytes.len());
+    decoded.expect("it was decoded just now")
+}
+
 fn both<T: Serialize + DeserializeOwned + Debug>(drawn: bool, mut entropy: Entropy<'_>, log: Log<'_>) {
     let value = match drawn {
         true => generate(&mut entropy, &Dictionary::default()),
-        false => match wire::decode::<T>(entropy.rest()) {
+        false => match within_bounds::<T>(entropy.rest()) {
             Ok(value) => value,
             Err(error) => return log.line("refused:", &error),
         },

@@ -1,9 +1,13 @@
 //! The one place that turns messages into bytes and back.
 
+mod slices;
+
 use alloc::vec::Vec;
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use self::slices::Whole;
 
 /// A frame larger than this is refused before it is decoded.
 pub const FRAME_BYTES_MAX: usize = 1 << 30;
@@ -38,9 +42,9 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
     Ok(buffer)
 }
 
-/// Decode one value that fills `bytes`.
+/// Decode one value that fills `bytes`. Memory is taken for what has come, not for what is announced.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
-    let (value, read) = bincode::serde::decode_from_slice(bytes, CONFIG)?;
+    let (Whole(value), read) = bincode::serde::borrow_decode_from_slice(bytes, CONFIG)?;
     if read == bytes.len() { Ok(value) } else { Err(WireError::TrailingBytes(bytes.len() - read)) }
 }
 
