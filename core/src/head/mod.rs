@@ -36,6 +36,8 @@ use serde::{Deserialize, Serialize};
 
 use self::actors::Actors;
 use self::groups::Groups;
+#[cfg(feature = "world")]
+pub use self::groups::world;
 pub use self::inspect::{ActorView, GroupView, Inspection, NodeView};
 use self::jobs::Jobs;
 use self::journal::Journal;

@@ -16,6 +16,8 @@ mod policy;
 mod repair;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "world"))]
+pub mod world;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
