@@ -49,15 +49,17 @@ impl Head {
             let lost = |(_, at): &(usize, &Option<NodeId>)| **at == Some(node);
             let lost = self.groups.groups[&id].nodes.iter().enumerate().filter(lost);
             let lost: Vec<usize> = lost.map(|(index, _)| index).collect();
-            self.lose_bundles(id, &lost, out);
+            self.lose_bundles(id, node, &lost, out);
         }
     }
 
-    /// These bundles are nowhere any more.
-    fn lose_bundles(&mut self, id: GroupId, lost: &[usize], out: &mut Outbox) {
+    /// These bundles were on this node, and are nowhere any more. Others may be being placed: then these are
+    /// missing, too, and what is missing is placed at once.
+    fn lose_bundles(&mut self, id: GroupId, node: NodeId, lost: &[usize], out: &mut Outbox) {
         if lost.is_empty() {
             return;
         }
+        self.abandon_attempt(id, node, out);
         let group = self.groups.groups.get_mut(&id).expect("it has bundles");
         lost.iter().for_each(|index| group.nodes[*index] = None);
         if !Mutant::ForgetRescheduling.is_active() {
@@ -145,7 +147,7 @@ impl Head {
         matches!(place(&nodes, &self.groups.groups[taker].wanted()), Placement::Found(_))
     }
 
-    /// Give up what is left of a group, so that an older one can be repaired.
+    /// Give up what is left of a group, and what is being placed of it, so that an older one can be repaired.
     fn surrender(&mut self, id: GroupId, out: &mut Outbox) {
         let group = self.groups.groups.get_mut(&id).expect("it waits");
         let before = group.clone();
@@ -156,7 +158,8 @@ impl Head {
             let attempt = before.attempt;
             self.tell_node(node, Message::ReturnBundles { group: id, attempt, removed: false }, out);
         }
-        self.credit(&before, before.held());
+        self.groups.set_phase(id, Phase::Waiting);
+        self.credit(&before, before.held().chain(before.being_placed()));
         self.groups.announce(id, out);
         self.groups.stir();
     }
@@ -198,7 +201,7 @@ impl Head {
         let group = &self.groups.groups[&id];
         let missing = group.held().filter(|(index, at)| *at == node && !here.contains(&(id, *index)));
         let missing: Vec<usize> = missing.map(|(index, _)| index as usize).collect();
-        self.lose_bundles(id, &missing, out);
+        self.lose_bundles(id, node, &missing, out);
         let group = &self.groups.groups[&id];
         let message = match group.phase {
             Phase::Placed => Message::CommitBundles { group: id, attempt: group.attempt },
