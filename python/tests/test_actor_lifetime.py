@@ -235,6 +235,31 @@ def test_an_argument_of_the_constructor_fails():
         api.get(Counter.remote(fail.remote()).add.remote())
 
 
+def test_a_handle_of_an_actor_that_waits_for_an_argument_is_passed_on(tmp_path):
+    gate = Gate(tmp_path / "gate")
+
+    @api.remote
+    def wait(value):
+        gate.wait()
+        if value is None:
+            raise ValueError("no value")
+        return value
+
+    @api.remote
+    def add(actor):
+        started.mark()
+        return api.get(actor.add.remote())
+
+    started = Tally(tmp_path / "started")
+    made, broken = Counter.remote(wait.remote(4)), Counter.remote(wait.remote(None))
+    results = [add.remote(made), add.remote(broken)]
+    wait_until(lambda: started.count() == 2)
+    gate.open()
+    assert api.get(results[0]) == 5
+    with pytest.raises(exceptions.ActorDiedError, match="no value"):
+        api.get(results[1])
+
+
 def test_a_crash_in_the_constructor():
     @api.remote
     class Crashes:

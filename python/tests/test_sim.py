@@ -199,6 +199,24 @@ def test_a_dead_process_does_nothing_more():
     assert done == []
 
 
+def test_a_handle_is_good_however_long_the_actor_waits_for_its_arguments():
+    with shoal.sim.cluster(nodes=2, seed=1):
+
+        @shoal.remote
+        class Late:
+            def __init__(self, value):
+                self.value = value
+
+            def get(self):
+                return self.value
+
+        @shoal.remote
+        def ask(actor):
+            return shoal.get(actor.get.remote())
+
+        assert shoal.get(ask.remote(Late.remote(nap.remote(3600, 7)))) == 7
+
+
 def test_the_death_of_a_node_is_survived():
     for seed in range(3):
         with shoal.sim.cluster(nodes=3, seed=seed, num_cpus=2) as c:
