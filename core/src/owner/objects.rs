@@ -30,6 +30,8 @@ pub(super) struct Object {
     pub(super) lineage: u32,
     /// Which attempt of its task made the value, if this process owns it.
     pub(super) attempt: u32,
+    /// A later attempt has made it again, where the value was.
+    pub(super) remade: bool,
     /// Tasks of this process that cannot start before it is ready.
     pub(super) waiting: Vec<TaskId>,
     pub(super) sharing: Option<Box<Sharing>>,
@@ -220,7 +222,15 @@ impl Owner {
         let kept = record.sharing.and_then(|sharing| sharing.kept);
         self.object_forgotten(object, kept, out);
         if let State::Ready(outcome) = record.state {
+            let node =
+                super::copies::named_location(&outcome).filter(|_| record.remade || record.attempt > 0);
             self.release_last(object, outcome, out);
+            if let Some(node) = node {
+                // What is freed there may be an earlier attempt's, while the last one's is on its way from its
+                // worker: said twice, it holds against that, too.
+                let attempt = self.freed_attempt(object);
+                self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
+            }
         }
         let actor = ActorId(object.task);
         if object.index == 0 && self.actors.get(&actor).is_some_and(|calls| calls.created_here()) {
@@ -231,18 +241,18 @@ impl Owner {
 
     /// The value of `object` is not needed here any more: free its bytes, release what it contains.
     pub(super) fn release_outcome(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
-        // What has no task that could run again is freed for good.
-        let task = self.tasks.get(&object.task);
-        let attempt = task.map_or(u32::MAX, |task| task.attempt);
-        self.release_attempt(object, attempt, outcome, out);
+        self.release_attempt(object, self.freed_attempt(object), outcome, out);
+    }
+
+    /// Up to which attempt's an object is freed: what has no task that could run again, for good.
+    fn freed_attempt(&self, object: ObjectId) -> u32 {
+        self.tasks.get(&object.task).map_or(u32::MAX, |task| task.attempt)
     }
 
     /// The same for the outcome that the record of an object had: all copies of it go.
     pub(super) fn release_last(&mut self, object: ObjectId, outcome: Outcome, out: Out<'_>) {
         if !self.copies.is_empty() {
-            let task = self.tasks.get(&object.task);
-            let attempt = task.map_or(u32::MAX, |task| task.attempt);
-            self.free_copies(object, attempt, out);
+            self.free_copies(object, self.freed_attempt(object), out);
         }
         self.release_outcome(object, outcome, out);
     }

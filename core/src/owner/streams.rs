@@ -142,9 +142,12 @@ impl Owner {
         if !self.objects.contains_key(&object) {
             return self.release_attempt(object, attempt, outcome, out);
         }
-        let node = named_location(&outcome).filter(|node| !self.locations(object).contains(node));
-        if let Some(node) = node {
-            self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
+        if let Some(node) = named_location(&outcome) {
+            if self.locations(object).contains(&node) {
+                self.record(object).remade = true;
+            } else {
+                self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
+            }
         }
         self.release_copy(outcome);
     }

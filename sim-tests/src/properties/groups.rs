@@ -8,6 +8,7 @@ use shoal_core::group::{GroupSpec, GroupState};
 use shoal_core::head::{GroupView, Head};
 use shoal_core::ids::{GroupId, NodeId, ProcessId};
 use shoal_core::resources::Resources;
+use shoal_transport_sim::cluster::Fact;
 
 use super::{Check, Property};
 use crate::observation::Observation;
@@ -18,6 +19,8 @@ use crate::world::World;
 pub(super) struct Groups {
     made: BTreeMap<GroupId, GroupSpec>,
     removed: BTreeMap<GroupId, Vec<ProcessId>>,
+    /// A head has begun without all of its log: what another one had been told to remove may be there again.
+    forgetful: bool,
 }
 
 impl Property for Groups {
@@ -29,6 +32,7 @@ impl Property for Groups {
         match observation {
             Observation::GroupMade { spec } => drop(self.made.insert(spec.id, spec.clone())),
             Observation::GroupRemoved { group, by } => self.removed.entry(*group).or_default().push(*by),
+            Observation::Fact(Fact::HeadStarted { forgetful: true, .. }) => self.forgetful = true,
             _ => {}
         }
         Ok(())
@@ -59,7 +63,8 @@ impl Property for Groups {
 impl Groups {
     fn is_there_for_a_reason(&self, world: &World, group: GroupId) -> Check {
         let lives = |process: &ProcessId| world.cluster.processes.contains_key(process);
-        if let Some(by) = self.removed.get(&group).and_then(|list| list.iter().find(|by| lives(by))) {
+        let remover = self.removed.get(&group).and_then(|list| list.iter().find(|by| lives(by)));
+        if let Some(by) = remover.filter(|_| !self.forgetful) {
             return Err(format!("{group:?} is there, and {by:?} has removed it"));
         }
         let Some(spec) = self.made.get(&group) else {

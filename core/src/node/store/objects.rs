@@ -294,7 +294,7 @@ impl Store {
     }
 
     /// The owner of an object, or the steward that owns it now, says that nobody can reach what this
-    /// attempt has made.
+    /// attempt has made. Of what is not here, or freed already, it is remembered until that may have come.
     pub(in crate::node) fn free_object(
         &mut self,
         from: ProcessId,
@@ -306,10 +306,13 @@ impl Store {
             return;
         }
         if let Some(object) = self.objects.get(&id) {
+            let again = object.freed;
             if object.attempt <= attempt {
                 self.free_known(id, out);
             }
-            return;
+            if !again {
+                return;
+            }
         }
         if attempt == u32::MAX {
             self.refuse_freed(id, out);
@@ -429,6 +432,29 @@ mod tests {
         let effects = store.node.receive(reader, Message::Unpin { object: x });
         assert_eq!(effects, [send(driver(), Message::Freed { offset, size: 128 })]);
         assert_eq!(store.node.receive(reader, Message::Unpin { object: x }), []);
+    }
+
+    #[test]
+    fn what_is_freed_twice_is_freed_for_a_later_attempt_that_is_on_its_way_too() {
+        for read in [false, true] {
+            let mut store = StoreHarness::new(64 * MIB);
+            let x = object(1);
+            let [(first, _), (second, _)] = [0, 1].map(|_| store.extent(driver(), 100));
+            store.node.receive(driver(), Message::Seal { object: x, attempt: 0, offset: first, size: 100 });
+            if read {
+                store.node.receive(driver(), pin(x));
+            }
+            for _ in 0..2 {
+                store.node.receive(driver(), Message::FreeObject { object: x, attempt: u32::MAX });
+            }
+            let late = Message::Seal { object: x, attempt: 1, offset: second, size: 100 };
+            let effects = store.node.receive(driver(), late);
+            assert_eq!(effects, [send(driver(), Message::Freed { offset: second, size: 128 })]);
+            if read {
+                store.node.receive(driver(), Message::Unpin { object: x });
+            }
+            assert!(store.table().objects.is_empty());
+        }
     }
 
     #[test]

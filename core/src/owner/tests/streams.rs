@@ -77,6 +77,11 @@ fn what_a_second_attempt_repeats_elsewhere_is_freed_there() {
     let effects = owner.receive(process(3), item(1, elsewhere));
     let freed = Message::FreeObject { object: task.object(1), attempt: 1 };
     assert_eq!(sent(&effects, ProcessId::daemon(elsewhere)), [freed]);
+    // Here the second one's may come after it was freed, and the first one's is there.
+    owner.receive(process(3), finished_attempt(task, 1, vec![]));
+    let effects = owner.tell(Input::CloseStream { task });
+    let freed = Message::FreeObject { object: task.object(1), attempt: u32::MAX };
+    assert_eq!(sent(&effects, DAEMON), [freed.clone(), freed]);
 }
 
 /// An index that no honest producer ever reaches.
