@@ -379,6 +379,10 @@ fn load_with_buffers<'py>(
     }
     let pickle_length = word(8)?;
     let lengths = (0..count).map(|index| word(16 + 8 * index)).collect::<PyResult<Vec<_>>>()?;
+    let sum = lengths.iter().try_fold(pickle_length, |sum, length| sum.checked_add(*length));
+    if sum.is_none_or(|sum| sum > bytes.len()) {
+        return Err(malformed());
+    }
     let layout = Layout::new(pickle_length, &lengths);
     if layout.total > bytes.len() {
         return Err(malformed());

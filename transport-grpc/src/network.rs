@@ -14,12 +14,35 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + Any {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + Any> ByteStream for T {}
 
 /// Wake who reads a stream only when so much has come; 1: as soon as anything has. The end of the stream
-/// wakes in any case. Only a hint, and none to streams that are not the system's.
+/// wakes in any case. Only a hint, and none to streams that are not the system's, nor to those from afar: the
+/// system lets hardly more be on its way than it is to wake for, once a round trip.
 pub(crate) fn wake_after(stream: &(dyn ByteStream + 'static), bytes: usize) {
-    if let Some(stream) = (stream as &dyn Any).downcast_ref::<TcpStream>() {
+    if let Some(stream) = (stream as &dyn Any).downcast_ref::<TcpStream>().filter(|stream| is_near(stream)) {
         // Without it there are more wake-ups, and that is all.
         let _ = set(stream, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes as libc::c_int);
     }
+}
+
+/// Within so many microseconds a quarter of a MiB comes at more than a GiB a second.
+const NEAR_MICROS: u32 = 200;
+
+/// Whether a round trip on a stream takes no longer than that. What is not known is far.
+fn is_near(stream: &TcpStream) -> bool {
+    // SAFETY: numbers that are all zero are a valid value of it.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the system writes at most
+    // `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    result == 0 && (1..=NEAR_MICROS).contains(&info.tcpi_rtt)
 }
 
 /// Let the system keep more of a stream that carries nothing but bulk, so that it has something to send while

@@ -13,8 +13,9 @@ use shoal_runtime::transport::bulk::REQUESTS_MAX;
 use shoal_runtime::transport::{KEEP_ALIVE, SILENCE_MAX, TransportError};
 
 /// What may be on its way on one stream: the product of bandwidth and round trip that is still used in
-/// full, 10 Gbit/s at 12 ms or 2.5 Gbit/s at 50 ms.
-const STREAM_WINDOW: u32 = 16 << 20;
+/// full, 1 Gbit/s at 16 ms. `quinn` gives up the connection when a stream has more than 1,024 gaps; of a
+/// window of this size no more packets of 1,200 bytes can be missing in turn.
+const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 /// Networks with jumbo frames, and the loopback interface, take so much in one packet; discovery finds out.
 /// Ten packets are given to the kernel at once, which takes 65,507 bytes and silently drops more.

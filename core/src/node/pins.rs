@@ -154,11 +154,15 @@ mod tests {
         assert_eq!(cluster.fetches(), []);
         cluster.pass(Span::from_secs(5));
         cluster.run();
-        let [(_, from, fetch)] = cluster.fetches()[..] else { panic!("{:?}", cluster.work) };
-        assert_eq!(from, NodeId(1));
-        let broken = Failure::ObjectLost { object: x, detail: "bad checksum".into() };
-        cluster.finish(NodeId(2), fetch, WorkResult::Failed(broken));
-        cluster.run();
+        // What breaks off is tried again, not for ever.
+        for _ in 0..9 {
+            assert_eq!(cluster.told(reader), []);
+            let [(_, from, fetch)] = cluster.fetches()[..] else { panic!("{:?}", cluster.work) };
+            assert_eq!(from, NodeId(1));
+            let broken = Failure::ObjectLost { object: x, detail: "bad checksum".into() };
+            cluster.finish(NodeId(2), fetch, WorkResult::Failed(broken));
+            cluster.run();
+        }
         assert!(matches!(failure(&cluster.told(reader)), Failure::ObjectLost { .. }));
         assert!(cluster.offers.is_empty());
         cluster.die(1);
@@ -167,6 +171,19 @@ mod tests {
             matches!(failure(&cluster.told(reader)[1..]), Failure::ObjectLost { .. }),
             "of all known dead"
         );
+    }
+
+    #[test]
+    fn a_copy_that_broke_off_on_its_way_is_not_lost() {
+        let (mut cluster, x) = cluster();
+        let reader = afar(2, 1);
+        cluster.pin(reader, x, &[1]);
+        cluster.run();
+        let broken = Failure::ObjectLost { object: x, detail: "connection lost".into() };
+        cluster.finish(NodeId(2), cluster.fetches()[0].2, WorkResult::Failed(broken));
+        cluster.run();
+        cluster.finish_all();
+        assert!(is_pinned(&cluster.told(reader), x));
     }
 
     #[test]

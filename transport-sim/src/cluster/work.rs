@@ -5,8 +5,11 @@ use shoal_core::message::Message;
 use shoal_core::node::{self, SpillLocation, Work, WorkResult};
 use shoal_core::value::{Death, Failure};
 
-use super::{Cluster, Daemon, Event, Fact, micros};
+use super::{Cluster, Daemon, Event, Fact};
 use crate::{Content, DiskError, Fault};
+
+/// How many copies of 1000 break off where packets are lost.
+const BREAKS_PER_MILLE: u64 = 100;
 
 impl<C: Content> Cluster<C> {
     pub(super) fn start_work(&mut self, id: NodeId, operation: OperationId, work: Work) {
@@ -51,19 +54,8 @@ impl<C: Content> Cluster<C> {
                 WorkResult::Done
             }
             Work::Reserve { .. } => self.reserve_ends(id),
-            Work::Fetch { object, from, offset, size, urgent } => {
-                match self.fetch_ends(id, object, from, offset, size, cancelled) {
-                    Some(result) => result,
-                    None => {
-                        // Nothing comes through just now: the driver tries again.
-                        let Some(daemon) = self.nodes.get_mut(&id) else { return };
-                        let work = Work::Fetch { object, from, offset, size, urgent };
-                        daemon.operations.insert(operation, work);
-                        let again = self.now() + micros(1 + self.settings.redial_micros);
-                        self.schedule(again, Event::Work(id, operation));
-                        return;
-                    }
-                }
+            Work::Fetch { object, from, offset, size, .. } => {
+                self.fetch_ends(id, object, from, offset, size, cancelled)
             }
             Work::ReleasePages { offset, size } => {
                 daemon.segment.release(offset, size);
@@ -221,7 +213,7 @@ impl<C: Content> Cluster<C> {
         WorkResult::Done
     }
 
-    /// How a copy from another node ended; nothing if it has not, because nothing comes through.
+    /// How a copy from another node ended.
     fn fetch_ends(
         &mut self,
         id: NodeId,
@@ -230,10 +222,10 @@ impl<C: Content> Cluster<C> {
         offset: u64,
         size: u64,
         cancelled: bool,
-    ) -> Option<WorkResult> {
+    ) -> WorkResult {
         let failed = |detail: &str| {
             let detail = String::from(detail);
-            Some(WorkResult::Failed(Failure::ObjectLost { object, detail }))
+            WorkResult::Failed(Failure::ObjectLost { object, detail })
         };
         if cancelled {
             return failed("nobody waits for it any more");
@@ -245,18 +237,23 @@ impl<C: Content> Cluster<C> {
         let Some(source) = self.nodes.get(&from).filter(|_| !gone) else {
             return failed("its node is gone");
         };
-        if self.is_blocked(source.host, here) || self.is_blocked(here, source.host) {
-            return None;
+        let blocked = self.is_blocked(source.host, here) || self.is_blocked(here, source.host);
+        let offered = source.offers.get(&(id, object)).copied();
+        // Whatever goes wrong with a packet ends the stream that it was on.
+        let lossy = source.host != here && !self.healed && !self.settings.loss.is_none();
+        if blocked || lossy && self.random.chance(BREAKS_PER_MILLE) {
+            self.count("the way broke while an object was copied");
+            return failed("the way to its node broke");
         }
-        let Some((at, length)) = source.offers.get(&(id, object)).copied() else {
+        let Some((at, length)) = offered else {
             return failed("its node does not offer it any more");
         };
-        match source.segment.read(at, length).cloned() {
+        match self.nodes[&from].segment.read(at, length).cloned() {
             Some(content) if content.object() == object && length == size => {
                 self.count("an object was copied from another node");
                 self.note_copy(object);
                 self.daemon(id).segment.write(offset, size, content);
-                Some(WorkResult::Done)
+                WorkResult::Done
             }
             found => {
                 let problem = format!("{from:?} offers {object:?} at {at}, where {found:?} lies");

@@ -23,6 +23,8 @@ use crate::value::Failure;
 /// So many objects are asked for, or offered and not fetched yet, at a time; twice as many if readers
 /// are blocked.
 const ASKED_MAX: usize = 16;
+/// An object that has begun to come so often, and never came whole, cannot be had.
+const BROKEN_MAX: u8 = 8;
 /// Bytes on their way at a time are at most this part of the store, but at least one object.
 const BUDGET_SHARE: u64 = 4;
 
@@ -53,6 +55,8 @@ pub(super) struct Pull {
     /// Why those failed that have; a shortage rather than a loss, for it is no reason to make the
     /// object again.
     failure: Option<Failure>,
+    /// How often fetching it broke off.
+    broken: u8,
     pub(super) stage: Stage,
 }
 
@@ -219,7 +223,7 @@ impl Store {
             pulls.last = number;
             let (readers, locations) = (Vec::new(), VecDeque::new());
             let stage = Stage::Waiting;
-            Pull { readers, number, urgent, job, freed_before, locations, failure: None, stage }
+            Pull { readers, number, urgent, job, freed_before, locations, failure: None, broken: 0, stage }
         });
         pull.readers.push(reader);
         pull.urgent |= urgent;
@@ -352,13 +356,24 @@ impl Store {
             }
             WorkResult::Failed(failure) => {
                 self.set_free(offset, room);
-                self.try_next(id, Some(failure));
+                self.broke_off(id, from, failure);
             }
             other => {
                 self.set_free(offset, room);
-                self.try_next(id, Some(lost(id, &format!("fetching it ended in {other:?}"))));
+                self.broke_off(id, from, lost(id, &format!("fetching it ended in {other:?}")));
             }
         }
+    }
+
+    /// The way to a node broke while an object came from there: that node still has it, and is asked again
+    /// after the others. Until it is reached again that question waits, and if it died another answer comes.
+    fn broke_off(&mut self, id: ObjectId, from: NodeId, failure: Failure) {
+        let Some(pull) = self.pulls.table.get_mut(&id) else { return };
+        if pull.broken < BROKEN_MAX {
+            pull.broken += 1;
+            pull.locations.push_back(from);
+        }
+        self.try_next(id, Some(failure));
     }
 
     /// The bytes are here: the copy is an object like any other, but that another node keeps it, too.
