@@ -226,6 +226,20 @@ def test_a_failed_constructor_is_told_by_every_call():
         assert caught.value.actor_init_failed
 
 
+def test_constructors_get_arguments_whose_bytes_are_not_mapped_yet():
+    @api.remote(num_cpus=0)
+    class Holder:
+        def __init__(self, data):
+            self.size = len(data)
+
+        def size_of_data(self):
+            return self.size
+
+    for _ in range(20):
+        holder = Holder.remote(api.put(bytes(400_000)))
+        assert api.get(holder.size_of_data.remote()) == 400_000
+
+
 def test_an_argument_of_the_constructor_fails():
     @api.remote
     def fail():
