@@ -348,20 +348,15 @@ impl Store {
         };
         let Some((from, offer)) = current else { return self.set_free(offset, room) };
         self.end_offer(from, id, out);
-        match result {
-            WorkResult::Done => self.seal_copy(id, offer, offset, out),
-            WorkResult::Failed(failure @ (Failure::StoreFull { .. } | Failure::OutOfDisk { .. })) => {
-                self.set_free(offset, room);
-                self.fail_pull(id, &failure, out);
-            }
-            WorkResult::Failed(failure) => {
-                self.set_free(offset, room);
-                self.broke_off(id, from, failure);
-            }
-            other => {
-                self.set_free(offset, room);
-                self.broke_off(id, from, lost(id, &format!("fetching it ended in {other:?}")));
-            }
+        let failure = match result {
+            WorkResult::Done => return self.seal_copy(id, offer, offset, out),
+            WorkResult::Failed(failure) => failure,
+            other => lost(id, &format!("fetching it ended in {other:?}")),
+        };
+        self.set_free(offset, room);
+        match failure {
+            Failure::StoreFull { .. } | Failure::OutOfDisk { .. } => self.fail_pull(id, &failure, out),
+            failure => self.broke_off(id, from, failure),
         }
     }
 

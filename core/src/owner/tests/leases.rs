@@ -2,6 +2,19 @@
 
 use super::*;
 
+/// An owner that leases a worker for a function, which has run once and is known to be short.
+fn with_idle_worker() -> (Harness, Harness) {
+    let mut owner = Harness::new(1);
+    let (first, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
+    let request = requested(&effects)[0];
+    let mut worker = Harness::new(2);
+    let effects = owner.grant(request, 1, 2);
+    converse(&mut owner, &mut worker, effects, process(1));
+    let effects = worker.ran(first, Outcome::Value(small()));
+    converse(&mut owner, &mut worker, effects, process(2));
+    (owner, worker)
+}
+
 #[test]
 fn a_task_is_pushed_under_a_lease_and_its_record_goes_with_its_last_reference() {
     let mut owner = Harness::new(1);
@@ -26,14 +39,7 @@ fn a_task_is_pushed_under_a_lease_and_its_record_goes_with_its_last_reference() 
 /// Invariant 3: what had started is a new attempt; what had not is the same one.
 #[test]
 fn a_dead_worker_costs_an_attempt_only_of_what_had_started() {
-    let mut owner = Harness::new(1);
-    let (first, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
-    let request = requested(&effects)[0];
-    let mut worker = Harness::new(2);
-    let effects = owner.grant(request, 1, 2);
-    converse(&mut owner, &mut worker, effects, process(1));
-    let effects = worker.ran(first, Outcome::Value(small()));
-    converse(&mut owner, &mut worker, effects, process(2));
+    let (mut owner, _) = with_idle_worker();
     // Measured as short now: several go ahead of need.
     let (second, one) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
     let (third, two) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
@@ -51,14 +57,7 @@ fn a_dead_worker_costs_an_attempt_only_of_what_had_started() {
 
 #[test]
 fn a_worker_that_has_run_its_last_task_returns_what_waits_and_is_nobodys() {
-    let mut owner = Harness::new(1);
-    let (first, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
-    let request = requested(&effects)[0];
-    let mut worker = Harness::new(2);
-    let effects = owner.grant(request, 1, 2);
-    converse(&mut owner, &mut worker, effects, process(1));
-    let effects = worker.ran(first, Outcome::Value(small()));
-    converse(&mut owner, &mut worker, effects, process(2));
+    let (mut owner, mut worker) = with_idle_worker();
     // Behind the last one waits a task for the bytes of its argument.
     let large = owner.owner.next_task_id().object(0);
     let value = Value { payload: Payload::Stored { node: NODE, size: 1 << 20 }, contains: vec![] };
@@ -79,14 +78,7 @@ fn a_worker_that_has_run_its_last_task_returns_what_waits_and_is_nobodys() {
 
 #[test]
 fn a_lease_that_is_wanted_goes_back_when_its_last_task_is_returned() {
-    let mut owner = Harness::new(1);
-    let (first, effects) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
-    let request = requested(&effects)[0];
-    let mut worker = Harness::new(2);
-    let effects = owner.grant(request, 1, 2);
-    converse(&mut owner, &mut worker, effects, process(1));
-    let effects = worker.ran(first, Outcome::Value(small()));
-    converse(&mut owner, &mut worker, effects, process(2));
+    let (mut owner, _) = with_idle_worker();
     let (second, _) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
     let (third, _) = owner.submit(function(1, Returns::Count(1)), vec![], vec![]);
     let effects = owner.receive(DAEMON, Message::LeaseWanted);
