@@ -16,9 +16,7 @@ mod policy;
 mod repair;
 #[cfg(test)]
 mod tests;
-// What only the exploration uses is unused in the tests of this crate alone.
 #[cfg(any(test, feature = "world"))]
-#[cfg_attr(not(feature = "world"), allow(dead_code, unreachable_pub))]
 pub mod world;
 
 use alloc::boxed::Box;
