@@ -159,8 +159,11 @@ impl World {
         }
     }
 
-    /// A node and a new head have found each other.
+    /// A node and a new head have found each other. What has come from the old one is dealt with before.
     fn resumed(&mut self, id: NodeId, epoch: u64) {
+        while !self.nodes[&id].inbox.is_empty() {
+            self.receive(id);
+        }
         let node = self.nodes.get_mut(&id).expect("it was in");
         node.connected = true;
         let mut unsent: VecDeque<(ProcessId, Message)> = node.unacknowledged.drain(..).collect();
