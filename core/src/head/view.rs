@@ -9,6 +9,7 @@ use super::{Head, Outbox};
 use crate::ids::NodeId;
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::{Message, NodeSummary};
+use crate::node::GUESSED_FOR;
 use crate::resources::Resources;
 
 /// At most one view in this time…
@@ -19,17 +20,24 @@ const NODES_PER_INTERVAL: u64 = 64;
 /// What is to be told.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
-    /// Nodes that are new or have changed.
+    /// Nodes that are new, or of which something was heard.
     changed: BTreeSet<NodeId>,
     not_before: Time,
-    shown: Shown,
+    told: Told,
 }
 
-/// What was told last of each node, if it is still so. Follows from the rest of the head.
+/// What was told last of each node. Follows from the rest of the head.
 #[derive(Clone, Default)]
-struct Shown(BTreeMap<NodeId, Arc<NodeSummary>>);
+struct Told(BTreeMap<NodeId, LastWord>);
 
-impl Debug for Shown {
+#[derive(Clone)]
+struct LastWord {
+    summary: Arc<NodeSummary>,
+    /// Nodes that came before this one know it too.
+    by_all: bool,
+}
+
+impl Debug for Told {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         formatter.write_str("..")
     }
@@ -39,7 +47,7 @@ impl View {
     /// The node is dead: that is told otherwise.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.changed.remove(&node);
-        self.shown.0.remove(&node);
+        self.told.0.remove(&node);
     }
 }
 
@@ -57,7 +65,6 @@ impl Head {
     pub(super) fn view_changed(&mut self, node: NodeId) {
         self.groups.stir();
         self.view.changed.insert(node);
-        self.view.shown.0.remove(&node);
     }
 
     /// Tell all nodes what has changed, if it is time for that.
@@ -70,8 +77,10 @@ impl Head {
             return;
         }
         let changed = core::mem::take(&mut self.view.changed);
-        let nodes: Arc<[Arc<NodeSummary>]> = changed.into_iter().filter_map(|id| self.shown(id)).collect();
-        self.view.not_before = out.now + interval(self.nodes.alive().count());
+        let pause = interval(self.nodes.alive().count());
+        self.view.not_before = out.now + pause;
+        let nodes: Arc<[Arc<NodeSummary>]> =
+            changed.into_iter().filter_map(|id| self.news_of(id, pause)).collect();
         for to in self.nodes.within_reach() {
             if nodes.iter().any(|summary| summary.node != to) {
                 out.send_to_node(to, Message::View { nodes: nodes.clone() });
@@ -79,17 +88,34 @@ impl Head {
         }
     }
 
-    /// What nodes are told of a living one.
-    fn shown(&mut self, id: NodeId) -> Option<Arc<NodeSummary>> {
+    /// What all nodes are told of a living one, if there is anything to tell.
+    ///
+    /// That nothing has changed is news for those who guess, but not where guesses are given up sooner.
+    fn news_of(&mut self, id: NodeId, pause: Span) -> Option<Arc<NodeSummary>> {
+        let summary = self.nodes.get(id)?.shown();
+        let before = self.view.told.0.get(&id);
+        if pause >= GUESSED_FOR && before.is_some_and(|word| word.by_all && *word.summary == summary) {
+            return None;
+        }
+        let summary = Arc::new(summary);
+        self.view.told.0.insert(id, LastWord { summary: summary.clone(), by_all: true });
+        Some(summary)
+    }
+
+    /// What a node that has come is told of a living one: what the others know, so that it can be told the same
+    /// as they from then on.
+    fn last_word(&mut self, id: NodeId) -> Option<Arc<NodeSummary>> {
         let node = self.nodes.get(id)?;
-        Some(self.view.shown.0.entry(id).or_insert_with(|| Arc::new(node.shown())).clone())
+        let word = self.view.told.0.entry(id);
+        let word = word.or_insert_with(|| LastWord { summary: Arc::new(node.shown()), by_all: false });
+        Some(word.summary.clone())
     }
 
     /// Tell a node that has come what it must know of nodes and jobs. One that has been here before says
     /// itself what it may have missed of those that are over: see [`Head::settle_news`].
     pub(super) fn brief(&mut self, to: NodeId, new: bool, out: &mut Outbox) {
         let alive: Vec<NodeId> = self.nodes.alive().map(|(id, _)| id).collect();
-        let nodes = alive.into_iter().filter_map(|id| self.shown(id)).collect();
+        let nodes = alive.into_iter().filter_map(|id| self.last_word(id)).collect();
         out.send_to_node(to, Message::View { nodes });
         for (node, heir) in self.nodes.dead().filter(|_| new) {
             out.send_to_node(to, Message::NodeDied { node, heir });
@@ -141,6 +167,36 @@ mod tests {
         head.views.clear();
         head.pass(Span::from_secs(1));
         assert_eq!(head.views, [], "nothing has changed");
+    }
+
+    #[test]
+    fn where_views_are_rare_only_what_differs_is_told() {
+        let mut head = Harness::new();
+        let nodes = 10 * NODES_PER_INTERVAL as u32;
+        for _ in 0..nodes {
+            head.join();
+        }
+        head.pass(interval(nodes as usize));
+        head.views.clear();
+        let full = &summary(NodeId(1)).total;
+        report(&mut head, 1, full);
+        report(&mut head, 2, &resources(&[("CPU", 1)]));
+        report(&mut head, 3, &resources(&[("CPU", 1)]));
+        report(&mut head, 3, full);
+        head.pass(interval(nodes as usize));
+        assert!(head.views.iter().all(|(_, told)| *told == [2]), "{:?}", head.views);
+        // The node itself need not hear it.
+        assert_eq!(core::mem::take(&mut head.views).len() as u32, nodes - 1);
+        // What has changed and is not told yet is not told to a new one either: then all know the same.
+        report(&mut head, 2, full);
+        head.join();
+        let last = |head: &Harness| head.head.view.told.0[&NodeId(2)].summary.free.clone();
+        assert_eq!(last(&head), resources(&[("CPU", 1)]));
+        head.views.clear();
+        head.pass(interval(nodes as usize));
+        let news = |to: u32| (to, alloc::vec![2, nodes + 1]);
+        assert_eq!(head.views[..2], [news(1), news(2)]);
+        assert_eq!(last(&head), *full);
     }
 
     #[test]

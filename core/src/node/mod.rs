@@ -69,6 +69,7 @@ use crate::resources::{Environment, Resources};
 use crate::value::{Death, Failure};
 
 pub use self::inspect::Inspection;
+pub(crate) use self::view::GUESSED_FOR;
 
 /// What a node is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]

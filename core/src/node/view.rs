@@ -17,14 +17,14 @@ use crate::placement::{self, CANDIDATES_MAX};
 use crate::resources::{Demand, Quantity, Resources};
 
 /// How long a guess about what is free elsewhere counts if that node reports nothing meanwhile.
-pub(super) const GUESSED_FOR: Span = Span::from_secs(1);
+pub(crate) const GUESSED_FOR: Span = Span::from_secs(1);
 
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     own: NodeId,
     /// Nodes that live, this one left out. What is free is a guess where `guesses` says so.
-    nodes: BTreeMap<NodeId, Arc<NodeSummary>>,
+    nodes: Roll,
     /// Those of them where some CPU is free, as far as is known or guessed.
     roomy: BTreeSet<NodeId>,
     /// Nodes that died while this one lived, and their heirs.
@@ -37,20 +37,72 @@ pub(super) struct View {
     turn: NodeId,
 }
 
+/// Summaries by the number of their nodes.
+///
+/// A table in one piece, for the head tells of thousands of nodes at once, in the order of their numbers: each
+/// is found right behind the one before.
+#[derive(Clone, Debug, Default)]
+struct Roll(Vec<Listed>);
+
+#[derive(Clone, Debug)]
+struct Listed {
+    node: NodeId,
+    /// Some CPU is free there.
+    roomy: bool,
+    summary: Arc<NodeSummary>,
+}
+
+impl Roll {
+    /// Where a node is, or would be, in a list that is gone through from `near` on.
+    fn place(&self, node: NodeId, near: usize) -> Result<usize, usize> {
+        match self.0.get(near) {
+            Some(listed) if listed.node == node => Ok(near),
+            _ => self.0.binary_search_by_key(&node, |listed| listed.node),
+        }
+    }
+
+    fn get(&self, node: NodeId) -> Option<&Arc<NodeSummary>> {
+        let place = self.place(node, usize::MAX).ok()?;
+        Some(&self.0[place].summary)
+    }
+
+    fn contains(&self, node: NodeId) -> bool {
+        self.get(node).is_some()
+    }
+
+    fn remove(&mut self, node: NodeId) {
+        if let Ok(place) = self.place(node, usize::MAX) {
+            self.0.remove(place);
+        }
+    }
+
+    /// All of them.
+    fn iter(&self) -> impl Iterator<Item = &NodeSummary> {
+        self.0.iter().map(|listed| &*listed.summary)
+    }
+
+    /// All of them, beginning after one.
+    fn iter_after(&self, node: NodeId) -> impl Iterator<Item = &NodeSummary> {
+        let (before, after) = self.0.split_at(self.0.partition_point(|listed| listed.node <= node));
+        after.iter().chain(before).map(|listed| &*listed.summary)
+    }
+}
+
 impl View {
     pub(super) fn new(own: NodeId) -> View {
-        let (nodes, dead, guesses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (nodes, dead, guesses) = (Roll::default(), BTreeMap::new(), BTreeMap::new());
         View { own, nodes, roomy: BTreeSet::new(), dead, guesses, informed: false, turn: own }
     }
 
     /// Where a live node's daemon is reached.
     pub(super) fn address_of(&self, node: NodeId) -> Option<&str> {
-        self.nodes.get(&node).map(|summary| summary.address.as_str())
+        self.nodes.get(node).map(|summary| summary.address.as_str())
     }
 
     /// The head tells of nodes.
     pub(super) fn update(&mut self, nodes: &[Arc<NodeSummary>]) {
         self.informed = true;
+        let mut near = 0;
         for summary in nodes {
             let node = summary.node;
             if node == self.own || self.dead.contains_key(&node) {
@@ -58,34 +110,47 @@ impl View {
             }
             self.guesses.remove(&node);
             if summary.alive {
-                self.set(summary.clone());
+                near = self.set(summary.clone(), near) + 1;
             } else {
-                self.nodes.remove(&node);
-                self.roomy.remove(&node);
+                self.remove(node);
             }
         }
     }
 
-    fn set(&mut self, mut summary: Arc<NodeSummary>) {
-        if Mutant::IgnoreFalls.is_active()
-            && let Some(before) = self.nodes.get(&summary.node)
-        {
-            let known = Arc::make_mut(&mut summary);
-            for (name, amount) in &before.free.0 {
-                let most = known.free.get(name).max(*amount);
-                known.free.set(name, most);
-            }
+    /// Note what is known of a node, which is expected at a place of the list. Says where it is.
+    fn set(&mut self, mut summary: Arc<NodeSummary>, near: usize) -> usize {
+        if Mutant::IgnoreFalls.is_active() {
+            self.ignore_falls(&mut summary);
         }
         let (node, roomy) = (summary.node, is_roomy(&summary));
-        let before = self.nodes.insert(node, summary);
-        if roomy == before.is_some_and(|before| is_roomy(&before)) {
-            return;
-        }
-        if roomy {
+        let listed = Listed { node, roomy, summary };
+        let (place, before) = match self.nodes.place(node, near) {
+            Ok(place) => (place, core::mem::replace(&mut self.nodes.0[place], listed).roomy),
+            Err(place) => {
+                self.nodes.0.insert(place, listed);
+                (place, false)
+            }
+        };
+        if roomy && !before {
             self.roomy.insert(node);
-        } else {
+        } else if before && !roomy {
             self.roomy.remove(&node);
         }
+        place
+    }
+
+    fn ignore_falls(&self, summary: &mut Arc<NodeSummary>) {
+        let Some(before) = self.nodes.get(summary.node) else { return };
+        let known = Arc::make_mut(summary);
+        for (name, amount) in &before.free.0 {
+            let most = known.free.get(name).max(*amount);
+            known.free.set(name, most);
+        }
+    }
+
+    fn remove(&mut self, node: NodeId) {
+        self.nodes.remove(node);
+        self.roomy.remove(&node);
     }
 
     /// The head has recorded a death. Says whether that was news.
@@ -94,15 +159,14 @@ impl View {
             return false;
         }
         if !Mutant::RedirectToDead.is_active() {
-            self.nodes.remove(&node);
-            self.roomy.remove(&node);
+            self.remove(node);
         }
         self.guesses.remove(&node);
         true
     }
 
     pub(super) fn is_dead(&self, node: NodeId) -> bool {
-        let unnamed = self.informed && node < self.own && !self.nodes.contains_key(&node);
+        let unnamed = self.informed && node < self.own && !self.nodes.contains(node);
         unnamed || self.dead.contains_key(&node)
     }
 
@@ -120,25 +184,23 @@ impl View {
 
     /// The other nodes that live.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeSummary> {
-        self.nodes.values().map(|node| &**node)
+        self.nodes.iter()
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&NodeSummary> {
-        self.nodes.get(&node).map(|node| &**node)
+        self.nodes.get(node).map(|node| &**node)
     }
 
     /// What is free there by its last report, without guesses.
     pub(super) fn reported(&self, node: NodeId) -> Option<&Resources> {
         let said = self.guesses.get(&node).map(|(_, said)| said);
-        said.or_else(|| self.nodes.get(&node)).map(|summary| &summary.free)
+        said.or_else(|| self.nodes.get(node)).map(|summary| &summary.free)
     }
 
     /// The other nodes that live, from this one's number on, so that those who choose at the same time do not
     /// all choose the same.
     fn nodes_from_here(&self) -> impl Iterator<Item = &NodeSummary> {
-        let after = (Bound::Excluded(self.own), Bound::Unbounded);
-        let nodes = self.nodes.range(after).chain(self.nodes.range(..self.own));
-        nodes.map(|(_, node)| &**node)
+        self.nodes.iter_after(self.own)
     }
 
     /// Those of them where some CPU is free.
@@ -188,12 +250,13 @@ impl View {
     }
 
     fn guess(&mut self, node: NodeId, now: Time, change: impl FnOnce(&mut Resources)) {
-        let Some(summary) = self.nodes.get(&node) else { return };
+        let Ok(place) = self.nodes.place(node, usize::MAX) else { return };
+        let summary = &self.nodes.0[place].summary;
         let said = summary.clone();
         let mut guessed = NodeSummary::clone(summary);
         change(&mut guessed.free);
         self.guesses.entry(node).or_insert((now, said));
-        self.set(Arc::new(guessed));
+        self.set(Arc::new(guessed), place);
     }
 
     /// Give up guesses that nothing has confirmed in time. Says whether there were any.
@@ -208,7 +271,7 @@ impl View {
         });
         let any = !given_up.is_empty();
         for said in given_up {
-            self.set(said);
+            self.set(said, usize::MAX);
         }
         any
     }
@@ -220,14 +283,15 @@ impl View {
 
     /// What the table says of itself must be true.
     pub(super) fn check(&self) {
-        assert!(!self.nodes.contains_key(&self.own), "a node does not look at itself from outside");
+        assert!(self.nodes.0.is_sorted_by(|one, next| one.node < next.node), "each is listed once");
+        assert!(!self.nodes.contains(self.own), "a node does not look at itself from outside");
         if !Mutant::RedirectToDead.is_active() {
-            assert!(self.dead.keys().all(|node| !self.nodes.contains_key(node)), "the dead are gone");
+            assert!(self.dead.keys().all(|node| !self.nodes.contains(*node)), "the dead are gone");
         }
-        let cpu = |node: &NodeId| is_roomy(&self.nodes[node]);
-        assert!(self.roomy.iter().all(cpu), "where there is no CPU there is no room");
-        assert_eq!(self.roomy.len(), self.nodes.keys().filter(|node| cpu(node)).count());
-        assert!(self.guesses.keys().all(|node| self.nodes.contains_key(node)), "guesses are of nodes");
+        assert!(self.nodes.0.iter().all(|listed| listed.roomy == is_roomy(&listed.summary)));
+        let roomy = self.nodes.0.iter().filter(|listed| listed.roomy);
+        assert!(roomy.map(|listed| &listed.node).eq(&self.roomy), "there is room where there is a CPU");
+        assert!(self.guesses.keys().all(|node| self.nodes.contains(*node)), "guesses are of nodes");
     }
 }
 
