@@ -1,8 +1,8 @@
 //! The `Head` role: membership, jobs, actors, names, key-value.
 //!
 //! Each file holds one subject with its tests. All that changes an actor's recorded state goes
-//! through [`actors::Actors`], which also tells the subscribers. What must survive the head is a table
-//! of rows ([`Key`], [`Row`]); [`journal`] writes what changes of it before anybody hears of it.
+//! through `actors::Actors`, which also tells the subscribers. What must survive the head is a table
+//! of rows ([`Key`], [`Row`]); `journal` writes what changes of it before anybody hears of it.
 
 mod actors;
 mod deaths;
@@ -213,7 +213,7 @@ pub enum WriteResult {
 /// The machine of the head.
 ///
 /// Methods named after a message handle it; methods named after a wakeup handle that. Whatever changes
-/// something that a row tells of calls [`Outbox::touch`]; [`Head::row`] tells what the row is now.
+/// something that a row tells of calls `Outbox::touch`; `Head::row` tells what the row is now.
 #[derive(Clone, Debug)]
 pub struct Head {
     config: Config,

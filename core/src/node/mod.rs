@@ -2,7 +2,7 @@
 //!
 //! Each file holds one subject: its commands as methods of [`Node`], the table they work on as a
 //! plain struct, its policy as pure functions, and its tests. Every command ends in
-//! [`Node::settle`], which hands out what has become free.
+//! `Node::settle`, which hands out what has become free.
 
 mod actors;
 mod aside;

@@ -179,7 +179,7 @@ fn atomicity(detail: String) -> Violation {
 impl Cluster {
     fn new(placement: &Placement) -> Cluster {
         Cluster {
-            world: World::new(),
+            world: World::default(),
             asked: 0,
             heads_left: placement.heads,
             deaths_left: placement.deaths,

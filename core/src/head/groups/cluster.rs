@@ -36,7 +36,7 @@ proptest! {
     fn groups_are_whole_in_the_end_and_never_open_in_part(
         steps in prop::collection::vec((0u8..24, 0usize..64, 0usize..64), 1..120),
     ) {
-        let mut world = World::new();
+        let mut world = World::default();
         let mut groups = 0;
         world.join(4);
         settle(&mut world, Span::from_secs(1));

@@ -17,6 +17,10 @@ mod repair;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "world"))]
+#[cfg_attr(
+    not(feature = "world"),
+    allow(dead_code, unreachable_pub, reason = "for who explores it from outside")
+)]
 pub mod world;
 
 use alloc::boxed::Box;

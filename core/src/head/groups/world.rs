@@ -61,11 +61,9 @@ fn id_of(number: u64) -> GroupId {
     GroupId(TaskId { owner: MAKER, number })
 }
 
-// What happens.
-impl World {
+impl Default for World {
     /// A head that has just been made, and no nodes.
-    #[expect(clippy::new_without_default, reason = "nobody wants one by default")]
-    pub fn new() -> World {
+    fn default() -> World {
         let log = BTreeMap::new();
         World {
             now: Time(0),
@@ -77,7 +75,10 @@ impl World {
             heads: 1,
         }
     }
+}
 
+// What happens.
+impl World {
     /// A node with so many CPUs joins, and everything that is written meanwhile is in the log.
     pub fn join(&mut self, count: i64) {
         let last = match self.log.get(&Key::Meta) {
