@@ -61,6 +61,8 @@ pub enum Mutant {
     QuietCreation,
     /// The arguments of a task are kept in a set, and lose their order.
     SortArguments,
+    /// An actor is constructed before the bytes of its arguments are there.
+    HastyConstruct,
     /// What is free is told when CPUs are taken or freed, and not for the sake of anything else.
     ReportCpusOnly,
     /// Nodes hear when something becomes free on another node, and not when it is taken.
@@ -79,7 +81,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All that one node is enough for.
-    pub const ALL: [Mutant; 21] = [
+    pub const ALL: [Mutant; 22] = [
         Mutant::Canary,
         Mutant::CallsBehindFailedOne,
         Mutant::CodeOfReturnedTask,
@@ -101,6 +103,7 @@ impl Mutant {
         Mutant::ForgetUnsent,
         Mutant::QuietCreation,
         Mutant::SortArguments,
+        Mutant::HastyConstruct,
     ];
 
     /// Those that take several nodes to be seen.

@@ -181,13 +181,7 @@ impl Owner {
             self.outcome(*object).cloned().map(|outcome| Dependency { object: *object, outcome })
         };
         let dependencies: Vec<Dependency> = creation.dependencies.iter().filter_map(outcome).collect();
-        let broken = dependencies.iter().find_map(|dependency| match &dependency.outcome {
-            Outcome::Value(_) => None,
-            Outcome::Exception(value) => Some(ActorDeath::Constructor(value.clone())),
-            Outcome::Failure(failure) => {
-                Some(ActorDeath::ArgumentFailed(Box::new(failure.as_ref().clone().without_cause())))
-            }
-        });
+        let broken = super::arguments::failed(&dependencies);
         let Some(creation) = self.actors.get_mut(&actor).and_then(|c| c.creation.as_mut()) else {
             return;
         };

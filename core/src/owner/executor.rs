@@ -1,8 +1,9 @@
 //! Running what others assign to this process: in which order, how many at once, and what is told.
 //!
 //! A worker runs one task after the other. An actor has one queue per concurrency group; calls of a
-//! group start in the order in which they came, as many at once as the group allows. A call whose
-//! stored arguments are not pinned yet holds up the calls behind it.
+//! group start in the order in which they came, as many at once as the group allows, once its constructor
+//! has returned. A call whose stored arguments are not pinned yet holds up the calls behind it, a
+//! constructor all of them.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -12,6 +13,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use super::arguments::{self, Arguments};
 use super::{Effect, Out, Owner, RunResult};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, FunctionId, ObjectId, ProcessId, TaskId};
@@ -19,7 +21,7 @@ use crate::message::Message;
 use crate::mutants::Mutant;
 use crate::resources::Devices;
 use crate::task::{Assignment, Callee, Completion, Dependency};
-use crate::value::{ActorDeath, Failure, Outcome, Payload, Value};
+use crate::value::{ActorDeath, Failure, Outcome};
 use crate::{Map, OrderedMap};
 
 /// What this process was assigned.
@@ -35,10 +37,10 @@ pub(super) struct Executor {
     leaving: Option<String>,
     /// The process ends now, and what runs was interrupted.
     aborting: bool,
-    /// Stored arguments that queued tasks wait for; almost always empty.
-    awaited: Vec<ObjectId>,
+    /// Stored arguments that queued tasks or the constructor wait for; almost always empty.
+    pub(super) awaited: Vec<ObjectId>,
     /// Those of them that must be made again.
-    lost: Vec<ObjectId>,
+    pub(super) lost: Vec<ObjectId>,
     /// The next task waits for one of those, and the CPU was lent to whoever makes it.
     starved: bool,
     /// Code that came with tasks of which none has run here: the one that brought it may be given
@@ -51,11 +53,21 @@ struct ActorRole {
     id: ActorId,
     incarnation: u32,
     groups: Vec<alloc::sync::Arc<str>>,
+    /// The constructor, until it begins.
+    constructor: Option<Constructor>,
     constructed: bool,
     /// Stored arguments, held until the constructor has ended.
     stored: Vec<ObjectId>,
     /// References that the constructor's arguments brought.
     borrows: Vec<ObjectId>,
+}
+
+/// A constructor that has not begun.
+#[derive(Clone, Debug)]
+struct Constructor {
+    spec: Box<ActorSpec>,
+    devices: Devices,
+    arguments: Arguments,
 }
 
 #[derive(Clone, Debug)]
@@ -69,10 +81,7 @@ struct Lane {
 struct Assigned {
     from: ProcessId,
     assignment: Box<Assignment>,
-    /// Stored arguments that are not pinned yet.
-    unpinned: Vec<ObjectId>,
-    /// Stored arguments, each with a record of its own while the task is here.
-    stored: Vec<ObjectId>,
+    arguments: Arguments,
     /// How many items of this generator its consumer has taken already.
     consumed: u32,
 }
@@ -94,11 +103,28 @@ struct Running {
 impl Executor {
     /// For [`Owner::check`]: what tasks that are here hold, each as often as it is held.
     pub(super) fn held_arguments(&self) -> impl Iterator<Item = &ObjectId> {
-        let queued = self.lanes.iter().flat_map(|lane| &lane.queue).flat_map(|assigned| &assigned.stored);
+        let waiting = self.waiting().flat_map(|arguments| &arguments.stored);
         let constructor = self.actor.iter().flat_map(|role| &role.stored);
         let orphaned = self.running.values().filter(|running| running.holds);
         let running = self.running.values().flat_map(|running| &running.stored);
-        queued.chain(running).chain(orphaned.flat_map(|running| &running.borrows)).chain(constructor)
+        waiting.chain(running).chain(orphaned.flat_map(|running| &running.borrows)).chain(constructor)
+    }
+
+    /// The stored arguments of everything that has not begun.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Arguments> {
+        let constructor = self.actor.iter().flat_map(|role| &role.constructor);
+        let queued = self.lanes.iter().flat_map(|lane| &lane.queue).map(|waiting| &waiting.arguments);
+        constructor.map(|waiting| &waiting.arguments).chain(queued)
+    }
+
+    /// The same, with all that each is given.
+    pub(super) fn waiting_mut(&mut self) -> impl Iterator<Item = (&mut Arguments, &mut [Dependency])> {
+        let constructor = self.actor.iter_mut().flat_map(|role| &mut role.constructor);
+        let constructor =
+            constructor.map(|waiting| (&mut waiting.arguments, &mut waiting.spec.dependencies[..]));
+        let queued = self.lanes.iter_mut().flat_map(|lane| &mut lane.queue);
+        constructor
+            .chain(queued.map(|waiting| (&mut waiting.arguments, &mut waiting.assignment.dependencies[..])))
     }
 }
 
@@ -116,56 +142,14 @@ impl Owner {
             self.send(from, Message::TasksReturned { tasks }, out);
             return;
         }
-        let stored = self.hold_arguments(&assignment.dependencies, out);
-        let unpinned: Vec<ObjectId> =
-            stored.iter().copied().filter(|object| !self.is_pinned(*object)).collect();
-        self.executor.awaited.extend(&unpinned);
+        let arguments = self.hold_arguments(&assignment.dependencies, out);
         if let Callee::Function { function, code: Some(code), .. } = &assignment.callee
             && !Mutant::CodeOfReturnedTask.is_active()
         {
             self.executor.codes.insert(*function, code.clone());
         }
-        self.executor.lanes[lane].queue.push_back(Assigned {
-            from,
-            assignment,
-            unpinned,
-            stored,
-            consumed: 0,
-        });
+        self.executor.lanes[lane].queue.push_back(Assigned { from, assignment, arguments, consumed: 0 });
         self.run_next(lane, out);
-    }
-
-    /// The arguments that are in the store: know where they are, and pin them.
-    fn hold_arguments(&mut self, arguments: &[Dependency], out: Out<'_>) -> Vec<ObjectId> {
-        let mut held = Vec::new();
-        for Dependency { object, outcome } in arguments {
-            let Outcome::Value(value) = outcome else { continue };
-            if !matches!(value.payload, Payload::Stored { .. }) {
-                continue;
-            }
-            // An earlier task may have failed to read it here; the caller asks to try again.
-            let failed =
-                matches!(self.outcome(*object), Some(Outcome::Failure(_))) && !self.is_owned(*object);
-            if self.has_outcome(*object) && !failed {
-                self.told_location(*object, value);
-            } else {
-                // The lender keeps what the value contains; only the bytes matter here.
-                let value = Value { payload: value.payload.clone(), contains: Vec::new() };
-                self.record(*object);
-                self.resolve(self.now, *object, Outcome::Value(value), out);
-            }
-            self.record(*object).uses += 1;
-            self.pin_argument(self.now, *object, out);
-            held.push(*object);
-        }
-        held
-    }
-
-    fn release_arguments(&mut self, stored: &[ObjectId]) {
-        for object in stored {
-            self.remove_reader(self.now, *object);
-            self.unuse(*object);
-        }
     }
 
     fn lane_for(&mut self, callee: &Callee) -> Option<usize> {
@@ -194,6 +178,14 @@ impl Owner {
                 && self.executor.lanes.iter().any(queued))
     }
 
+    /// Start whatever waits for nothing any more.
+    pub(super) fn start_ready(&mut self, out: Out<'_>) {
+        self.start_constructor(out);
+        for lane in 0..self.executor.lanes.len() {
+            self.run_next(lane, out);
+        }
+    }
+
     /// Start what the lane has room for.
     fn run_next(&mut self, lane: usize, out: Out<'_>) {
         let constructed = self.executor.actor.as_ref().is_none_or(|role| role.constructed);
@@ -201,28 +193,24 @@ impl Owner {
             let Some(queue) = self.executor.lanes.get_mut(lane) else {
                 return;
             };
-            let ready = queue.queue.front().is_some_and(|assigned| assigned.unpinned.is_empty());
+            let ready = queue.queue.front().is_some_and(|assigned| assigned.arguments.are_pinned());
             if !constructed || !ready || queue.running >= queue.limit {
                 return;
             }
-            let Some(Assigned { from, mut assignment, stored, consumed, .. }) = queue.queue.pop_front()
-            else {
+            let Some(Assigned { from, mut assignment, arguments, consumed }) = queue.queue.pop_front() else {
                 return;
             };
             queue.running += 1;
             if let Callee::Function { function, code, .. } = &mut assignment.callee {
                 *code = self.executor.codes.remove(function).or(code.take());
             }
-            let contained = assignment
-                .dependencies
-                .iter()
-                .flat_map(|dependency| super::borrowing::contained(&dependency.outcome).iter().copied());
+            let contained = arguments::contained(&assignment.dependencies);
             let borrows = assignment.borrows.iter().copied().chain(contained).collect();
             let running = Running {
                 from,
                 attempt: assignment.attempt,
                 lane,
-                stored,
+                stored: arguments.stored,
                 borrows,
                 holds: false,
                 cancelled: false,
@@ -237,41 +225,25 @@ impl Owner {
         }
     }
 
-    /// The bytes of an argument are here.
-    pub(super) fn argument_pinned(&mut self, object: ObjectId, out: Out<'_>) {
-        if !self.executor.awaited.contains(&object) {
-            return;
-        }
-        self.executor.awaited.retain(|awaited| *awaited != object);
-        for lane in 0..self.executor.lanes.len() {
-            for assigned in &mut self.executor.lanes[lane].queue {
-                assigned.unpinned.retain(|awaited| *awaited != object);
-            }
-            self.run_next(lane, out);
-        }
-    }
-
-    /// The bytes of an argument were lost and are being made again.
-    pub(super) fn argument_lost(&mut self, object: ObjectId) {
-        if self.executor.awaited.contains(&object) {
-            self.executor.lost.push(object);
-        }
-    }
-
-    /// A task that waits for an argument to be made again holds a CPU that the making may need.
+    /// A task or constructor that waits for an argument to be made again holds a CPU that the making may need.
     pub(super) fn settle_starved(&mut self, out: Out<'_>) {
         let idle = self.executor.lost.is_empty() && !self.executor.starved;
         if idle || Mutant::StarvedWorker.is_active() {
             return;
         }
-        let lanes = &self.executor.lanes;
-        let awaits = |task: &Assigned, object: &ObjectId| task.unpinned.contains(object);
-        let lost = &mut self.executor.lost;
-        lost.retain(|object| lanes.iter().any(|lane| lane.queue.iter().any(|task| awaits(task, object))));
-        let starved = lanes.iter().any(|lane| {
-            let next = lane.queue.front();
-            lane.running == 0 && next.is_some_and(|task| lost.iter().any(|object| awaits(task, object)))
-        });
+        let mut lost = core::mem::take(&mut self.executor.lost);
+        lost.retain(|object| self.executor.waiting().any(|arguments| arguments.await_pin(*object)));
+        let awaits = |arguments: &Arguments| lost.iter().any(|object| arguments.await_pin(*object));
+        let starved = match &self.executor.actor {
+            // Calls wait for the constructor, which uses the CPU unless it waits itself.
+            Some(ActorRole { constructed: false, constructor, .. }) => {
+                constructor.as_ref().is_some_and(|constructor| awaits(&constructor.arguments))
+            }
+            _ => self.executor.lanes.iter().any(|lane| {
+                lane.running == 0 && lane.queue.front().is_some_and(|next| awaits(&next.arguments))
+            }),
+        };
+        self.executor.lost = lost;
         if starved && !self.executor.starved {
             self.executor.blocked += 1;
             if self.executor.blocked == 1 {
@@ -281,41 +253,6 @@ impl Owner {
             self.unblocked(out);
         }
         self.executor.starved = starved;
-    }
-
-    /// The bytes of an argument were lost, and there is a new outcome: in the store again, or
-    /// small, or a failure that is the task's outcome too.
-    pub(super) fn argument_resolved(&mut self, object: ObjectId, out: Out<'_>) {
-        if !self.executor.awaited.contains(&object) {
-            return;
-        }
-        let Some(outcome) = self.outcome(object).cloned() else {
-            return;
-        };
-        if let Outcome::Value(value) = &outcome
-            && matches!(value.payload, Payload::Stored { .. })
-        {
-            // Every task that waits for it is one reader; those that were given back are none.
-            let waiting = |task: &Assigned| {
-                let awaits = task.unpinned.contains(&object);
-                task.stored.iter().filter(|stored| awaits && **stored == object).count()
-            };
-            let queued = self.executor.lanes.iter().flat_map(|lane| &lane.queue);
-            for _ in 0..queued.map(waiting).sum() {
-                self.pin_argument(self.now, object, out);
-            }
-            return;
-        }
-        for lane in &mut self.executor.lanes {
-            for assigned in &mut lane.queue {
-                for dependency in &mut assigned.assignment.dependencies {
-                    if dependency.object == object {
-                        dependency.outcome = outcome.clone();
-                    }
-                }
-            }
-        }
-        self.argument_pinned(object, out);
     }
 
     /// Which attempt of a task runs here; 0 if none does, as for a number that stands for a put value.
@@ -417,7 +354,7 @@ impl Owner {
             let Some(assigned) = queue.remove(at) else {
                 return;
             };
-            self.release_arguments(&assigned.stored);
+            self.release_arguments(&assigned.arguments.stored);
             let completion = Completion {
                 task,
                 attempt: assigned.assignment.attempt,
@@ -449,7 +386,7 @@ impl Owner {
             let queue = core::mem::take(&mut self.executor.lanes[lane].queue);
             for assigned in queue {
                 if which(&assigned) {
-                    self.release_arguments(&assigned.stored);
+                    self.release_arguments(&assigned.arguments.stored);
                     let task = (assigned.assignment.task, assigned.assignment.attempt);
                     returned.entry(assigned.from).or_default().push(task);
                 } else {
@@ -469,7 +406,7 @@ impl Owner {
             let queue = core::mem::take(&mut self.executor.lanes[lane].queue);
             for assigned in queue {
                 if gone(assigned.from) {
-                    self.release_arguments(&assigned.stored);
+                    self.release_arguments(&assigned.arguments.stored);
                 } else {
                     self.executor.lanes[lane].queue.push_back(assigned);
                 }
@@ -523,29 +460,43 @@ impl Owner {
         let idle =
             self.executor.running.is_empty() && self.executor.lanes.iter().all(|lane| lane.queue.is_empty());
         assert!(idle, "the node makes actors of idle workers");
-        let contained = spec
-            .dependencies
-            .iter()
-            .flat_map(|dependency| super::borrowing::contained(&dependency.outcome).iter().copied());
-        let borrows = spec.borrows.iter().copied().chain(contained).collect();
-        self.executor.actor = Some(ActorRole {
-            id: spec.id,
-            incarnation,
-            groups: spec.groups.iter().map(|group| group.name.clone()).collect(),
-            constructed: false,
-            stored: Vec::new(),
-            borrows,
-        });
+        let arguments = self.hold_arguments(&spec.dependencies, out);
         let lane = |limit| Lane { limit, running: 0, queue: VecDeque::new() };
         self.executor.lanes = spec.groups.iter().map(|group| lane(group.limit)).collect();
         if self.executor.lanes.is_empty() {
             // A creator that declares no group, not even the default one.
             self.executor.lanes.push(lane(1));
         }
-        let stored = self.hold_arguments(&spec.dependencies, out);
-        if let Some(role) = self.executor.actor.as_mut() {
-            role.stored = stored;
+        self.executor.actor = Some(ActorRole {
+            id: spec.id,
+            incarnation,
+            groups: spec.groups.iter().map(|group| group.name.clone()).collect(),
+            constructor: Some(Constructor { spec, devices, arguments }),
+            constructed: false,
+            stored: Vec::new(),
+            borrows: Vec::new(),
+        });
+        self.start_constructor(out);
+    }
+
+    /// Construct the actor once the constructor's arguments are here; of one that has failed it dies.
+    fn start_constructor(&mut self, out: Out<'_>) {
+        let Some(role) = self.executor.actor.as_mut() else {
+            return;
+        };
+        let hasty = Mutant::HastyConstruct.is_active();
+        let Some(Constructor { spec, devices, arguments }) =
+            role.constructor.take_if(|constructor| constructor.arguments.are_pinned() || hasty)
+        else {
+            return;
+        };
+        role.stored = arguments.stored;
+        if let Some(cause) = arguments::failed(&spec.dependencies) {
+            self.constructed(Some(cause), out);
+            return;
         }
+        role.borrows = spec.borrows.iter().copied().chain(arguments::contained(&spec.dependencies)).collect();
+        let incarnation = role.incarnation;
         out.push(Effect::Construct { spec, incarnation, devices });
     }
 
@@ -580,7 +531,7 @@ impl Owner {
             // Callers learn of the actor's end from the head.
             self.executor.lanes[lane].limit = 0;
             for assigned in core::mem::take(&mut self.executor.lanes[lane].queue) {
-                self.release_arguments(&assigned.stored);
+                self.release_arguments(&assigned.arguments.stored);
             }
         }
         self.executor.leaving = Some(String::from("the actor exited"));

@@ -69,7 +69,8 @@ impl Owner {
         }
     }
 
-    pub(super) fn is_pinned(&self, object: ObjectId) -> bool {
+    /// Whether the bytes of a stored object are pinned for this process, so that it can be opened.
+    pub fn is_pinned(&self, object: ObjectId) -> bool {
         self.mappings.get(&object).is_some_and(|m| matches!(m.state, Pin::Held { .. }))
     }
 

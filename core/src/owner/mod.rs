@@ -4,6 +4,7 @@
 //! keeps leases busy, calls actors in order, rebuilds what is lost, and, in a worker, decides which
 //! assigned task runs next. One file per subject; each adds methods to [`Owner`].
 
+mod arguments;
 mod borrowing;
 mod calls;
 mod cancel;
@@ -302,14 +303,14 @@ pub enum Effect {
         /// The object.
         object: ObjectId,
     },
-    /// Run a task; answered by [`Input::Ran`].
+    /// Run a task, whose stored arguments are pinned; answered by [`Input::Ran`].
     Run {
         /// What.
         assignment: Box<Assignment>,
         /// Index of the actor's concurrency group.
         group: u32,
     },
-    /// Construct the actor; answered by [`Input::Constructed`].
+    /// Construct the actor, whose stored arguments are pinned; answered by [`Input::Constructed`].
     Construct {
         /// Everything about it.
         spec: Box<ActorSpec>,

@@ -134,26 +134,6 @@ fn an_actor_that_is_killed_before_its_arguments_are_there_is_never_made() {
     assert!(sent(&effects, ProcessId::HEAD).is_empty(), "{effects:?}");
 }
 
-/// A stored argument is memory that nobody else can have.
-#[test]
-fn arguments_of_a_constructor_are_let_go_when_it_has_ended() {
-    let mut worker = Harness::new(2);
-    let argument = TaskId { owner: process(1), number: 4 }.object(0);
-    let payload = Payload::Stored { node: NODE, size: 1 << 20 };
-    let outcome = Outcome::Value(Value { payload, contains: vec![] });
-    let mut spec = Box::new(ActorSpec::new(actor(), JobId(1)));
-    spec.dependencies = vec![Dependency { object: argument, outcome }];
-    let devices = Devices::default();
-    let effects = worker.receive(DAEMON, Message::BecomeActor { spec, incarnation: 0, devices });
-    assert!(sent(&effects, DAEMON).iter().any(|message| matches!(message, Message::Pin { .. })));
-    worker.receive(DAEMON, Message::Pinned { object: argument, offset: 4096, size: 1 << 20 });
-    assert!(worker.pass(Span::from_secs(1)).is_empty(), "the constructor still reads it");
-    let mut effects = worker.tell(Input::Constructed { failed: None });
-    effects.extend(worker.pass(Span::from_secs(1)));
-    assert!(sent(&effects, DAEMON).contains(&Message::Unpin { object: argument }));
-    assert_eq!(worker.owner.object_count(), 0);
-}
-
 #[test]
 fn what_the_node_and_the_head_decide_is_taken_from_them_alone() {
     let mut owner = Harness::new(1);

@@ -2,6 +2,7 @@
 
 mod borrowing;
 mod calls;
+mod constructors;
 mod copies;
 mod groups;
 mod inheritance;
