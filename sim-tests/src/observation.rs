@@ -43,6 +43,15 @@ pub enum Observation {
         /// Its arguments that are passed by value.
         arguments: Vec<ObjectId>,
     },
+    /// A task or a constructor begins, or reads its arguments, and the bytes of one of them are not mapped.
+    Unmapped {
+        /// Where.
+        process: ProcessId,
+        /// What begins.
+        task: TaskId,
+        /// The argument.
+        argument: ObjectId,
+    },
     /// A program asked for this task to be cancelled.
     Cancelled {
         /// The task.

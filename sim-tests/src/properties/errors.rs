@@ -170,6 +170,10 @@ impl Errors {
                 None => Err(String::from("it is in no placement group")),
             },
             ActorDeath::Unschedulable(_) => self.explain_misfit(world, actor.0),
+            ActorDeath::ArgumentFailed(failure) => match **failure {
+                Failure::ObjectLost { object, .. } => explain_loss(world, object),
+                _ => Ok(()),
+            },
             ActorDeath::Unknown if !self.forgetful => Err(String::from("it was made before it was called")),
             _ => Ok(()),
         }

@@ -1,6 +1,7 @@
 //! What must hold: one file for each invariant of `docs/architecture.md`, checked while a run goes on.
 
 mod actors;
+mod arguments;
 mod attempts;
 mod deaths;
 mod errors;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::<machines::Machines>::default(),
         Box::<attempts::Attempts>::default(),
         Box::<actors::Actors>::default(),
+        Box::<arguments::Arguments>::default(),
         Box::<values::Values>::default(),
         Box::<errors::Errors>::default(),
         Box::<deaths::Deaths>::default(),

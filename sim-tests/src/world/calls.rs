@@ -17,7 +17,7 @@ use shoal_core::value::{ActorDeath, Outcome, Payload, Value};
 use super::groups::within;
 use super::program::ActorPart;
 use super::values::{encode, found};
-use super::{Holding, Role, Scene, Thread, Within};
+use super::{Given, Holding, Role, Scene, Thread, Within};
 use crate::observation::{Content, Observation};
 use crate::program::{Class, Function, Slot};
 use crate::rare;
@@ -146,16 +146,23 @@ impl Scene<'_> {
     }
 
     /// What a task or a constructor begins with. Programs look at the bytes of small values here; those of
-    /// large ones are looked at where they are opened.
+    /// large ones must be mapped by now, and are looked at where they are opened.
     fn given(&mut self, process: ProcessId, task: TaskId, arguments: &[Dependency]) {
         let objects = arguments.iter().map(|given| given.object).collect();
         self.observe(Observation::Given { process, task, arguments: objects });
         for Dependency { object, outcome } in arguments {
-            if let Outcome::Value(value) = outcome
-                && let Payload::Inline(bytes) = &value.payload
-            {
-                let result = found(*object, bytes, false);
-                self.observe(Observation::Got { process, object: *object, result });
+            let Outcome::Value(value) = outcome else { continue };
+            match &value.payload {
+                Payload::Inline(bytes) => {
+                    let result = found(*object, bytes, false);
+                    self.observe(Observation::Got { process, object: *object, result });
+                }
+                Payload::Stored { .. } => {
+                    let at = self.cluster.processes.get(&process);
+                    if at.is_some_and(|at| !at.owner.is_pinned(*object)) {
+                        self.observe(Observation::Unmapped { process, task, argument: *object });
+                    }
+                }
             }
         }
     }
@@ -246,12 +253,10 @@ impl Scene<'_> {
             started: now,
             yielded: 0,
             consumed: 0,
-            arguments: dependencies,
-            borrows,
-            loaded: false,
         };
+        let given = Some(Given { task, arguments: dependencies, borrows });
         match script {
-            Some(script) => self.start_thread(id, Thread::new(script, role)),
+            Some(script) => self.start_thread(id, Thread { given, ..Thread::new(script, role) }),
             None => self.cluster.broken = Some(format!("{task:?} calls something that nobody defined")),
         }
     }
@@ -268,8 +273,8 @@ impl Scene<'_> {
         if let Some(program) = self.users.programs.get_mut(&id) {
             program.actor = Some(ActorPart { state: Vec::new() });
         }
-        let role = Role::Constructor { arguments: spec.dependencies, borrows: spec.borrows, loaded: 0 };
-        self.start_thread(id, Thread::new(script, role));
+        let given = Some(Given { task: actor.0, arguments: spec.dependencies, borrows: spec.borrows });
+        self.start_thread(id, Thread { given, ..Thread::new(script, Role::Constructor) });
     }
 
     /// The steps of a thread are done: make its results, then end it. Says whether it has ended.
@@ -277,7 +282,7 @@ impl Scene<'_> {
         let script = thread.script.clone();
         match thread.role.clone() {
             Role::Driver => self.thread_ends(id, thread, Vec::new(), false),
-            Role::Constructor { .. } => self.constructor_ends(id, thread, None),
+            Role::Constructor => self.constructor_ends(id, thread, None),
             Role::Task { returns: Returns::Stream { .. }, .. } => {
                 self.thread_ends(id, thread, Vec::new(), false);
             }
@@ -309,7 +314,7 @@ impl Scene<'_> {
     pub(super) fn raise(&mut self, id: ProcessId, thread: &mut Thread) {
         match thread.role {
             Role::Driver => self.thread_ends(id, thread, Vec::new(), false),
-            Role::Constructor { .. } => {
+            Role::Constructor => {
                 let actor = self.cluster.processes.get(&id).and_then(|p| p.actor);
                 let (object, attempt) = match actor {
                     Some((actor, incarnation)) => (actor.handle_object(), incarnation),

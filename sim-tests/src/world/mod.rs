@@ -16,7 +16,7 @@ use shoal_core::{Span, Time};
 use shoal_transport_sim::Trace;
 use shoal_transport_sim::cluster::{self, Call, Programs};
 
-use self::program::{Holding, Program, Role, Thread, Waits};
+use self::program::{Given, Holding, Program, Role, Thread, Waits};
 use crate::observation::{Content, Observation};
 use crate::program::{Class, Function};
 use crate::rare;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use shoal_core::Time;
 use shoal_core::ids::{ActorId, FunctionId, GroupId, ObjectId, ProcessId, RequestId, TaskId};
 use shoal_core::message::Answer;
-use shoal_core::task::Returns;
+use shoal_core::task::{Dependency, Returns};
 use shoal_core::value::Failure;
 
 use crate::program::Script;
@@ -34,6 +34,8 @@ pub(super) struct Thread {
     pub(super) at: usize,
     pub(super) slots: Vec<Holding>,
     pub(super) role: Role,
+    /// What it begins with, until it does.
+    pub(super) given: Option<Given>,
     pub(super) waits: Waits,
     /// Its owner was told that it waits.
     pub(super) blocked: bool,
@@ -63,16 +65,16 @@ pub(super) enum Role {
         started: Time,
         yielded: u32,
         consumed: u32,
-        /// Values of its arguments, and why it cannot run if it cannot.
-        arguments: Vec<shoal_core::task::Dependency>,
-        borrows: Vec<ObjectId>,
-        loaded: bool,
     },
-    Constructor {
-        arguments: Vec<shoal_core::task::Dependency>,
-        borrows: Vec<ObjectId>,
-        loaded: usize,
-    },
+    Constructor,
+}
+
+/// What a task or a constructor is given.
+pub(super) struct Given {
+    pub(super) task: TaskId,
+    /// Values of its arguments, and why it cannot run if it cannot.
+    pub(super) arguments: Vec<Dependency>,
+    pub(super) borrows: Vec<ObjectId>,
 }
 
 /// What a thread waits for.
@@ -112,6 +114,7 @@ impl Thread {
             at: 0,
             slots: Vec::new(),
             role,
+            given: None,
             waits: Waits::Nothing,
             blocked: false,
             interrupted: false,
@@ -189,7 +192,7 @@ impl Program {
             let role = match &thread.role {
                 Role::Driver => format!("driver thread {number}"),
                 Role::Task { task, attempt, .. } => format!("task {task:?} attempt {attempt}"),
-                Role::Constructor { .. } => String::from("constructor"),
+                Role::Constructor => String::from("constructor"),
             };
             Some(format!("{process:?} {role} waits {what} at step {}", thread.at))
         };

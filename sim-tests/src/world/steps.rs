@@ -9,8 +9,8 @@ use shoal_core::value::{Outcome, Payload};
 
 use super::calls::Passed;
 use super::values::Found;
-use super::{Holding, Role, Scene, Thread, Waits};
-use crate::observation::{Content, Observation};
+use super::{Given, Holding, Role, Scene, Thread, Waits};
+use crate::observation::{Content, Got, Observation};
 use crate::program::{Product, Slot, Step};
 
 /// An actor remembers this many references.
@@ -58,8 +58,8 @@ impl Scene<'_> {
 
     /// Run a thread until it waits, takes time, or ends. Says whether it has ended.
     fn go_on(&mut self, id: ProcessId, number: u32, thread: &mut Thread) -> bool {
-        if let Some(ended) = self.load_arguments(id, thread) {
-            return ended;
+        if self.load_arguments(id, thread) {
+            return true;
         }
         loop {
             if !self.cluster.processes.contains_key(&id) {
@@ -125,52 +125,29 @@ impl Scene<'_> {
         }
     }
 
-    /// Before the first step: the values of dependencies, then the borrows, go to the first slots.
-    fn load_arguments(&mut self, id: ProcessId, thread: &mut Thread) -> Option<bool> {
-        match thread.role.clone() {
-            Role::Task { arguments, borrows, loaded: false, task, .. } => {
-                if let Role::Task { loaded, .. } = &mut thread.role {
-                    *loaded = true;
-                }
-                let broken = arguments.iter().find(|given| !matches!(given.outcome, Outcome::Value(_)));
-                if let Some(given) = broken {
-                    self.thread_ends(id, thread, vec![given.outcome.clone()], false);
-                    return Some(true);
-                }
-                for given in &arguments {
-                    let holding = self.load(id, given);
-                    if holding.is_none() {
-                        let object = given.object;
-                        self.cluster.broken =
-                            Some(format!("{task:?} runs and its argument {object:?} is not here"));
-                    }
-                    thread.slots.push(holding.unwrap_or_default());
-                }
-                self.load_borrows(id, thread, &borrows);
-                None
+    /// Before the first step: the values of dependencies, then the borrows, go to the first slots. Says
+    /// whether the thread ends with that.
+    fn load_arguments(&mut self, id: ProcessId, thread: &mut Thread) -> bool {
+        let Some(Given { task, arguments, borrows }) = thread.given.take() else {
+            return false;
+        };
+        if let Some(broken) = arguments.iter().find(|given| !matches!(given.outcome, Outcome::Value(_))) {
+            match thread.role {
+                Role::Task { .. } => self.thread_ends(id, thread, vec![broken.outcome.clone()], false),
+                _ => self.raise(id, thread),
             }
-            Role::Constructor { arguments, borrows, loaded } if loaded <= arguments.len() => {
-                for (at, given) in arguments.iter().enumerate().skip(loaded) {
-                    match self.load(id, given) {
-                        Some(holding) => thread.slots.push(holding),
-                        None => {
-                            thread.waits = Waits::Objects(vec![given.object]);
-                            if let Role::Constructor { loaded, .. } = &mut thread.role {
-                                *loaded = at;
-                            }
-                            return Some(false);
-                        }
-                    }
-                }
-                if let Role::Constructor { loaded, .. } = &mut thread.role {
-                    *loaded = arguments.len() + 1;
-                }
-                thread.waits = Waits::Nothing;
-                self.load_borrows(id, thread, &borrows);
-                None
-            }
-            _ => None,
+            return true;
         }
+        for given in &arguments {
+            let Some(holding) = self.load(id, given) else {
+                self.observe(Observation::Unmapped { process: id, task, argument: given.object });
+                self.raise(id, thread);
+                return true;
+            };
+            thread.slots.push(holding);
+        }
+        self.load_borrows(id, thread, &borrows);
+        false
     }
 
     fn load_borrows(&mut self, id: ProcessId, thread: &mut Thread, borrows: &[ObjectId]) {
@@ -181,30 +158,26 @@ impl Scene<'_> {
         }
     }
 
-    /// The value of an argument; nothing if its bytes are not here.
+    /// The value of an argument, without waiting for it; nothing if its bytes are not mapped.
     fn load(&mut self, id: ProcessId, given: &Dependency) -> Option<Holding> {
         let Outcome::Value(value) = &given.outcome else {
             return Some(Holding::Nothing);
         };
         let object = given.object;
-        let contains = value.contains.clone();
-        let mapped = match &value.payload {
-            Payload::Inline(_) => false,
-            Payload::Stored { .. } => match self.find(id, object) {
-                Found::Value(Holding::Value { contains: found, mapped, .. }) => {
-                    for inner in found {
-                        self.cluster.tell(id, owner::Input::RemoveReference { object: inner });
-                    }
-                    mapped
-                }
-                Found::Gone => return Some(Holding::Nothing),
-                _ => return None,
-            },
-        };
-        for inner in &contains {
+        let mut mapped = false;
+        if matches!(value.payload, Payload::Stored { .. }) {
+            if !self.cluster.nodes.contains_key(&id.node()) {
+                // Its daemon is gone, and the process will be, as soon as it notices.
+                return Some(Holding::Nothing);
+            }
+            let got = self.open(id, object, false)?;
+            mapped = matches!(got, Got::Value { .. });
+            self.observe_got(id, object, got);
+        }
+        for inner in &value.contains {
             self.reference(id, *inner);
         }
-        Some(Holding::Value { object, contains, mapped })
+        Some(Holding::Value { object, contains: value.contains.clone(), mapped })
     }
 
     fn one_step(&mut self, id: ProcessId, number: u32, thread: &mut Thread, step: Step) -> Next {

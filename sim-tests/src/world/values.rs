@@ -66,10 +66,7 @@ impl Scene<'_> {
             };
             let mapped = self.is_mapped(id, object, &got);
             let value = matches!(got, Got::Value { .. } | Got::Marker);
-            if matches!(got, Got::Value { .. }) && self.cluster.deaths.contains_key(&object.owner()) {
-                self.cluster.count(rare::OUTLIVED_ITS_OWNER);
-            }
-            self.observe(Observation::Got { process: id, object, result: got });
+            self.observe_got(id, object, got);
             if !value {
                 return Found::Error;
             }
@@ -82,21 +79,32 @@ impl Scene<'_> {
         Found::NotYet
     }
 
+    /// A program has found something behind a reference, or in an argument.
+    pub(super) fn observe_got(&mut self, id: ProcessId, object: ObjectId, got: Got) {
+        if matches!(got, Got::Value { .. }) && self.cluster.deaths.contains_key(&object.owner()) {
+            self.cluster.count(rare::OUTLIVED_ITS_OWNER);
+        }
+        self.observe(Observation::Got { process: id, object, result: got });
+    }
+
     fn is_mapped(&self, id: ProcessId, object: ObjectId, got: &Got) -> bool {
         let stored = |process: &Process| matches!(process.owner.lookup(object), Lookup::Stored { .. });
         matches!(got, Got::Value { .. }) && self.cluster.processes.get(&id).is_some_and(stored)
     }
 
     fn stored(&mut self, id: ProcessId, object: ObjectId, exception: bool) -> Got {
-        let place = self.cluster.processes.get_mut(&id).and_then(|process| process.owner.open(object));
-        let Some((offset, size)) = place else {
-            return Got::Garbage(format!("{object:?} is said to be pinned and cannot be opened"));
-        };
-        match self.cluster.read(id, offset, size).copied() {
+        let cannot = || Got::Garbage(format!("{object:?} is said to be pinned and cannot be opened"));
+        self.open(id, object, exception).unwrap_or_else(cannot)
+    }
+
+    /// Look at the bytes of an object in the store; nothing if they are not mapped.
+    pub(super) fn open(&mut self, id: ProcessId, object: ObjectId, exception: bool) -> Option<Got> {
+        let (offset, size) = self.cluster.processes.get_mut(&id)?.owner.open(object)?;
+        Some(match self.cluster.read(id, offset, size).copied() {
             Some(Content { object, attempt }) if exception => Got::Exception { object, attempt },
             Some(Content { object, attempt }) => Got::Value { object, attempt },
             None => Got::Garbage(format!("{object:?} is not at {offset}, {size} bytes")),
-        }
+        })
     }
 
     /// The references inside a value that was looked up.

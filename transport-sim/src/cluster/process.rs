@@ -177,7 +177,10 @@ impl<C: Content> Cluster<C> {
 
     fn owner_effect(&mut self, id: ProcessId, effect: owner::Effect) {
         let call = match effect {
-            owner::Effect::Send { to, message } => return self.send(id, to, message),
+            owner::Effect::Send { to, message } => {
+                self.note_unbegun(id, &message);
+                return self.send(id, to, message);
+            }
             owner::Effect::Exit { force, .. } => return self.exit(id, force),
             owner::Effect::Run { assignment, group } => {
                 let (task, attempt) = (assignment.task, assignment.attempt);

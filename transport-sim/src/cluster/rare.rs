@@ -19,6 +19,8 @@ pub const OWNER_DIED_DURING_COPY: &str = "an owner died while its object was cop
 pub const COPIED_FOR_HEIR: &str = "an object was copied whose owner was dead";
 /// Two stewards could own what a dead node's processes owned.
 pub const TWO_CANDIDATES: &str = "a node died, and two stewards had records of what it owned";
+/// A constructor never begins, for the bytes of an argument were lost meanwhile, and nothing can make them again.
+pub const UNBEGUN: &str = "a constructor's argument failed while it was waited for";
 /// A head finds that the one before was placing something.
 pub const HEAD_CAME_DURING_PLACEMENT: &str = "a head came while an actor or a group was placed";
 
@@ -47,6 +49,14 @@ impl<C: Content> Cluster<C> {
     pub(super) fn note_copy(&mut self, object: ObjectId) {
         if self.deaths.contains_key(&object.owner()) {
             self.count(COPIED_FOR_HEIR);
+        }
+    }
+
+    pub(super) fn note_unbegun(&mut self, process: ProcessId, message: &Message) {
+        // What has begun has made its process an actor.
+        let begun = self.processes.get(&process).is_some_and(|process| process.actor.is_some());
+        if !begun && matches!(message, Message::ActorConstructed { failed: Some(_), .. }) {
+            self.count(UNBEGUN);
         }
     }
 
