@@ -292,10 +292,15 @@ def _launch(plan: Plan) -> dict[str, Any]:
     }
 
 
+# For whoever starts nodes: no program that runs on them needs these, and the head's log keeps environments.
+_SECRETS = ("SHOAL_JOIN_SECRET", "SHOAL_ETCD_USER", "SHOAL_ETCD_PASSWORD")
+
+
 def _environment(variables: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The whole environment of workers: this process's, and `variables` on top of it."""
     merged = {**os.environ, **dict(variables)}
-    merged.pop(_daemon.SESSION_VARIABLE, None)
+    for name in (_daemon.SESSION_VARIABLE, *_SECRETS):
+        merged.pop(name, None)
     # What is not Unicode cannot be passed on; no program can have set it in Python on purpose.
     return sorted((name, value) for name, value in merged.items() if _is_unicode(name + value))
 

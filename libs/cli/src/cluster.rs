@@ -5,7 +5,7 @@ use std::path::Path;
 
 use shoal_identity::JoinSecret;
 use shoal_runtime::daemon::session;
-use shoal_runtime::daemon::{EtcdLocation, EtcdTls, Membership};
+use shoal_runtime::daemon::{EtcdLocation, EtcdTls, EtcdUser, InvalidUser, Membership};
 
 use crate::Failure;
 use crate::options::{ClusterOptions, EtcdOptions};
@@ -15,6 +15,10 @@ const HEAD_PORT: u16 = 6464;
 
 /// Holds the cluster's join secret.
 const SECRET_VARIABLE: &str = "SHOAL_JOIN_SECRET";
+
+/// Hold the user as whom a head speaks with its etcd.
+const ETCD_USER_VARIABLE: &str = "SHOAL_ETCD_USER";
+const ETCD_PASSWORD_VARIABLE: &str = "SHOAL_ETCD_PASSWORD";
 
 /// The file in a head's directory that holds the secret for people to pass on.
 const SECRET_FILE: &str = "join-secret";
@@ -26,7 +30,7 @@ impl ClusterOptions {
             let state = self.state_dir.clone().unwrap_or_else(|| session::head_directory(temp));
             let address = SocketAddr::new(self.node_ip_address, self.port.unwrap_or(HEAD_PORT));
             let (or_any_port, secret, etcd) =
-                (self.port.is_none(), self.given_secret()?, self.etcd.location());
+                (self.port.is_none(), self.given_secret()?, self.etcd.location()?);
             return Ok(Membership::Head { address, or_any_port, state, keep: true, secret, etcd });
         }
         if self.head {
@@ -84,6 +88,7 @@ impl ClusterOptions {
             ("etcd-ca", &self.etcd.etcd_ca),
             ("etcd-cert", &self.etcd.etcd_cert),
             ("etcd-key", &self.etcd.etcd_key),
+            ("etcd-user-file", &self.etcd.etcd_user_file),
         ] {
             arguments.extend(path.iter().map(|path| format!("--{name}={}", path.display())));
         }
@@ -96,11 +101,26 @@ fn parse_secret(text: &str, place: &str) -> Result<JoinSecret, Failure> {
 }
 
 impl EtcdOptions {
-    fn location(&self) -> Option<EtcdLocation> {
-        let mut location = self.state.clone()?;
+    fn location(&self) -> Result<Option<EtcdLocation>, Failure> {
+        let Some(mut location) = self.state.clone() else { return Ok(None) };
         let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
         location.tls = EtcdTls { authority: self.etcd_ca.clone(), identity };
-        Some(location)
+        location.user = self.user()?;
+        Ok(Some(location))
+    }
+
+    fn user(&self) -> Result<Option<EtcdUser>, Failure> {
+        let invalid = |error: InvalidUser| Failure::Usage(error.to_string());
+        if let Some(path) = &self.etcd_user_file {
+            return EtcdUser::read(path).map(Some).map_err(invalid);
+        }
+        match (std::env::var(ETCD_USER_VARIABLE).ok(), std::env::var(ETCD_PASSWORD_VARIABLE).ok()) {
+            (None, None) => Ok(None),
+            (Some(name), Some(password)) => EtcdUser::new(name, password).map(Some).map_err(invalid),
+            _ => Err(Failure::Usage(format!(
+                "{ETCD_USER_VARIABLE} and {ETCD_PASSWORD_VARIABLE} are given both or not at all"
+            ))),
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! The arguments of each command.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use shoal_runtime::daemon::session::DEFAULT_TEMP_DIRECTORY;
-use shoal_runtime::daemon::{EtcdLocation, Wanted};
+use shoal_runtime::daemon::{EtcdLocation, InvalidLocation, Wanted};
 
 /// Where sessions are.
 #[derive(Clone, Debug, Args)]
@@ -86,7 +88,7 @@ pub(crate) struct ClusterOptions {
 pub(crate) struct EtcdOptions {
     /// The etcd that holds the head's log, as etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (etcds:// with TLS). While
     /// another head acts there, this node is a standby, and becomes the head when that one is gone.
-    #[arg(long, value_name = "LOCATION", requires = "head")]
+    #[arg(long, value_name = "LOCATION", requires = "head", value_parser = LocationParser)]
     pub(crate) state: Option<EtcdLocation>,
     /// Certificates of those who may sign etcd's, in PEM.
     #[arg(long, value_name = "PATH", requires = "state")]
@@ -97,6 +99,29 @@ pub(crate) struct EtcdOptions {
     /// The key of that certificate, in PEM.
     #[arg(long, value_name = "PATH", requires = "state", requires = "etcd_cert")]
     pub(crate) etcd_key: Option<PathBuf>,
+    /// A file of mode 0600 that holds the user as whom this node speaks with etcd, as USER:PASSWORD [default:
+    /// SHOAL_ETCD_USER and SHOAL_ETCD_PASSWORD; else none].
+    #[arg(long, value_name = "PATH", requires = "state")]
+    pub(crate) etcd_user_file: Option<PathBuf>,
+}
+
+/// Reads the location of an etcd. Of itself clap would repeat what it cannot read, and that may hold a password.
+#[derive(Clone)]
+struct LocationParser;
+
+impl TypedValueParser for LocationParser {
+    type Value = EtcdLocation;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<EtcdLocation, clap::Error> {
+        value.to_string_lossy().parse().map_err(|error: InvalidLocation| {
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n")).with_cmd(command)
+        })
+    }
 }
 
 /// Arguments of `shoal start`.
@@ -323,11 +348,15 @@ mod tests {
             "--etcd-ca=/a",
             "--etcd-cert=/c",
             "--etcd-key=/k",
+            "--etcd-user-file=/u",
         ];
         let once = daemon(&given).expect("valid").cluster;
         assert_eq!(once.to_arguments(), given);
         let error = daemon(&["--head", "--state=etcd://h"]).expect_err("no port").to_string();
         assert!(error.contains("HOST:PORT"), "{error}");
+        let error =
+            daemon(&["--head", "--state=etcd://shoal:secret@h:1"]).expect_err("a password").to_string();
+        assert!(error.contains("SHOAL_ETCD_PASSWORD") && !error.contains("secret"), "{error}");
     }
 
     #[test]
@@ -344,6 +373,7 @@ mod tests {
             ("--no-such-option", "unexpected argument"),
             ("--state=etcd://h:1", "--head"),
             ("--etcd-key=k", "--state"),
+            ("--etcd-user-file=k", "--state"),
         ] {
             let error = daemon(&[argument]).expect_err(argument);
             assert_eq!(error.exit_code(), 2, "{argument}");

@@ -47,6 +47,19 @@ pub enum StateError {
         /// Whose head this is.
         expected: String,
     },
+    /// An etcd does not let this head do what it must.
+    #[error(
+        "{place} does not let this head in: {detail} (it says: {said}). A user of etcd is given by SHOAL_ETCD_USER and \
+         SHOAL_ETCD_PASSWORD, or in a file by --etcd-user-file"
+    )]
+    Unauthorized {
+        /// Where in etcd.
+        place: String,
+        /// What is missing.
+        detail: &'static str,
+        /// What etcd says.
+        said: String,
+    },
     /// The file system or the database refused something.
     #[error("the head's log {place} cannot be used: {detail}")]
     Storage {

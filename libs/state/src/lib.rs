@@ -19,7 +19,10 @@ use shoal_core::head::{Key, Row, WriteResult};
 pub use error::StateError;
 #[cfg(feature = "fuzz")]
 pub use etcd::fuzz;
-pub use etcd::{Acting, Etcd, EtcdLocation, EtcdLog, EtcdTls, InvalidLocation, Standing, TENURE, Tenure};
+pub use etcd::{
+    Acting, Etcd, EtcdLocation, EtcdLog, EtcdTls, EtcdUser, InvalidLocation, InvalidUser, Standing, TENURE,
+    Tenure,
+};
 pub use file::FileLog;
 
 /// Rows as a head writes them: `None` deletes.

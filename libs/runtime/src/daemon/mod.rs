@@ -60,7 +60,7 @@ use tokio::task::LocalSet;
 
 pub use cluster::{EnterError, HeadError, Membership, Network};
 pub use resources::Wanted;
-pub use shoal_state::{EtcdLocation, EtcdTls};
+pub use shoal_state::{EtcdLocation, EtcdTls, EtcdUser, InvalidLocation, InvalidUser};
 
 use crate::control::VERSION;
 use crate::transport::Connection;

@@ -8,18 +8,23 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use prost::Message;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::client::Grpc;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::EtcdLocation;
-use super::rpc::{self, RangeRequest, RangeResponse, TxnRequest, TxnResponse};
+use super::access::{Access, Pass, is_stale, objection};
+use super::rpc::{
+    self, AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+};
+use super::{EtcdLocation, EtcdUser};
 use crate::StateError;
 
 /// A member that has not answered within this time is asked no more; the next one is.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same for a password, which takes an etcd long on purpose.
+const AUTHENTICATION_PATIENCE: Duration = Duration::from_secs(2);
 /// Between attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A page of rows, each as long as a request may be, is shorter.
@@ -32,6 +37,25 @@ pub(super) struct Client {
     /// Counts up whenever a member has not answered.
     turn: Arc<AtomicUsize>,
     place: Arc<str>,
+    access: Option<Arc<Access>>,
+}
+
+/// What follows something that was said.
+pub(super) struct Answers<A> {
+    stream: Streaming<A>,
+    client: Client,
+    pass: Pass,
+}
+
+impl<A> Answers<A> {
+    /// The next one, or none if no more will come.
+    pub(super) async fn next(&mut self) -> Result<Option<A>, Status> {
+        let answer = self.stream.message().await;
+        if let Err(status) = &answer {
+            self.client.hear_refusal(status, &self.pass).await;
+        }
+        answer
+    }
 }
 
 impl Client {
@@ -49,13 +73,18 @@ impl Client {
             }
             members.push(endpoint.connect_lazy());
         }
-        Ok(Client { members: members.into(), turn: Arc::default(), place })
+        let access = location.user.clone().map(|user| Arc::new(Access::new(user)));
+        Ok(Client { members: members.into(), turn: Arc::default(), place, access })
     }
 
     /// What went wrong for good.
     pub(super) fn error(&self, status: &Status) -> StateError {
+        let place = self.place.to_string();
+        if let Some(detail) = objection(status, self.access.is_some()) {
+            return StateError::Unauthorized { place, detail, said: String::from(status.message()) };
+        }
         let detail = format!("{} ({:?})", status.message(), status.code());
-        StateError::Storage { place: self.place.to_string(), detail }
+        StateError::Storage { place, detail }
     }
 
     /// Something is not what was written.
@@ -80,7 +109,8 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
-            if !is_passing(&status) || Instant::now() + PAUSE >= deadline {
+            let is_passing = is_passing(&status) || (self.access.is_some() && is_stale(&status));
+            if !is_passing || Instant::now() + PAUSE >= deadline {
                 return Err(status);
             }
             sleep(PAUSE).await;
@@ -93,14 +123,45 @@ impl Client {
         A: Message + Default + 'static,
     {
         let turn = self.turn.load(Ordering::Relaxed);
+        let pass = self.pass(turn).await?;
+        let answer = self.call(turn, PATIENCE, path, pass.show(question)).await;
+        if let Err(status) = &answer {
+            self.hear_refusal(status, &pass).await;
+        }
+        answer
+    }
+
+    /// Ask once, and show what was shown last, whatever has become of it.
+    #[cfg(test)]
+    pub(super) async fn ask_with_old_pass<Q>(&self, path: &'static str, question: Q) -> Result<(), Status>
+    where
+        Q: Message + 'static,
+    {
+        let turn = self.turn.load(Ordering::Relaxed);
+        let pass = self.pass(turn).await?;
+        self.call::<Q, ()>(turn, PATIENCE, path, pass.show(question)).await
+    }
+
+    /// Ask one member once.
+    async fn call<Q, A>(
+        &self,
+        turn: usize,
+        patience: Duration,
+        path: &'static str,
+        request: Request<Q>,
+    ) -> Result<A, Status>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
         let call = async {
             let mut member = self.member(turn);
             member.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
             let path = PathAndQuery::from_static(path);
-            let answer = member.unary(Request::new(question), path, ProstCodec::<Q, A>::default()).await?;
+            let answer = member.unary(request, path, ProstCodec::<Q, A>::default()).await?;
             Ok(answer.into_inner())
         };
-        let answer = timeout(PATIENCE, call).await;
+        let answer = timeout(patience, call).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer came in time")));
         if answer.as_ref().is_err_and(is_passing) {
             self.move_on(turn);
@@ -108,8 +169,26 @@ impl Client {
         answer
     }
 
+    /// What a request must show.
+    async fn pass(&self, turn: usize) -> Result<Pass, Status> {
+        let Some(access) = &self.access else { return Ok(Pass::Free) };
+        let authenticate = |EtcdUser { name, password }| async move {
+            let question = Request::new(AuthenticateRequest { name, password });
+            let answer = self.call(turn, AUTHENTICATION_PATIENCE, rpc::AUTHENTICATE, question).await;
+            answer.map(|AuthenticateResponse { token }| token)
+        };
+        access.pass(authenticate).await
+    }
+
+    /// Show something else next time, if it was for what was shown.
+    async fn hear_refusal(&self, status: &Status, shown: &Pass) {
+        if let Some(access) = self.access.as_ref().filter(|_| is_stale(status)) {
+            access.forget(shown).await;
+        }
+    }
+
     /// Say one thing, and hear what follows.
-    pub(super) async fn listen<Q, A>(&self, path: &'static str, question: Q) -> Result<Streaming<A>, Status>
+    pub(super) async fn listen<Q, A>(&self, path: &'static str, question: Q) -> Result<Answers<A>, Status>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
@@ -117,17 +196,21 @@ impl Client {
         let turn = self.turn.load(Ordering::Relaxed);
         // The stream ends when this end of it does, so it says nothing more and never ends.
         let said = tokio_stream::StreamExt::chain(tokio_stream::once(question), tokio_stream::pending());
+        let pass = self.pass(turn).await?;
         let call = async {
             let mut member = self.member(turn);
             member.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
             let path = PathAndQuery::from_static(path);
-            member.streaming(Request::new(said), path, ProstCodec::<Q, A>::default()).await
+            member.streaming(pass.show(said), path, ProstCodec::<Q, A>::default()).await
         };
-        let deadline = Instant::now() + PATIENCE;
-        let answers = timeout_at(deadline, call).await;
-        answers
-            .map_err(|_| Status::deadline_exceeded("no answer came in time"))?
-            .map(tonic::Response::into_inner)
+        let answers = timeout(PATIENCE, call).await;
+        match answers.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer came in time"))) {
+            Ok(answers) => Ok(Answers { stream: answers.into_inner(), client: self.clone(), pass }),
+            Err(status) => {
+                self.hear_refusal(&status, &pass).await;
+                Err(status)
+            }
+        }
     }
 
     /// What comes of something that waits for one member, if it comes in time.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::EtcdUser;
+
 /// What stands at the beginning of a location.
 const PLAIN: &str = "etcd://";
 const ENCRYPTED: &str = "etcds://";
@@ -26,6 +28,8 @@ pub struct EtcdLocation {
     prefix: String,
     /// What this end shows, and what the other end is verified with.
     pub tls: EtcdTls,
+    /// Who asks, if that etcd wants to know.
+    pub user: Option<EtcdUser>,
 }
 
 /// Files for a connection with TLS, in PEM.
@@ -39,10 +43,22 @@ pub struct EtcdTls {
 
 /// Why a text says no location.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{text:?} is no etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (etcds:// with TLS): {reason}")]
-pub struct InvalidLocation {
-    text: String,
-    reason: &'static str,
+pub enum InvalidLocation {
+    /// It is written otherwise.
+    #[error("{text:?} is no etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (etcds:// with TLS): {reason}")]
+    Malformed {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// It is not repeated, for it may hold a password.
+    #[error(
+        "the location of an etcd holds no user and no password, for whoever lists processes would see them. Set \
+         SHOAL_ETCD_USER and SHOAL_ETCD_PASSWORD instead, or write USER:PASSWORD into a file of mode 0600 and pass \
+         --etcd-user-file"
+    )]
+    HoldsUser,
 }
 
 impl EtcdLocation {
@@ -67,7 +83,11 @@ impl FromStr for EtcdLocation {
     type Err = InvalidLocation;
 
     fn from_str(text: &str) -> Result<EtcdLocation, InvalidLocation> {
-        let invalid = |reason| InvalidLocation { text: String::from(text), reason };
+        // In neither a host nor a prefix.
+        if text.contains('@') {
+            return Err(InvalidLocation::HoldsUser);
+        }
+        let invalid = |reason| InvalidLocation::Malformed { text: String::from(text), reason };
         let (encrypted, rest) = match (text.strip_prefix(PLAIN), text.strip_prefix(ENCRYPTED)) {
             (Some(rest), _) => (false, rest),
             (_, Some(rest)) => (true, rest),
@@ -89,7 +109,8 @@ impl FromStr for EtcdLocation {
         if !members.iter().all(is_address) {
             return Err(invalid("a member is not HOST:PORT"));
         }
-        Ok(EtcdLocation { encrypted, members, prefix: String::from(prefix), tls: EtcdTls::default() })
+        let prefix = String::from(prefix);
+        Ok(EtcdLocation { encrypted, members, prefix, tls: EtcdTls::default(), user: None })
     }
 }
 
@@ -117,7 +138,6 @@ mod tests {
             ("etcd://h:+1", "", "", ""),
             ("etcd://:1", "", "", ""),
             ("etcd://h:1,,g:2", "", "", ""),
-            ("etcd://u@h:1", "", "", ""),
             ("etcd://h:1/a\nb", "", "", ""),
         ] {
             let location = text.parse::<EtcdLocation>();
@@ -127,6 +147,15 @@ mod tests {
             assert_eq!(location.addresses().next().as_deref(), Some(first));
             assert_eq!(location.key("head"), key);
             assert_eq!(location.is_encrypted(), text.starts_with("etcds"));
+        }
+    }
+
+    #[test]
+    fn a_user_has_no_place_in_a_location_and_is_not_repeated() {
+        for text in ["etcd://u@h:1", "etcds://u:secret@h:1/x", "etcd://u:1/secret@h:1", "http://u:secret@h"] {
+            let error = text.parse::<EtcdLocation>().expect_err(text);
+            assert_eq!(error, InvalidLocation::HoldsUser, "{text}");
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
         }
     }
 }

@@ -13,6 +13,7 @@
 //! lease has ended ([`Tenure`]). It ends by itself when the head does not say for
 //! [three seconds](TENURE) that it is there.
 
+mod access;
 mod client;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
@@ -23,6 +24,7 @@ mod rpc;
 mod tenure;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::fmt;
 use std::future::Future;
@@ -43,6 +45,7 @@ use rpc::{
     WatchRequest, WatchResponse,
 };
 pub use tenure::Tenure;
+pub use user::{EtcdUser, InvalidUser};
 
 /// How long a head is the head after it has said for the last time that it is there. Etcd keeps a lease for two
 /// seconds at least; one more lets a head get over a change of etcd's own leader.
@@ -214,8 +217,11 @@ impl Etcd {
         };
         let request = WatchRequest { create: Some(create) };
         let mut news = self.client.listen::<_, WatchResponse>(rpc::WATCH, request).await?;
-        while let Some(response) = news.message().await? {
-            if !response.events.is_empty() || response.canceled {
+        while let Some(response) = news.next().await? {
+            if response.canceled {
+                return Err(Status::aborted(response.cancel_reason));
+            }
+            if !response.events.is_empty() {
                 break;
             }
         }

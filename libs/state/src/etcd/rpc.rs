@@ -8,6 +8,7 @@ pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub(super) const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 pub(super) const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
 pub(super) const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+pub(super) const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Header {
@@ -154,6 +155,8 @@ pub(super) struct WatchCreateRequest {
 pub(super) struct WatchResponse {
     #[prost(bool, tag = "4")]
     pub(super) canceled: bool,
+    #[prost(string, tag = "6")]
+    pub(super) cancel_reason: String,
     #[prost(message, repeated, tag = "11")]
     pub(super) events: Vec<Event>,
 }
@@ -193,6 +196,22 @@ pub(super) struct LeaseKeepAliveResponse {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct LeaseRevokeResponse {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct AuthenticateRequest {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) password: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct AuthenticateResponse {
+    #[prost(string, tag = "2")]
+    pub(super) token: String,
+}
 
 /// Several operations of a write that does not fit into one transaction: our own, kept as a value.
 #[derive(Clone, PartialEq, prost::Message)]

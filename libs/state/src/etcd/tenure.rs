@@ -121,7 +121,7 @@ async fn renew(client: &Client, lease: i64) -> Option<i64> {
         let request = LeaseRequest { id: lease };
         let mut answers =
             client.listen::<_, LeaseKeepAliveResponse>(rpc::LEASE_KEEP_ALIVE, request).await.ok()?;
-        answers.message().await.ok()?
+        answers.next().await.ok()?
     };
     let answer = client.within_patience(ask).await?;
     Some(answer.ttl.max(0))

@@ -1,5 +1,7 @@
 //! Against a real etcd, which each test starts for itself. Where there is none they say so and end.
 
+mod users;
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -71,7 +73,7 @@ fn free_port() -> u16 {
 }
 
 fn launch(directory: &Path, [client, peer]: [u16; 2], arguments: &[String]) -> Option<Child> {
-    let encrypted = !arguments.is_empty();
+    let encrypted = arguments.iter().any(|argument| argument.starts_with("--cert-file"));
     let client = format!("{}://127.0.0.1:{client}", if encrypted { "https" } else { "http" });
     let peer = format!("http://127.0.0.1:{peer}");
     let mut command = Command::new("etcd");
