@@ -128,7 +128,8 @@ impl Harness {
 
     /// Another head, in the daemon of a node that is there already.
     pub(super) fn elected(&self, home: NodeId) -> Harness {
-        Harness::of(Config { durable: true, home: Some(home), ..Config::new(8) }, self.log.clone())
+        let config = Config { durable: true, home: Some(home), elected: true, ..Config::new(8) };
+        Harness::of(config, self.log.clone())
     }
 
     /// A head with one node.

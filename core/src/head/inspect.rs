@@ -94,7 +94,7 @@ impl Head {
         });
         Inspection {
             epoch: self.meta.epoch,
-            fenced: self.journal.is_fenced(),
+            fenced: self.journal.is_closed(),
             held: self.journal.held(),
             nodes: nodes.collect(),
             actors: actors.collect(),
@@ -152,7 +152,7 @@ impl Head {
 /// Why nothing can be placed on a node.
 fn describe(node: &Node) -> Option<&'static str> {
     match node.link {
-        Link::Awaited => Some("has not come to this head yet"),
+        Link::Awaited { .. } => Some("has not come to this head yet"),
         Link::Cut { .. } => Some("has no connection"),
         Link::Up if !node.known => Some("has not said yet what is on it"),
         Link::Up if node.draining.is_some() => Some("is draining"),

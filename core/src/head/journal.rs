@@ -25,23 +25,32 @@ pub(super) struct Journal {
     last: u64,
     /// Effects that wait, with the write that covers them.
     held: VecDeque<(u64, Effect)>,
-    /// A newer head acts.
-    fenced: bool,
+    /// The head has stepped down.
+    closed: bool,
 }
 
 impl Journal {
     pub(super) fn new(durable: bool) -> Journal {
         let (dirty, held) = (BTreeSet::new(), VecDeque::new());
-        Journal { durable, dirty, writing: None, last: 0, held, fenced: false }
+        Journal { durable, dirty, writing: None, last: 0, held, closed: false }
     }
 
     pub(super) fn is_durable(&self) -> bool {
         self.durable
     }
 
-    /// Whether a newer head acts, so that this one must not.
-    pub(super) fn is_fenced(&self) -> bool {
-        self.fenced
+    /// Whether the head has stepped down.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// A newer head acts or may act, so this one must not: nobody hears of what is not written.
+    pub(super) fn close(&mut self, out: &mut Effects<Effect>) {
+        self.closed = true;
+        self.writing = None;
+        self.dirty.clear();
+        self.held.clear();
+        out.push(Effect::StepDown);
     }
 
     /// How many effects wait for the log.
@@ -82,12 +91,8 @@ impl Journal {
             return;
         }
         self.writing = None;
-        if result == WriteResult::Fenced {
-            self.fenced = true;
-            self.dirty.clear();
-            self.held.clear();
-            out.push(Effect::StepDown);
-            return;
+        if result != WriteResult::Done {
+            return self.close(out);
         }
         let covered = self.held.partition_point(|(write, _)| *write <= operation.0);
         for (_, effect) in self.held.drain(..covered) {
@@ -162,11 +167,19 @@ mod tests {
     }
 
     #[test]
-    fn who_is_fenced_tells_nobody_what_it_had_decided() {
+    fn who_steps_down_tells_nobody_what_it_had_decided() {
+        for result in [WriteResult::Fenced, WriteResult::Unknown] {
+            let mut journal = Journal::new(true);
+            input(&mut journal, &[Key::Meta], 1);
+            input(&mut journal, &[job(1)], 2);
+            assert_eq!(written(&mut journal, 1, result), ["StepDown"]);
+            assert!(journal.is_closed());
+        }
         let mut journal = Journal::new(true);
         input(&mut journal, &[Key::Meta], 1);
-        input(&mut journal, &[job(1)], 2);
-        assert_eq!(written(&mut journal, 1, WriteResult::Fenced), ["StepDown"]);
-        assert!(journal.is_fenced());
+        let mut out = Effects::new();
+        journal.close(&mut out);
+        assert_eq!(finish(&mut journal, out), ["StepDown"]);
+        assert_eq!(written(&mut journal, 1, DONE), [""; 0], "that is none of its business any more");
     }
 }

@@ -73,6 +73,19 @@ impl Head {
         }
     }
 
+    /// The last head lived in the daemon of this node, which nobody hears of any more. Where heads are elected it
+    /// may be there all the same, and have lost no more than its office.
+    pub(super) fn former_host_is_missed(&mut self, host: NodeId, out: &mut Outbox) {
+        if !self.config.elected {
+            return self.node_dies(host, out);
+        }
+        let Some(node) = self.nodes.get_mut(host) else { return };
+        node.link = Link::Awaited { missed: Some(out.now) };
+        let node = node.clone();
+        self.meta.host = None;
+        self.watch(&node);
+    }
+
     /// The head lives in the daemon of this node. They die together, so it need not listen for it.
     pub(super) fn hosted(&mut self, node: NodeId, out: &mut Outbox) {
         self.meta.host = Some(node);
@@ -153,7 +166,7 @@ impl Head {
     pub(super) fn forgive(&mut self, now: Time) {
         for node in self.nodes.alive_mut() {
             node.heard = now;
-            if let Link::Cut { since } = &mut node.link {
+            if let Link::Cut { since } | Link::Awaited { missed: Some(since) } = &mut node.link {
                 *since = now;
             }
         }

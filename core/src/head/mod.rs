@@ -62,6 +62,9 @@ pub struct Config {
     /// The node that the daemon of this head is already, if it is one: a standby that was elected. It is not
     /// dead, also if the head before lived in it.
     pub home: Option<NodeId>,
+    /// Heads of this log are elected: the daemon of the last one may have lost no more than its office, and go on
+    /// as a node. Otherwise it is dead, or another head could not have the log.
+    pub elected: bool,
     /// How long a node may be without a connection before it is declared dead.
     pub reconnect_grace: Span,
     /// How long a connected node may say nothing before it is declared dead.
@@ -77,6 +80,7 @@ impl Config {
             seed,
             durable: false,
             home: None,
+            elected: false,
             reconnect_grace: Span::from_secs(2),
             silence_grace: Span::from_secs(10),
             infeasible_grace: Span::from_secs(10),
@@ -108,13 +112,17 @@ pub enum Input {
         /// The node.
         node: NodeId,
     },
-    /// The head lives in the daemon of this node and dies with it: the next head need not wait for it.
+    /// The head lives in the daemon of this node, which is heard without a connection. What becomes of it
+    /// without this head [`Config::elected`] tells the next one.
     Hosted {
         /// The node.
         node: NodeId,
     },
     /// The head is being stopped in order and its log is not kept: no other head will follow it.
     ClusterEnds,
+    /// Another head may act by now, for this one was elected for a time that is over; answered by
+    /// [`Effect::StepDown`].
+    TenureEnds,
     /// A message for the head came.
     Received {
         /// The node whose session brought it; answered by one [`Effect::Handled`].
@@ -197,7 +205,8 @@ pub enum Effect {
         /// Where it is reached.
         address: String,
     },
-    /// A newer head acts: this one must do nothing any more.
+    /// A newer head acts or may act, or the log cannot be written: this one does nothing any more, and what it
+    /// has decided and not written is void.
     StepDown,
 }
 
@@ -208,6 +217,8 @@ pub enum WriteResult {
     Done,
     /// A newer head has written to the log; nothing was written.
     Fenced,
+    /// Nobody knows whether it was written.
+    Unknown,
 }
 
 /// The machine of the head.
@@ -250,6 +261,7 @@ impl Head {
             Input::NodeLost { node } => self.node_lost(node, out),
             Input::Hosted { node } => self.hosted(node, out),
             Input::ClusterEnds => self.cluster_ends(out),
+            Input::TenureEnds => {}
             Input::Received { via, from, message } => {
                 if self.hears(via, out) && from.node() == via {
                     self.received(from, message, out);
@@ -364,8 +376,11 @@ impl Machine for Head {
     type Effect = Effect;
 
     fn handle(&mut self, now: Time, input: Input, effects: &mut Effects<Effect>) {
-        if self.journal.is_fenced() {
+        if self.journal.is_closed() {
             return;
+        }
+        if let Input::TenureEnds = input {
+            return self.journal.close(effects);
         }
         let mut out = self.outbox(now);
         self.begin(&mut out);
@@ -378,7 +393,7 @@ impl Machine for Head {
     }
 
     fn handle_timeout(&mut self, now: Time, effects: &mut Effects<Effect>) {
-        if self.journal.is_fenced() {
+        if self.journal.is_closed() {
             return;
         }
         let mut out = self.outbox(now);
@@ -388,7 +403,7 @@ impl Machine for Head {
     }
 
     fn poll_timeout(&self) -> Option<(Time, Wakeup)> {
-        if self.journal.is_fenced() {
+        if self.journal.is_closed() {
             return None;
         }
         self.deadlines.earliest()

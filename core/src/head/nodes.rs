@@ -20,7 +20,10 @@ const DEAD_MAX: usize = 10_000;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Link {
     /// A head before this one let it in, and it has not come to this one yet.
-    Awaited,
+    Awaited {
+        /// Since when there is reason to believe that it is gone.
+        missed: Option<Time>,
+    },
     /// They do.
     Up,
     /// Its connection broke.
@@ -74,7 +77,7 @@ impl Node {
             draining,
             leaves: None,
             heir,
-            link: Link::Awaited,
+            link: Link::Awaited { missed: None },
             heard: Time(0),
             known: false,
             orders: 0,
@@ -84,6 +87,11 @@ impl Node {
 
     pub(super) fn is_alive(&self) -> bool {
         self.summary.alive
+    }
+
+    /// Whether it has not come to this head yet.
+    fn is_awaited(&self) -> bool {
+        matches!(self.link, Link::Awaited { .. })
     }
 
     /// Whether something may be placed there: a node that is cut off may be dead already.
@@ -145,8 +153,10 @@ impl Node {
             Link::Cut { since } if Mutant::HastyDeath.is_active() => {
                 silent.min(since + Span(config.reconnect_grace.0 / 2))
             }
-            Link::Cut { since } => silent.min(since + config.reconnect_grace),
-            Link::Up | Link::Awaited => silent,
+            Link::Cut { since } | Link::Awaited { missed: Some(since) } => {
+                silent.min(since + config.reconnect_grace)
+            }
+            Link::Up | Link::Awaited { missed: None } => silent,
         }
     }
 }
@@ -207,11 +217,11 @@ impl Nodes {
 
     /// The nodes that can be told something: one that is still awaited is told everything when it comes.
     pub(super) fn within_reach(&self) -> impl Iterator<Item = NodeId> {
-        self.alive().filter(|(_, node)| node.link != Link::Awaited).map(|(id, _)| id)
+        self.alive().filter(|(_, node)| !node.is_awaited()).map(|(id, _)| id)
     }
 
     pub(super) fn is_within_reach(&self, id: NodeId) -> bool {
-        self.get(id).is_some_and(|node| node.link != Link::Awaited)
+        self.get(id).is_some_and(|node| !node.is_awaited())
     }
 
     /// Say something to every node that can be told something.

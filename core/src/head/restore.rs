@@ -66,7 +66,7 @@ impl Head {
     }
 
     /// The first call: become the head. Nodes are given the time to come from now on, but for the one that
-    /// the last head has died with.
+    /// the last head lived on.
     pub(super) fn begin(&mut self, out: &mut Outbox) {
         if core::mem::replace(&mut self.acts, true) {
             return;
@@ -86,7 +86,7 @@ impl Head {
         }
         let host = self.meta.host.filter(|host| Some(*host) != self.config.home);
         if let Some(host) = host.filter(|host| self.nodes.get(*host).is_some()) {
-            self.node_dies(host, out);
+            self.former_host_is_missed(host, out);
         }
         self.call_nodes(out);
     }
@@ -143,6 +143,18 @@ mod tests {
         let mut effects = Effects::new();
         head.head.handle_timeout(Time(u64::MAX), &mut effects);
         assert!(effects.is_empty());
+    }
+
+    #[test]
+    fn a_head_whose_time_is_over_steps_down_and_is_silent() {
+        let mut head = Harness::durable();
+        join(&mut head, 5);
+        assert_eq!(head.tell(Input::TenureEnds), [Effect::StepDown]);
+        assert_eq!(head.tell(Input::TenureEnds), [], "once");
+        assert_eq!(head.write(WriteResult::Done), [], "nobody hears of what it had decided");
+        assert_eq!(join(&mut head, 6), []);
+        assert_eq!(head.head.poll_timeout(), None);
+        assert!(head.head.meta.epoch == 1, "its successor counts on");
     }
 
     #[test]

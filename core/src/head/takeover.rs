@@ -298,17 +298,41 @@ mod tests {
             });
             calls.collect()
         };
-        // The node of the last head is elected again, and then another one.
-        for (home, called, buried) in [(1, [2, 3].as_slice(), false), (2, &[3], true)] {
+        // The node of the last head is elected again, and another one.
+        for (home, called) in [(1, [2, 3]), (2, [1, 3])] {
             let mut next = head.elected(NodeId(home));
             assert_eq!(next.tell(Input::NodeReturns { connection: 0, node: NodeId(home) }), []);
             next.write_all();
             let resumed = Effect::Resume { connection: 0, node: NodeId(home), epoch: 2 };
             assert!(next.let_out.contains(&resumed), "{:?}", next.let_out);
-            assert_eq!(next.let_out.contains(&Effect::Forget { node: NODE }), buried);
+            assert!(!next.let_out.contains(&Effect::Forget { node: NODE }), "{:?}", next.let_out);
             let expected: Vec<_> =
                 called.iter().map(|node| (*node, summary(NodeId(*node)).address)).collect();
             assert_eq!(calls(&next.let_out), expected);
+        }
+    }
+
+    /// It has lost its office, and perhaps its daemon.
+    #[test]
+    fn the_node_of_the_last_elected_head_is_dead_soon_unless_it_comes() {
+        let mut head = with_actors(0);
+        head.tell(Input::Hosted { node: NODE });
+        head.write_all();
+        let is_buried = |head: &Harness| head.let_out.contains(&Effect::Forget { node: NODE });
+        for comes in [true, false] {
+            let mut next = head.elected(NodeId(2));
+            next.tell(Input::NodeReturns { connection: 0, node: NodeId(2) });
+            next.tell(Input::Hosted { node: NodeId(2) });
+            next.write_all();
+            next.pass(Span::from_millis(1900));
+            next.write_all();
+            assert!(!is_buried(&next), "{:?}", next.let_out);
+            if comes {
+                next.returns(NODE, Vec::new());
+            }
+            next.pass(Span::from_millis(200));
+            next.write_all();
+            assert_eq!(is_buried(&next), !comes, "{:?}", next.let_out);
         }
     }
 
