@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 use std::sync::Arc;
 
+use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
@@ -58,6 +59,8 @@ fn transport() -> TransportConfig {
         .send_window(u64::from(CONNECTION_WINDOW))
         .mtu_discovery_config(Some(discovery))
         .keep_alive_interval(Some(KEEP_ALIVE))
+        // It takes a lost packet for what it is. CUBIC, the default, takes each for congestion and creeps.
+        .congestion_controller_factory(Arc::new(BbrConfig::default()))
         .max_idle_timeout(Some(idle));
     config
 }
