@@ -347,10 +347,12 @@ fn dependency_value<'py>(
     let object = dependency.object;
     let value = match &value.payload {
         Payload::Inline(bytes) => values::deserialize(py, bytes)?,
-        Payload::Stored { .. } => match process.with_owner_quietly(|owner| owner.open(object)) {
-            Some((offset, size)) => values::deserialize_stored(py, process, object, offset, size)?,
-            None => return waits::argument(py, process, object),
-        },
+        Payload::Stored { .. } => {
+            let (offset, size) = process
+                .with_owner_quietly(|owner| owner.open(object))
+                .ok_or_else(|| PyRuntimeError::new_err("an argument is not in the store any more"))?;
+            values::deserialize_stored(py, process, object, offset, size)?
+        }
     };
     if exception { Err(errors::from_exception(py, value)) } else { Ok(value) }
 }

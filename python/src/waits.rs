@@ -108,17 +108,6 @@ fn get_from<'py>(
     convert(py, process, object, found)
 }
 
-/// An argument of a constructor, which is called when the arguments of its actor have outcomes: their bytes may
-/// still be on their way to this node.
-pub(crate) fn argument<'py>(
-    py: Python<'py>,
-    process: &Arc<Process>,
-    object: ObjectId,
-) -> PyResult<Bound<'py, PyAny>> {
-    let found = wait_found(py, process, object, None).map_err(|why| session::stopped(py, process, why))?;
-    convert(py, process, object, found)
-}
-
 /// Wait for the outcome, and then for its bytes if they are in the store.
 fn wait_found(
     py: Python<'_>,
