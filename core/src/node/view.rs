@@ -25,7 +25,7 @@ pub(super) struct View {
     own: NodeId,
     /// Nodes that live, this one left out. What is free is a guess where `guesses` says so.
     nodes: Roll,
-    /// Those of them where some CPU is free, as far as is known or guessed.
+    /// Those of them where a whole CPU is free, as far as is known or guessed.
     roomy: BTreeSet<NodeId>,
     /// Nodes that died while this one lived, and their heirs.
     dead: BTreeMap<NodeId, NodeId>,
@@ -47,7 +47,7 @@ struct Roll(Vec<Listed>);
 #[derive(Clone, Debug)]
 struct Listed {
     node: NodeId,
-    /// Some CPU is free there.
+    /// A whole CPU is free there.
     roomy: bool,
     summary: Arc<NodeSummary>,
 }
@@ -203,7 +203,7 @@ impl View {
         self.nodes.iter_after(self.own)
     }
 
-    /// Those of them where some CPU is free.
+    /// Those of them where a whole CPU is free.
     fn roomy_from_here(&self) -> impl Iterator<Item = &NodeSummary> {
         let after = (Bound::Excluded(self.own), Bound::Unbounded);
         let numbers = self.roomy.range(after).chain(self.roomy.range(..self.own));
@@ -213,7 +213,8 @@ impl View {
     /// The best other node of those where such work fits now.
     pub(super) fn best_free(&self, demand: &Demand) -> Option<NodeId> {
         let fits = |node: &&NodeSummary| placement::fits_now(node, demand);
-        if demand.resources.get(Resources::CPU) > Quantity(0) {
+        // A node that has rejected such work counts as full, or it would be looked at before every other one.
+        if demand.resources.get(Resources::CPU) >= Quantity::ONE {
             placement::best(self.roomy_from_here().filter(fits).take(CANDIDATES_MAX), demand)
         } else {
             placement::best(self.nodes_from_here().filter(fits).take(CANDIDATES_MAX), demand)
@@ -295,9 +296,9 @@ impl View {
     }
 }
 
-/// Whether some CPU is free there.
+/// Whether a whole CPU is free there.
 fn is_roomy(node: &NodeSummary) -> bool {
-    node.free.get(Resources::CPU) > Quantity(0)
+    node.free.get(Resources::CPU) >= Quantity::ONE
 }
 
 #[cfg(test)]

@@ -10,17 +10,15 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::ready::{Rank, Ready};
 use super::tasks::{Stage, Task};
 use super::{Out, Owner};
 use crate::ids::{FunctionId, JobId, LeaseId, NodeId, ProcessId, RequestId, TaskId};
-use crate::machine::{Span, Time, Wakeup};
+use crate::machine::{Time, Wakeup};
 use crate::resources::{Demand, Devices};
 use crate::task::{Callee, Target};
 use crate::value::{Death, Outcome, Payload};
 use crate::{Map, OrderedMap};
-
-/// At most this many tasks are on their way to one worker.
-const IN_FLIGHT_MAX: usize = 256;
 
 /// Stored arguments of a task that are smaller than this together do not say where it should run.
 const ARGUMENTS_MATTER: u64 = 1 << 20;
@@ -34,7 +32,10 @@ pub(super) struct Leases {
     /// Classes of groups that are gone.
     pub(super) retired: BTreeSet<usize>,
     by_demand: BTreeMap<JobId, BTreeMap<Arc<Demand>, usize>>,
+    /// Whoever changes one says so: [`Leases::rank`].
     pub(super) workers: OrderedMap<ProcessId, Worker>,
+    /// How many workers were ever leased.
+    pub(super) turns: u64,
     /// Lease requests without an answer.
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) next_request: u64,
@@ -52,6 +53,8 @@ pub(super) struct Class {
     /// Numbers of tasks that are ready to be pushed.
     pub(super) queue: VecDeque<TaskId>,
     pub(super) workers: Vec<ProcessId>,
+    /// Those of them that take tasks.
+    pub(super) ready: Ready,
     pub(super) requested: usize,
 }
 
@@ -101,6 +104,10 @@ pub(super) struct Worker {
     /// The link is closed, or the worker has said that it ends: push nothing any more.
     pub(super) closed: bool,
     pub(super) ended: Option<End>,
+    /// Which one it is, of all that were ever leased.
+    pub(super) turn: u64,
+    /// Where its class has it.
+    pub(super) ranked: Option<Rank>,
 }
 
 /// How a worker ended, as the authority told it.
@@ -125,7 +132,8 @@ impl Leases {
             return *class;
         }
         let (queue, workers) = (VecDeque::new(), Vec::new());
-        let fresh = Class { job, demand: demand.clone(), queue, workers, requested: 0 };
+        let ready = Ready::default();
+        let fresh = Class { job, demand: demand.clone(), queue, workers, ready, requested: 0 };
         let unused = self.retired.iter().copied().find(|class| self.classes[*class].is_unused());
         let class = match unused {
             Some(class) => {
@@ -175,10 +183,12 @@ impl Leases {
                 let known = self.workers.get(worker).is_some_and(|worker| worker.class == index);
                 assert!(known, "{worker:?} is no worker of {:?}", class.demand);
             }
+            class.ready.check(self);
         }
         for (id, worker) in &self.workers {
             let listed = self.classes[worker.class].workers.iter().filter(|other| *other == id).count();
             assert_eq!(listed, 1, "{id:?} is listed so often");
+            assert_eq!(worker.ranked, worker.rank(), "{id:?} was changed");
             let load = worker.in_flight.iter().fold(0u32, |sum, (_, micros)| sum.saturating_add(*micros));
             assert!(worker.load <= load, "{id:?} has less to do than {}", worker.load);
             for (task, _) in &worker.in_flight {
@@ -194,23 +204,6 @@ impl Leases {
 
     pub(super) fn check_by(&mut self, due: Time) {
         self.next_check = Some(self.next_check.map_or(due, |next| next.min(due)));
-    }
-}
-
-impl Worker {
-    /// Whether a task of this expected duration may be pushed now.
-    fn takes(&self, expected: Option<u32>, ahead: Span) -> bool {
-        if self.leaving || self.closed || self.ended.is_some() {
-            return false;
-        }
-        if self.in_flight.is_empty() {
-            return true;
-        }
-        let Some(expected) = expected else {
-            return false;
-        };
-        let room = (ahead.0 / 1_000) as u32;
-        !self.stalled && self.in_flight.len() < IN_FLIGHT_MAX && self.load.saturating_add(expected) <= room
     }
 }
 
@@ -307,16 +300,9 @@ impl Owner {
 
     /// The least loaded worker of the class that takes the task, one near its arguments before others.
     fn pick_worker(&self, class: usize, id: TaskId, expected: Option<u32>) -> Option<ProcessId> {
-        let near = self.node_of_arguments(id);
-        let workers = self.leases.classes[class].workers.iter();
-        workers
-            .filter_map(|id| self.leases.workers.get(id).map(|worker| (*id, worker)))
-            .filter(|(_, worker)| worker.takes(expected, self.config.ahead))
-            .min_by_key(|(id, worker)| {
-                let far = near.is_some_and(|node| node != id.node());
-                (far, worker.in_flight.len(), worker.load)
-            })
-            .map(|(id, _)| id)
+        let ready = &self.leases.classes[class].ready;
+        let near = self.node_of_arguments(id).and_then(|node| ready.on(node, expected, self.config.ahead));
+        near.or_else(|| ready.least_loaded(expected, self.config.ahead))
     }
 
     /// The node that has most bytes of the task's stored arguments, if they are many.
@@ -385,6 +371,7 @@ impl Owner {
             worker.watched = true;
             self.leases.check_by(now + self.config.take_back_after);
         }
+        self.leases.rank(to);
         if let Some(assignment) = self.assignment(id, to.node(), callee) {
             self.pushed(id, to, assignment, out);
         }
@@ -413,17 +400,13 @@ impl Owner {
         worker.stalled = false;
         worker.watched = worker.in_flight.len() > 1;
         worker.since = now;
+        worker.leaving |= exiting;
+        worker.closed |= exiting;
         let class = worker.class;
         if worker.watched {
             self.leases.check_by(now + self.config.take_back_after);
         }
-        let Some(worker) = self.leases.workers.get_mut(&from) else {
-            return;
-        };
-        if exiting {
-            worker.leaving = true;
-            worker.closed = true;
-        }
+        self.leases.rank(from);
         self.worker_emptied(now, from, out);
         self.dispatch(now, class, out);
     }
@@ -445,8 +428,8 @@ impl Owner {
     }
 
     /// Whether the worker had the task.
-    pub(super) fn forget_in_flight(&mut self, worker: ProcessId, id: TaskId) -> bool {
-        let Some(worker) = self.leases.workers.get_mut(&worker) else {
+    pub(super) fn forget_in_flight(&mut self, from: ProcessId, id: TaskId) -> bool {
+        let Some(worker) = self.leases.workers.get_mut(&from) else {
             return false;
         };
         let Some(at) = worker.in_flight.iter().position(|(task, _)| *task == id) else {
@@ -455,12 +438,14 @@ impl Owner {
         if let Some((_, micros)) = worker.in_flight.remove(at) {
             worker.load = worker.load.saturating_sub(micros);
         }
+        self.leases.rank(from);
         true
     }
 
-    pub(super) fn worker_stalled(&mut self, worker: ProcessId) {
-        if let Some(worker) = self.leases.workers.get_mut(&worker) {
+    pub(super) fn worker_stalled(&mut self, id: ProcessId) {
+        if let Some(worker) = self.leases.workers.get_mut(&id) {
             worker.stalled = true;
+            self.leases.rank(id);
         }
     }
 }

@@ -22,6 +22,7 @@ mod mapping;
 mod mourning;
 mod objects;
 mod questions;
+mod ready;
 mod records;
 mod region;
 mod requests;

@@ -124,6 +124,7 @@ impl Owner {
             return;
         };
         self.leases.classes[class].workers.push(worker);
+        self.leases.turns += 1;
         self.leases.workers.insert(
             worker,
             Worker {
@@ -140,8 +141,11 @@ impl Owner {
                 contacted: false,
                 closed: false,
                 ended: None,
+                turn: self.leases.turns,
+                ranked: None,
             },
         );
+        self.leases.rank(worker);
         self.leases.check_by(now + self.config.lease_idle);
         self.dispatch(now, class, out);
     }

@@ -24,6 +24,7 @@ impl Owner {
             let least = busy().min_by_key(|(_, worker)| worker.load);
             if let Some(worker) = least.map(|(id, _)| *id) {
                 self.leases.workers[&worker].leaving = true;
+                self.leases.rank(worker);
                 self.take_back(worker, out);
             }
         }
@@ -43,11 +44,8 @@ impl Owner {
 
     /// Give up a lease. Nobody else can use a worker that has closed its link or said that it ends.
     pub(super) fn return_lease(&mut self, id: ProcessId, out: Out<'_>) {
-        let Some(worker) = self.leases.workers.shift_remove(&id) else {
-            return;
-        };
+        let Some(worker) = self.leases.remove(id) else { return };
         let reusable = !worker.closed;
-        self.leases.classes[worker.class].workers.retain(|other| *other != id);
         let to = ProcessId::daemon(worker.lease.node);
         self.send(to, Message::ReturnLease { lease: worker.lease, reusable }, out);
     }
@@ -69,6 +67,7 @@ impl Owner {
             // Its own words came on the same way, before.
             self.leases.workers[&id].closed = true;
         }
+        self.leases.rank(id);
         self.settle_worker(now, id, out);
     }
 
@@ -76,6 +75,7 @@ impl Owner {
     pub(super) fn worker_closed(&mut self, now: Time, id: ProcessId, out: Out<'_>) {
         if let Some(worker) = self.leases.workers.get_mut(&id) {
             worker.closed = true;
+            self.leases.rank(id);
             self.settle_worker(now, id, out);
         }
     }
@@ -89,6 +89,7 @@ impl Owner {
             let death = Death::NodeDied { node };
             worker.ended = Some(End { death, started: Started::Any });
             worker.closed = true;
+            self.leases.rank(id);
             self.settle_worker(now, id, out);
         }
     }
@@ -108,10 +109,7 @@ impl Owner {
         if worker.ended.is_none() || (worker.contacted && !worker.closed) {
             return;
         }
-        let Some(worker) = self.leases.workers.shift_remove(&id) else {
-            return;
-        };
-        self.leases.classes[worker.class].workers.retain(|other| *other != id);
+        let Some(worker) = self.leases.remove(id) else { return };
         let Some(End { death, started }) = worker.ended else {
             return;
         };
