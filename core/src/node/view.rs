@@ -31,6 +31,8 @@ pub(super) struct View {
     dead: BTreeMap<NodeId, NodeId>,
     /// What is said of nodes of which something else is assumed, and since when.
     guesses: BTreeMap<NodeId, (Time, Arc<NodeSummary>)>,
+    /// The same nodes, the longest guessed at first.
+    guessed: BTreeSet<(Time, NodeId)>,
     /// The head has spoken.
     informed: bool,
     /// Who got work last that goes to one node after the other.
@@ -91,7 +93,8 @@ impl Roll {
 impl View {
     pub(super) fn new(own: NodeId) -> View {
         let (nodes, dead, guesses) = (Roll::default(), BTreeMap::new(), BTreeMap::new());
-        View { own, nodes, roomy: BTreeSet::new(), dead, guesses, informed: false, turn: own }
+        let (roomy, guessed) = (BTreeSet::new(), BTreeSet::new());
+        View { own, nodes, roomy, dead, guesses, guessed, informed: false, turn: own }
     }
 
     /// Where a live node's daemon is reached.
@@ -108,7 +111,7 @@ impl View {
             if node == self.own || self.dead.contains_key(&node) {
                 continue;
             }
-            self.guesses.remove(&node);
+            self.forget_guess(node);
             if summary.alive {
                 near = self.set(summary.clone(), near) + 1;
             } else {
@@ -161,7 +164,7 @@ impl View {
         if !Mutant::RedirectToDead.is_active() {
             self.remove(node);
         }
-        self.guesses.remove(&node);
+        self.forget_guess(node);
         true
     }
 
@@ -256,30 +259,34 @@ impl View {
         let said = summary.clone();
         let mut guessed = NodeSummary::clone(summary);
         change(&mut guessed.free);
-        self.guesses.entry(node).or_insert((now, said));
+        let (since, _) = self.guesses.entry(node).or_insert((now, said));
+        self.guessed.insert((*since, node));
         self.set(Arc::new(guessed), place);
     }
 
     /// Give up guesses that nothing has confirmed in time. Says whether there were any.
     pub(super) fn expire(&mut self, now: Time) -> bool {
-        let mut given_up = Vec::new();
-        self.guesses.retain(|_, (since, said)| {
-            let keep = *since + GUESSED_FOR > now;
-            if !keep {
-                given_up.push(said.clone());
+        let mut any = false;
+        while self.guesses_due().is_some_and(|due| due <= now)
+            && let Some((_, node)) = self.guessed.pop_first()
+        {
+            if let Some((_, said)) = self.guesses.remove(&node) {
+                self.set(said, usize::MAX);
             }
-            keep
-        });
-        let any = !given_up.is_empty();
-        for said in given_up {
-            self.set(said, usize::MAX);
+            any = true;
         }
         any
     }
 
+    fn forget_guess(&mut self, node: NodeId) {
+        if let Some((since, _)) = self.guesses.remove(&node) {
+            self.guessed.remove(&(since, node));
+        }
+    }
+
     /// When the first guess is given up.
     pub(super) fn guesses_due(&self) -> Option<Time> {
-        self.guesses.values().map(|(since, _)| *since + GUESSED_FOR).min()
+        self.guessed.first().map(|(since, _)| *since + GUESSED_FOR)
     }
 
     /// What the table says of itself must be true.
@@ -292,6 +299,8 @@ impl View {
         assert!(self.nodes.0.iter().all(|listed| listed.roomy == is_roomy(&listed.summary)));
         let roomy = self.nodes.0.iter().filter(|listed| listed.roomy);
         assert!(roomy.map(|listed| &listed.node).eq(&self.roomy), "there is room where there is a CPU");
+        let since = |(node, (since, _)): (&NodeId, &(Time, Arc<NodeSummary>))| (*since, *node);
+        assert_eq!(self.guessed, self.guesses.iter().map(since).collect());
         assert!(self.guesses.keys().all(|node| self.nodes.contains(*node)), "guesses are of nodes");
     }
 }
