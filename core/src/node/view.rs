@@ -55,16 +55,21 @@ struct Listed {
 }
 
 impl Roll {
-    /// Where a node is, or would be, in a list that is gone through from `near` on.
-    fn place(&self, node: NodeId, near: usize) -> Result<usize, usize> {
+    /// Where a node is, or would be.
+    fn place(&self, node: NodeId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&node, |listed| listed.node)
+    }
+
+    /// The same, looking at one place first.
+    fn place_near(&self, node: NodeId, near: usize) -> Result<usize, usize> {
         match self.0.get(near) {
             Some(listed) if listed.node == node => Ok(near),
-            _ => self.0.binary_search_by_key(&node, |listed| listed.node),
+            _ => self.place(node),
         }
     }
 
     fn get(&self, node: NodeId) -> Option<&Arc<NodeSummary>> {
-        let place = self.place(node, usize::MAX).ok()?;
+        let place = self.place(node).ok()?;
         Some(&self.0[place].summary)
     }
 
@@ -73,7 +78,7 @@ impl Roll {
     }
 
     fn remove(&mut self, node: NodeId) {
-        if let Ok(place) = self.place(node, usize::MAX) {
+        if let Ok(place) = self.place(node) {
             self.0.remove(place);
         }
     }
@@ -113,21 +118,21 @@ impl View {
             }
             self.forget_guess(node);
             if summary.alive {
-                near = self.set(summary.clone(), near) + 1;
+                near = self.set(summary.clone(), self.nodes.place_near(node, near)) + 1;
             } else {
                 self.remove(node);
             }
         }
     }
 
-    /// Note what is known of a node, which is expected at a place of the list. Says where it is.
-    fn set(&mut self, mut summary: Arc<NodeSummary>, near: usize) -> usize {
+    /// Note what is known of a node, which has this place in the list, or gets it. Says where it is.
+    fn set(&mut self, mut summary: Arc<NodeSummary>, place: Result<usize, usize>) -> usize {
         if Mutant::IgnoreFalls.is_active() {
             self.ignore_falls(&mut summary);
         }
         let (node, roomy) = (summary.node, is_roomy(&summary));
         let listed = Listed { node, roomy, summary };
-        let (place, before) = match self.nodes.place(node, near) {
+        let (place, before) = match place {
             Ok(place) => (place, core::mem::replace(&mut self.nodes.0[place], listed).roomy),
             Err(place) => {
                 self.nodes.0.insert(place, listed);
@@ -254,14 +259,14 @@ impl View {
     }
 
     fn guess(&mut self, node: NodeId, now: Time, change: impl FnOnce(&mut Resources)) {
-        let Ok(place) = self.nodes.place(node, usize::MAX) else { return };
+        let Ok(place) = self.nodes.place(node) else { return };
         let summary = &self.nodes.0[place].summary;
         let said = summary.clone();
         let mut guessed = NodeSummary::clone(summary);
         change(&mut guessed.free);
         let (since, _) = self.guesses.entry(node).or_insert((now, said));
         self.guessed.insert((*since, node));
-        self.set(Arc::new(guessed), place);
+        self.set(Arc::new(guessed), Ok(place));
     }
 
     /// Give up guesses that nothing has confirmed in time. Says whether there were any.
@@ -271,7 +276,7 @@ impl View {
             && let Some((_, node)) = self.guessed.pop_first()
         {
             if let Some((_, said)) = self.guesses.remove(&node) {
-                self.set(said, usize::MAX);
+                self.set(said, self.nodes.place(node));
             }
             any = true;
         }
