@@ -88,6 +88,7 @@ def main() -> int:
         print("\n".join(f"chaos: WRONG: {line}" for line in wrong))
         print(f"chaos: again (the same faults, at times of their own): {replay}")
         return 1
+    print("chaos: every result was right, and nothing is left")
     return 0
 
 
