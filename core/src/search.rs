@@ -47,9 +47,14 @@ impl<P: Clone + Eq> Search<P> {
         search
     }
 
-    /// Where to look now, or where it was found.
-    pub fn place(&self) -> &P {
-        &self.places[0].at
+    /// Nobody knows where, before somebody says so.
+    pub fn nowhere() -> Search<P> {
+        Search { places: Vec::new(), pause: PAUSE }
+    }
+
+    /// Where to look now, or where it was found; nowhere before anybody has said where it may be.
+    pub fn place(&self) -> Option<&P> {
+        self.places.first().map(|place| &place.at)
     }
 
     /// Whether it may be found in other places, too.
@@ -59,7 +64,7 @@ impl<P: Clone + Eq> Search<P> {
 
     /// Somebody says that it is there. Whether that changes where to look.
     pub fn hint(&mut self, at: P) -> bool {
-        if self.places[0].at == at {
+        if self.place() == Some(&at) {
             return false;
         }
         let known = self.places.iter().position(|place| place.at == at);
@@ -92,13 +97,17 @@ impl<P: Clone + Eq> Search<P> {
 
     /// It is not there, but perhaps where somebody there says. How long to wait before looking in the next place.
     pub fn failed(&mut self, said: Option<P>) -> Span {
-        self.places[0].tried = true;
+        if let Some(place) = self.places.first_mut() {
+            place.tried = true;
+        }
         if said.is_some_and(|said| self.hint(said)) {
             return Span(0);
         }
         let Some(next) = self.places.iter().position(|place| !place.tried) else {
             self.begin_round();
-            self.places.rotate_left(1);
+            if !self.places.is_empty() {
+                self.places.rotate_left(1);
+            }
             let pause = self.pause;
             self.pause = Span(pause.0 * 2).min(PAUSE_MAX);
             return pause;
@@ -121,9 +130,13 @@ mod tests {
     use super::*;
     use alloc::vec;
 
+    fn at<P: Clone + Eq>(search: &Search<P>) -> P {
+        search.place().expect("a place").clone()
+    }
+
     /// Look in vain so often; where that was, and the pauses in milliseconds.
     fn rounds(search: &mut Search<char>, times: usize) -> Vec<(char, u64)> {
-        (0..times).map(|_| (*search.place(), search.failed(None).0 / Span::from_millis(1).0)).collect()
+        (0..times).map(|_| (at(search), search.failed(None).0 / Span::from_millis(1).0)).collect()
     }
 
     #[test]
@@ -132,12 +145,25 @@ mod tests {
         let expected = [('a', 0), ('b', 0), ('c', 20), ('a', 0), ('b', 0), ('c', 40), ('a', 0)];
         assert_eq!(rounds(&mut search, 7), expected);
         search.found();
-        assert_eq!(*search.place(), 'b');
+        assert_eq!(at(&search), 'b');
         assert_eq!(rounds(&mut search, 4), [('b', 0), ('c', 0), ('a', 20), ('b', 0)]);
         let mut search = Search::new(['a']);
         assert!(!search.has_choice());
         let pauses = [20, 40, 80, 160, 320, 500, 500].map(|pause| ('a', pause));
         assert_eq!(rounds(&mut search, 7), pauses);
+    }
+
+    #[test]
+    fn it_may_begin_nowhere() {
+        let mut search = Search::nowhere();
+        assert_eq!((search.place(), search.has_choice()), (None, false));
+        assert_eq!(search.failed(None), PAUSE, "it was not found");
+        assert!(search.hint('a'));
+        assert_eq!(rounds(&mut search, 2), [('a', 40), ('a', 80)]);
+        let mut search = Search::nowhere();
+        search.called('b');
+        search.found();
+        assert_eq!(at(&search), 'b');
     }
 
     #[test]
@@ -151,9 +177,9 @@ mod tests {
         assert_eq!(rounds(&mut search, 4), [('b', 20), ('a', 0), ('x', 0), ('b', 40)]);
         search.failed(None);
         search.called('a');
-        assert_eq!(*search.place(), 'a', "who is there says so");
+        assert_eq!(at(&search), 'a', "who is there says so");
         search.found();
-        assert_eq!(*search.place(), 'a');
+        assert_eq!(at(&search), 'a');
     }
 
     #[test]
@@ -161,7 +187,7 @@ mod tests {
         let mut search = Search::new(['s']);
         let mut seen = Vec::new();
         for _ in 0..6 {
-            let at = *search.place();
+            let at = at(&search);
             let pause = search.failed((at == 's').then_some('x'));
             seen.push((at, pause.0 / Span::from_millis(1).0));
         }

@@ -115,6 +115,11 @@ class EtcdServer:
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
+    @property
+    def pid(self) -> int:
+        """The process id of its server."""
+        return self._process.pid
+
     def restart(self) -> None:
         """Kill it (SIGKILL) and start it again with what it has written."""
         self._process.kill()

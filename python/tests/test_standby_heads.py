@@ -117,6 +117,79 @@ def test_a_head_that_stops_in_order_hands_over(clusters_with_standbys):
     wait_until(lambda: alive() == {standby.node_id, node.node_id}, timeout=60)
 
 
+@api.remote(num_cpus=0)
+def squares_for(seconds):
+    """What a task sees that runs across the outage: it submits tasks all the time."""
+    end, found = time.monotonic() + seconds, []
+    while time.monotonic() < end:
+        number = len(found)
+        found.append(api.get(square.remote(number), timeout=PATIENCE_SECONDS))
+        time.sleep(0.05)
+    return found
+
+
+@api.remote(num_cpus=0)
+def square(number):
+    return number * number
+
+
+def daemons(cluster):
+    """Process ids of the daemons, by the number of their node; none has ended."""
+    nodes = cluster.list_all_nodes()
+    assert not any(node.has_ended() for node in nodes)
+    return {node.node_id: node.pid for node in nodes}
+
+
+@pytest.mark.parametrize("standbys", [0, 1])
+def test_an_etcd_that_is_gone_for_a_while_costs_nothing_but_time(no_cluster, etcd, tmp_path, standbys):
+    """The head has no office without etcd, but its node goes on, and so does whatever runs there."""
+    state = {"state": etcd.location, "state_dir": str(tmp_path / "state")}
+    head_arguments = {"num_cpus": 1, "resources": {"home": 4}, **state}
+    cluster = submodule("cluster_utils").Cluster(initialize_head=True, head_node_args=head_arguments)
+    try:
+        for _ in range(standbys):
+            cluster.add_node(standby=True, num_cpus=1, **state)
+        cluster.add_node(num_cpus=1, resources={"away": 4})
+        # This program is at the head's node.
+        api.init(address=cluster.head_node.socket, namespace="n")
+        cluster.wait_for_nodes()
+        before = daemons(cluster)
+        kept = {
+            place: Counter.options(name=place, lifetime="detached", max_restarts=0, **on(place)).remote(5)
+            for place in ("home", "away")
+        }
+        assert api.get([actor.add.remote() for actor in kept.values()], timeout=PATIENCE_SECONDS) == [6, 6]
+        pids = api.get([actor.pid.remote() for actor in kept.values()])
+        running = [squares_for.options(max_retries=0, **on(place)).remote(14) for place in kept]
+
+        os.kill(etcd.pid, signal.SIGSTOP)
+        try:
+            stopped = time.monotonic()
+            # These wait: new actors are a head's business.
+            fresh = [Counter.options(**on(place)).remote(100) for place in kept]
+            asked = [actor.add.remote() for actor in fresh]
+            while time.monotonic() < stopped + 10:
+                assert api.get(square.options(**on("home")).remote(3), timeout=PATIENCE_SECONDS) == 9
+                assert api.get(square.options(**on("away")).remote(3), timeout=PATIENCE_SECONDS) == 9
+                time.sleep(0.1)
+            assert api.wait(asked, num_returns=1, timeout=0)[0] == [], "no head was there to place them"
+        finally:
+            os.kill(etcd.pid, signal.SIGCONT)
+
+        assert api.get(asked, timeout=60) == [101, 101]
+        for found in api.get(running, timeout=PATIENCE_SECONDS):
+            assert found == [number * number for number in range(len(found))]
+        assert api.get([actor.add.remote() for actor in kept.values()], timeout=PATIENCE_SECONDS) == [7, 7]
+        assert api.get([api.get_actor(place).pid.remote() for place in kept], timeout=PATIENCE_SECONDS) == pids
+        assert daemons(cluster) == before
+        wait_until(lambda: alive() == set(before), timeout=60)
+        cluster.add_node(num_cpus=1, resources={"late": 1}, wait=False)
+        assert api.get(Counter.options(**on("late")).remote(1).add.remote(), timeout=60) == 2
+    finally:
+        api.shutdown()
+        cluster.shutdown()
+
+
 def test_nodes_join_by_the_address_of_a_standby_and_by_several(clusters_with_standbys, tmp_path):
     cluster, standby, _ = clusters_with_standbys({"num_cpus": 1})
     secret = tmp_path / "first" / "join-secret"

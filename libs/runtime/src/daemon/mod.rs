@@ -246,6 +246,7 @@ impl Node {
             let parts = Parts {
                 config,
                 head: entered.head,
+                candidacy: entered.candidacy,
                 transport: entered.transport,
                 offers,
                 store,
@@ -262,9 +263,7 @@ impl Node {
             if let Some(credentials) = entered.credentials {
                 tokio::task::spawn_local(cluster::keep_certified(Rc::clone(&shared), credentials));
             }
-            if let (Some(etcd), Some(address)) = (entered.candidacy, description.address) {
-                tokio::task::spawn_local(cluster::stand(Rc::clone(&shared), etcd, address));
-            }
+            cluster::stand(&shared);
             publish_changes(&shared, &session, &description);
             state::spawn_driving(&shared);
             serve(&shared, listener, options.owner.take())

@@ -15,6 +15,7 @@ use shoal_core::message::Message;
 use shoal_core::node::{self, Config, Node, Work};
 use shoal_core::owner::{self, Owner};
 use shoal_core::{Effects, Machine, Time};
+use shoal_state::Etcd;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -40,6 +41,8 @@ pub(super) type Shared = Rc<RefCell<Daemon>>;
 pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) head: HeadSide,
+    /// Where it stands for election while the head is elsewhere, if it may be the head.
+    pub(super) candidacy: Option<Etcd>,
     pub(super) transport: Option<Arc<dyn Transport>>,
     pub(super) offers: Arc<Offers>,
     pub(super) store: Store,
@@ -227,7 +230,7 @@ impl Daemon {
                 head_places: watch::Sender::new(None),
                 offers: parts.offers,
                 fetches: Fetches::default(),
-                cluster: Cluster::new(parts.transport, parts.head),
+                cluster: Cluster::new(parts.transport, parts.head, parts.candidacy),
                 node: Node::new(parts.config),
                 node_effects: Effects::new(),
                 steward,
@@ -293,16 +296,21 @@ impl Daemon {
             let now = self.now();
             match input {
                 Input::Node(input) => self.node.handle(now, input, &mut self.node_effects),
-                Input::Head(input) => {
-                    if let HeadSide::Here(hosted) = &mut self.cluster.head
-                        && !hosted.is_over()
-                    {
-                        hosted.head.handle(now, input, &mut hosted.effects);
-                    }
-                }
+                Input::Head(input) => self.head_handles(now, input),
                 Input::Steward(input) => self.steward.handle(now, input, &mut self.steward_effects),
             }
             self.apply();
+        }
+    }
+
+    fn head_handles(&mut self, now: Time, input: head::Input) {
+        if let HeadSide::Here(hosted) = &mut self.cluster.head {
+            hosted.handle(now, self.id, input);
+        } else if let head::Input::Received { via, from, message } = input
+            && via == self.id
+        {
+            // It was for the head that was here until now.
+            self.send_to_head(from, &message);
         }
     }
 

@@ -138,7 +138,7 @@ pub(in super::super) struct Entered {
     pub(in super::super) state: Option<PathBuf>,
     /// What it shows to others.
     pub(in super::super) credentials: Option<Credentials>,
-    /// Where it stands for election as head, if it does.
+    /// Where it stands for election as head while another one acts, if it does.
     pub(in super::super) candidacy: Option<Etcd>,
 }
 
@@ -193,7 +193,7 @@ async fn follow(
     let (connection, node, term) = apply(transport.as_ref(), &mut search, config).await?;
     Ok(Entered {
         node,
-        cluster: Some(*search.place()),
+        cluster: search.place().copied(),
         head: HeadSide::There(Box::new(Away::new(search, term))),
         transport: Some(transport),
         connection: Some(connection),
@@ -228,7 +228,8 @@ async fn stand_or_follow(
         let acting = match etcd.stand(address).await.map_err(HeadError::Log)? {
             Standing::Elected(log) => {
                 let tenure = Some(log.tenure().clone());
-                return act(transport, credentials, (Box::new(log), tenure), config);
+                let entered = act(transport, credentials, (Box::new(log), tenure), config)?;
+                return Ok(Entered { candidacy: Some(etcd), ..entered });
             }
             Standing::Acting(acting) => acting,
         };
@@ -310,7 +311,8 @@ fn act(
     (log, tenure): (Box<dyn Log>, Option<Tenure>),
     config: &Config,
 ) -> Result<Entered, EnterError> {
-    let settings = head::Config { durable: true, ..head::Config::new(config.seed) };
+    let settings =
+        head::Config { durable: true, elected: tenure.is_some(), ..head::Config::new(config.seed) };
     let (hosted, node) = Hosted::start(settings, Some(log), tenure, summary(config))?;
     Ok(Entered {
         node,
@@ -355,7 +357,8 @@ async fn apply(
 ) -> Result<(Connection, NodeId, Term), EnterError> {
     let mut attempt = 1;
     loop {
-        let mut connection = match connect(transport, *search.place(), search.has_choice()).await {
+        let place = *search.place().expect("it begins with addresses that were given");
+        let mut connection = match connect(transport, place, search.has_choice()).await {
             Ok(connection) => connection,
             Err(error) if attempt >= ATTEMPTS || !search.has_choice() => return Err(error.into()),
             Err(_) => {
@@ -396,10 +399,10 @@ pub(in super::super) async fn keep_certified(shared: Shared, credentials: Creden
     loop {
         tokio::time::sleep(Validity::NODE_LIFETIME / 3).await;
         loop {
-            let Some(head) = shared.borrow().head_place() else { return };
-            let renewed = match TcpStream::connect(head).await {
-                Ok(stream) => join::renew(stream, &credentials).await.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
+            let head = shared.borrow().head_place();
+            let renewed = match head {
+                Some(head) => renew(head, &credentials).await,
+                None => Err(String::from("it is not known where the head is")),
             };
             match renewed {
                 Ok(()) => break,
@@ -408,6 +411,11 @@ pub(in super::super) async fn keep_certified(shared: Shared, credentials: Creden
             tokio::time::sleep(RENEWAL_PAUSE).await;
         }
     }
+}
+
+async fn renew(head: SocketAddr, credentials: &Credentials) -> Result<(), String> {
+    let stream = TcpStream::connect(head).await.map_err(|error| error.to_string())?;
+    join::renew(stream, credentials).await.map_err(|error| error.to_string())
 }
 
 /// How certificates call this daemon.

@@ -58,6 +58,13 @@ impl Away {
         Away { search, called, term, session, incoming: None, _dialler: None, full }
     }
 
+    /// A head that nobody knows yet, after the one of this term; `unheard` is what it is to be told first.
+    pub(super) fn unknown(term: Term, unheard: impl IntoIterator<Item = Bytes>) -> Away {
+        let away = Away::new(Search::nowhere(), term);
+        unheard.into_iter().for_each(|frame| away.session.send(frame));
+        away
+    }
+
     /// Which head is followed.
     pub(super) fn term(&self) -> Term {
         self.term
@@ -88,35 +95,26 @@ fn session() -> PeerSession {
 
 /// Talk to the head from now on; it has let this node in over this connection.
 pub(in super::super) fn serve(shared: &Shared, connection: Connection) {
-    let incoming = gate::open(shared, |daemon, frame| {
-        let taken = daemon.frame_from_head(frame);
-        if let Err(fault) = &taken {
-            log!("nothing more of the head is heard: {fault}");
-        }
-        taken.is_ok()
-    });
-    let mut daemon = shared.borrow_mut();
-    let HeadSide::There(away) = &mut daemon.cluster.head else { return };
-    away.incoming = Some(incoming);
-    away._dialler = Some(Task::spawn(keep_connected(Rc::clone(shared), connection)));
+    shared.borrow_mut().follow_head(Some(connection));
 }
 
-/// Carry the session with the head, and connect again whenever the connection ends, or another head calls.
-async fn keep_connected(shared: Shared, mut connection: Connection) {
+/// Carry the session with the head, and connect again whenever there is no connection, or another head calls.
+async fn keep_connected(shared: Shared, mut connection: Option<Connection>) {
     loop {
         let Some((session, frames, called)) = shared.borrow().head_session() else { return };
-        tokio::select! {
-            biased;
-            () = called.notified() => log!("another head calls"),
-            ended = session.drive(&mut connection.reader, &mut connection.writer, &frames) => {
-                log!("the connection with the head has ended: {ended:?}");
+        if let Some(mut connection) = connection.take() {
+            tokio::select! {
+                biased;
+                () = called.notified() => log!("another head calls"),
+                ended = session.drive(&mut connection.reader, &mut connection.writer, &frames) => {
+                    log!("the connection with the head has ended: {ended:?}");
+                }
             }
         }
-        drop(connection);
-        connection = match look_for_head(&shared, &called).await {
-            Some(found) => found,
-            None => return,
-        };
+        connection = look_for_head(&shared, &called).await;
+        if connection.is_none() {
+            return;
+        }
     }
 }
 
@@ -167,9 +165,12 @@ async fn reconnect(shared: &Shared) -> Result<Found, TransportError> {
     let (address, has_choice, transport, node) = {
         let daemon = shared.borrow();
         let HeadSide::There(away) = &daemon.cluster.head else { return Ok(Found::Never) };
-        (*away.search.place(), away.search.has_choice(), daemon.cluster.transport.clone(), daemon.id)
+        let place = away.search.place().copied();
+        (place, away.search.has_choice(), daemon.cluster.transport.clone(), daemon.id)
     };
     let Some(transport) = transport else { return Ok(Found::Never) };
+    // Until somebody says where it is, who then calls.
+    let Some(address) = address else { return std::future::pending().await };
     let mut connection = connect(transport.as_ref(), address, has_choice).await?;
     match ask_head(&mut connection, Wish::Return { node }).await? {
         Reply::Admitted { term, .. } => {
@@ -269,6 +270,21 @@ impl Daemon {
         }
     }
 
+    /// Talk to the head that is elsewhere from now on, over this connection; without one it is looked for.
+    pub(super) fn follow_head(&mut self, connection: Option<Connection>) {
+        let shared = self.shared();
+        let HeadSide::There(away) = &mut self.cluster.head else { return };
+        let incoming = gate::open(&shared, |daemon, frame| {
+            let taken = daemon.frame_from_head(frame);
+            if let Err(fault) = &taken {
+                log!("nothing more of the head is heard: {fault}");
+            }
+            taken.is_ok()
+        });
+        away.incoming = Some(incoming);
+        away._dialler = Some(Task::spawn(keep_connected(shared, connection)));
+    }
+
     fn head_session(&self) -> Option<(PeerSession, mpsc::Sender<Vec<Bytes>>, Rc<Notify>)> {
         let HeadSide::There(away) = &self.cluster.head else { return None };
         let (frames, _) = away.incoming.as_ref()?;
@@ -278,7 +294,7 @@ impl Daemon {
     /// Where the head is, as far as this node knows.
     pub(in super::super) fn head_place(&self) -> Option<SocketAddr> {
         match &self.cluster.head {
-            HeadSide::There(away) => Some(*away.search.place()),
+            HeadSide::There(away) => away.search.place().copied(),
             HeadSide::Here(_) => self.cluster.transport.as_ref().map(|transport| transport.local_address()),
         }
     }
@@ -298,8 +314,8 @@ impl Daemon {
         let claim = self.judge_head(term)?;
         let HeadSide::There(away) = &mut self.cluster.head else { return Ok(()) };
         away.search.found();
-        let place = *away.search.place();
-        self.head_places.send_if_modified(|known| known.replace(place) != Some(place));
+        let place = away.search.place().copied();
+        self.head_places.send_if_modified(|known| std::mem::replace(known, place) != place);
         if claim == Claim::Same {
             return Ok(());
         }

@@ -15,7 +15,7 @@ use shoal_core::term::Term;
 use shoal_core::wire;
 use shoal_core::{Effects, Machine, Time};
 use shoal_state::{Changes, Log, StateError, Tenure};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::super::log;
 use super::super::state::{Daemon, Shared, Task, with};
@@ -62,8 +62,17 @@ pub(in super::super) struct Hosted {
     life: u64,
     /// How long it is the head, if it was elected.
     pub(super) tenure: Option<Tenure>,
+    /// Which head this node follows: this one, once its epoch is written, and before that the last one.
+    followed: Option<Term>,
     /// What this node had sent to the head before it became the head itself.
     pub(super) unacknowledged: Vec<Bytes>,
+    /// What this node and its processes have told the head, and it has not dealt with for good. Only an elected
+    /// head needs to know.
+    unhandled: VecDeque<(ProcessId, Message)>,
+    /// Connections of nodes end with it.
+    office: watch::Sender<()>,
+    /// Hear of writes, and of the end of the tenure.
+    listeners: Vec<Task>,
     pub(super) calls: Calls,
 }
 
@@ -120,7 +129,9 @@ impl Hosted {
                         let mut effects = Effects::new();
                         calls.into_iter().chain(asked).for_each(|effect| effects.push(effect));
                         head.handle(Time(0), head::Input::Hosted { node }, &mut effects);
-                        return Ok((Hosted::new(head, effects, log, tenure), node));
+                        let mut hosted = Hosted::new(head, effects, log, tenure);
+                        hosted.is_followed();
+                        return Ok((hosted, node));
                     }
                     head::Effect::Refuse { reason, .. } => return Err(HeadError::Refused(reason)),
                     head::Effect::StepDown => return Err(HeadError::Fenced),
@@ -145,11 +156,11 @@ impl Hosted {
         log: Box<dyn Log>,
         rows: Vec<(Key, Row)>,
         tenure: Tenure,
-        unacknowledged: Vec<Bytes>,
+        (followed, unacknowledged): (Term, Vec<Bytes>),
     ) -> Hosted {
         let head = Head::new(config, rows);
         let hosted = Hosted::new(head, Effects::new(), Some(log), Some(tenure));
-        Hosted { unacknowledged, ..hosted }
+        Hosted { followed: Some(followed), unacknowledged, ..hosted }
     }
 
     fn new(
@@ -168,7 +179,11 @@ impl Hosted {
             applications: OWN_CONNECTION,
             life: RandomState::new().hash_one(std::process::id()),
             tenure,
+            followed: None,
             unacknowledged: Vec::new(),
+            unhandled: VecDeque::new(),
+            office: watch::Sender::new(()),
+            listeners: Vec::new(),
             calls: Calls::default(),
         }
     }
@@ -176,7 +191,7 @@ impl Hosted {
     /// Have writes done on a thread of their own from now on.
     pub(in super::super) fn serve(&mut self, shared: &Shared) -> Result<(), HeadError> {
         if let Some(tenure) = &self.tenure {
-            standing::watch(shared, tenure.clone());
+            self.listeners.push(standing::watch(shared, tenure.clone()));
         }
         let Some(mut log) = self.log.take() else { return Ok(()) };
         let (writer, writes) = mpsc::channel::<Write>();
@@ -191,11 +206,11 @@ impl Hosted {
         };
         std::thread::Builder::new().name(String::from("head-log")).spawn(work).map_err(HeadError::Thread)?;
         let shared = Rc::clone(shared);
-        tokio::task::spawn_local(async move {
+        self.listeners.push(Task::spawn(async move {
             while let Some((operation, result)) = results.recv().await {
                 with(&shared, |daemon| daemon.head_wrote(operation, result));
             }
-        });
+        }));
         self.writer = Some(writer);
         Ok(())
     }
@@ -207,6 +222,33 @@ impl Hosted {
     /// Which head it is.
     pub(super) fn present_term(&self) -> Term {
         self.term(self.head.epoch())
+    }
+
+    /// Its own node follows it from now on.
+    pub(super) fn is_followed(&mut self) {
+        self.followed = Some(self.present_term());
+    }
+
+    /// Have the head handle something, if it is still the head; `home` is its own node.
+    pub(in super::super) fn handle(&mut self, now: Time, home: NodeId, input: head::Input) {
+        if let head::Input::Received { via, from, message } = &input
+            && *via == home
+            && self.tenure.is_some()
+        {
+            self.unhandled.push_back((*from, message.clone()));
+        }
+        let input = if self.is_over() { head::Input::TenureEnds } else { input };
+        self.head.handle(now, input, &mut self.effects);
+    }
+
+    /// Give up an office that it was elected into: how long that was to last, which head its node follows, and what
+    /// the next one is to be told first.
+    pub(super) fn leave(&mut self) -> Option<(Tenure, Term, Vec<Bytes>)> {
+        let (tenure, followed) = self.tenure.take().zip(self.followed)?;
+        let mut unheard = std::mem::take(&mut self.unacknowledged);
+        let unhandled = std::mem::take(&mut self.unhandled).into_iter();
+        unheard.extend(unhandled.filter_map(|(from, message)| frame_of(ProcessId::HEAD, from, &message)));
+        Some((tenure, followed, unheard))
     }
 
     /// Whether a node has been let in by this head.
@@ -235,8 +277,15 @@ impl Hosted {
 
 /// Carry the head's session with a node over a connection until that ends.
 pub(super) async fn drive(shared: &Shared, node: NodeId, mut connection: Connection) {
-    let Some((session, frames, number)) = shared.borrow_mut().member_connected(node) else { return };
-    let ended = session.drive(&mut connection.reader, &mut connection.writer, &frames).await;
+    let Some((session, frames, number, mut office)) = shared.borrow_mut().member_connected(node) else {
+        return;
+    };
+    let ended = tokio::select! {
+        biased;
+        // Nothing is ever sent: the head has stepped down.
+        _ = office.changed() => return,
+        ended = session.drive(&mut connection.reader, &mut connection.writer, &frames) => ended,
+    };
     log!("the head's connection with node {} has ended: {ended:?}", node.0);
     with(shared, |daemon| daemon.member_disconnected(node, number));
 }
@@ -283,10 +332,7 @@ impl Daemon {
                 }
                 self.forget_node(node);
             }
-            head::Effect::StepDown => {
-                self.has_failed = true;
-                self.request_stop("another head of the cluster has taken over");
-            }
+            head::Effect::StepDown => self.step_down(),
         }
     }
 
@@ -317,9 +363,9 @@ impl Daemon {
             Ok(result) => self.tell_head(head::Input::Finished { operation, result }),
             // Whether it was written is unknown, so nothing may be said that depends on it.
             Err(error) => {
-                log!("the head cannot go on: {error}");
-                self.has_failed = true;
-                self.request_stop("the head's log cannot be written");
+                log!("the head's log cannot be written: {error}");
+                let result = WriteResult::Unknown;
+                self.tell_head(head::Input::Finished { operation, result });
             }
         }
     }
@@ -350,11 +396,12 @@ impl Daemon {
     fn member_connected(
         &mut self,
         node: NodeId,
-    ) -> Option<(PeerSession, tokio::sync::mpsc::Sender<Vec<Bytes>>, u64)> {
+    ) -> Option<(PeerSession, tokio::sync::mpsc::Sender<Vec<Bytes>>, u64, watch::Receiver<()>)> {
         let HeadSide::Here(hosted) = &mut self.cluster.head else { return None };
         let member = hosted.nodes.get_mut(&node)?;
         member.connections += 1;
-        Some((member.session.clone(), member.frames.clone(), member.connections))
+        let office = hosted.office.subscribe();
+        Some((member.session.clone(), member.frames.clone(), member.connections, office))
     }
 
     fn member_disconnected(&mut self, node: NodeId, connection: u64) {
@@ -374,11 +421,12 @@ impl Daemon {
     }
 
     fn head_handled(&mut self, node: NodeId) {
-        // Its own node's messages go without a session.
-        if let HeadSide::Here(hosted) = &mut self.cluster.head
-            && let Some(member) = hosted.nodes.get(&node)
-        {
+        let HeadSide::Here(hosted) = &mut self.cluster.head else { return };
+        if let Some(member) = hosted.nodes.get(&node) {
             member.session.handled();
+        } else if node == self.id {
+            // Its own node's messages go without a session.
+            hosted.unhandled.pop_front();
         }
     }
 

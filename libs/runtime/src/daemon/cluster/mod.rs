@@ -35,6 +35,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use shoal_core::ids::NodeId;
+use shoal_state::Etcd;
 
 use crate::transport::Transport;
 pub(super) use accepting::listen;
@@ -56,10 +57,16 @@ pub(super) struct Cluster {
     /// Nodes whose death is known: nothing is said to them any more.
     dead: HashSet<NodeId>,
     pub(super) head: HeadSide,
+    /// Where it stands for election while the head is elsewhere, if it may be the head.
+    candidacy: Option<Etcd>,
 }
 
 impl Cluster {
-    pub(super) fn new(transport: Option<Arc<dyn Transport>>, head: HeadSide) -> Cluster {
-        Cluster { transport, peers: HashMap::new(), dead: HashSet::new(), head }
+    pub(super) fn new(
+        transport: Option<Arc<dyn Transport>>,
+        head: HeadSide,
+        candidacy: Option<Etcd>,
+    ) -> Cluster {
+        Cluster { transport, peers: HashMap::new(), dead: HashSet::new(), head, candidacy }
     }
 }

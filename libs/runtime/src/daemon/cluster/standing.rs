@@ -1,6 +1,7 @@
 //! Standby heads: a node that may be the head stands for election, and becomes the head when it is elected.
 //!
-//! Until then it is a node like others. Its daemon keeps its number when it is elected, and so do its processes.
+//! Until then it is a node like others. Its daemon keeps its number when it is elected, and so do its processes; and
+//! when its time as head is over, which ends when etcd does not answer.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,21 +13,31 @@ use shoal_state::{Etcd, EtcdLog, Log, Standing, StateError, Tenure};
 use tokio::time::sleep;
 
 use super::super::log;
-use super::super::state::{Daemon, Shared, with};
+use super::super::state::{Daemon, Shared, Task, with};
 use super::HeadSide;
+use super::head::Away;
 use super::hosted::{Hosted, OWN_CONNECTION};
 
 /// Between attempts to stand for election in an etcd that does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Stand for election, again and again, until elected.
-pub(in super::super) async fn stand(shared: Shared, etcd: Etcd, address: SocketAddr) {
+/// Have a daemon that may be the head, and is not, stand for election, again and again, until it is elected.
+pub(in super::super) fn stand(shared: &Shared) {
+    shared.borrow().stand_again(None);
+}
+
+async fn stand_until_elected(shared: Shared, etcd: Etcd, address: SocketAddr, mut former: Option<Tenure>) {
     loop {
         if shared.borrow().stopping {
             return;
         }
+        // Etcd may believe that it still lasts, which would keep everybody from being elected.
+        if let Some(former) = &former {
+            former.resign().await;
+        }
         match etcd.stand(address).await {
             Ok(Standing::Acting(acting)) => {
+                former = None;
                 shared.borrow_mut().head_acts_at(acting.address);
                 etcd.vacancy(acting).await;
             }
@@ -56,12 +67,12 @@ async fn read(mut log: EtcdLog) -> Result<(EtcdLog, Rows), (Tenure, StateError)>
 }
 
 /// Have the daemon stop acting as head when its time in office is over.
-pub(super) fn watch(shared: &Shared, tenure: Tenure) {
+pub(super) fn watch(shared: &Shared, tenure: Tenure) -> Task {
     let shared = Rc::clone(shared);
-    tokio::task::spawn_local(async move {
+    Task::spawn(async move {
         tenure.over().await;
         with(&shared, Daemon::tenure_is_over);
-    });
+    })
 }
 
 impl Daemon {
@@ -69,14 +80,16 @@ impl Daemon {
     fn elected(&mut self, log: EtcdLog, rows: Rows) {
         let HeadSide::There(away) = &mut self.cluster.head else { return };
         log!("this node is elected as head");
+        let followed = away.term();
         let (unacknowledged, fillers) = away.leave();
         let settings = head::Config {
             durable: true,
             home: Some(self.id),
+            elected: true,
             ..head::Config::new(u64::from(std::process::id()))
         };
         let tenure = log.tenure().clone();
-        let mut hosted = Hosted::elected(settings, Box::new(log), rows, tenure, unacknowledged);
+        let mut hosted = Hosted::elected(settings, Box::new(log), rows, tenure, (followed, unacknowledged));
         let shared = self.shared();
         if let Err(error) = hosted.serve(&shared) {
             log!("{error}");
@@ -93,6 +106,7 @@ impl Daemon {
     /// The head that was elected has let its own node go on.
     pub(super) fn own_node_resumed(&mut self, epoch: u64) {
         let HeadSide::Here(hosted) = &mut self.cluster.head else { return };
+        hosted.is_followed();
         let frames = std::mem::take(&mut hosted.unacknowledged);
         let node = self.id;
         self.tell_head(head::Input::Hosted { node });
@@ -106,16 +120,47 @@ impl Daemon {
 
     /// Where etcd says that the head is.
     fn head_acts_at(&mut self, address: SocketAddr) {
-        if let HeadSide::There(away) = &mut self.cluster.head {
+        // It may be the time that this one had before, which etcd has not ended yet.
+        let is_own = self.own_address() == Some(address);
+        if let HeadSide::There(away) = &mut self.cluster.head
+            && !is_own
+        {
             away.hint(address);
         }
     }
 
+    fn own_address(&self) -> Option<SocketAddr> {
+        self.cluster.transport.as_ref().map(|transport| transport.local_address())
+    }
+
     fn tenure_is_over(&mut self) {
-        if self.stop_reason.is_none() {
-            log!("etcd has not heard of this head for too long: another one may act");
+        log!("etcd has not heard of this head for too long: another one may act");
+        self.tell_head(head::Input::TenureEnds);
+    }
+
+    /// The head in this daemon does nothing any more. If it was elected this node goes on without it: it looks for
+    /// the next head, and stands for election again.
+    pub(super) fn step_down(&mut self) {
+        if self.stop_reason.is_some() {
+            return;
+        }
+        let may_return = self.cluster.candidacy.is_some();
+        let HeadSide::Here(hosted) = &mut self.cluster.head else { return };
+        let Some((tenure, followed, unheard)) = hosted.leave().filter(|_| may_return) else {
             self.has_failed = true;
-            self.request_stop("its time as head is over");
+            return self.request_stop("it cannot be the head any more");
+        };
+        log!("this node is the head no more, and looks for the next one");
+        self.cluster.head = HeadSide::There(Box::new(Away::unknown(followed, unheard)));
+        self.follow_head(None);
+        self.stand_again(Some(tenure));
+    }
+
+    /// Stand for election; `former` is the time that it was the head before.
+    fn stand_again(&self, former: Option<Tenure>) {
+        let HeadSide::There(_) = &self.cluster.head else { return };
+        if let (Some(etcd), Some(address)) = (self.cluster.candidacy.clone(), self.own_address()) {
+            tokio::task::spawn_local(stand_until_elected(self.shared(), etcd, address, former));
         }
     }
 
