@@ -120,9 +120,6 @@ pub enum Input {
     },
     /// The head is being stopped in order and its log is not kept: no other head will follow it.
     ClusterEnds,
-    /// Another head may act by now, for this one was elected for a time that is over; answered by
-    /// [`Effect::StepDown`].
-    TenureEnds,
     /// A message for the head came.
     Received {
         /// The node whose session brought it; answered by one [`Effect::Handled`].
@@ -139,6 +136,9 @@ pub enum Input {
         /// How.
         result: WriteResult,
     },
+    /// Another head may act by now, for this one was elected for a time that is over; answered by
+    /// [`Effect::StepDown`].
+    TenureEnds,
 }
 
 /// What the head asks of the world.
