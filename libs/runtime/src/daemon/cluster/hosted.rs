@@ -85,6 +85,14 @@ struct Member {
     _gate: Task,
 }
 
+/// A connection with such a node: what it carries, which one of that node it is, and until when.
+struct Line {
+    session: PeerSession,
+    frames: tokio::sync::mpsc::Sender<Vec<Bytes>>,
+    number: u64,
+    office: watch::Receiver<()>,
+}
+
 /// A write that the thread of the log carries out.
 struct Write {
     operation: OperationId,
@@ -277,17 +285,16 @@ impl Hosted {
 
 /// Carry the head's session with a node over a connection until that ends.
 pub(super) async fn drive(shared: &Shared, node: NodeId, mut connection: Connection) {
-    let Some((session, frames, number, mut office)) = shared.borrow_mut().member_connected(node) else {
-        return;
-    };
+    let Some(mut line) = shared.borrow_mut().member_connected(node) else { return };
+    let driven = line.session.drive(&mut connection.reader, &mut connection.writer, &line.frames);
     let ended = tokio::select! {
         biased;
         // Nothing is ever sent: the head has stepped down.
-        _ = office.changed() => return,
-        ended = session.drive(&mut connection.reader, &mut connection.writer, &frames) => ended,
+        _ = line.office.changed() => return,
+        ended = driven => ended,
     };
     log!("the head's connection with node {} has ended: {ended:?}", node.0);
-    with(shared, |daemon| daemon.member_disconnected(node, number));
+    with(shared, |daemon| daemon.member_disconnected(node, line.number));
 }
 
 impl Daemon {
@@ -393,15 +400,16 @@ impl Daemon {
         }
     }
 
-    fn member_connected(
-        &mut self,
-        node: NodeId,
-    ) -> Option<(PeerSession, tokio::sync::mpsc::Sender<Vec<Bytes>>, u64, watch::Receiver<()>)> {
+    fn member_connected(&mut self, node: NodeId) -> Option<Line> {
         let HeadSide::Here(hosted) = &mut self.cluster.head else { return None };
         let member = hosted.nodes.get_mut(&node)?;
         member.connections += 1;
-        let office = hosted.office.subscribe();
-        Some((member.session.clone(), member.frames.clone(), member.connections, office))
+        Some(Line {
+            session: member.session.clone(),
+            frames: member.frames.clone(),
+            number: member.connections,
+            office: hosted.office.subscribe(),
+        })
     }
 
     fn member_disconnected(&mut self, node: NodeId, connection: u64) {
