@@ -63,6 +63,8 @@ pub enum Mutant {
     SortArguments,
     /// An actor is constructed before the bytes of its arguments are there.
     HastyConstruct,
+    /// What one newcomer was told of another one counts as told to all.
+    QuietArrival,
     /// What is free is told when CPUs are taken or freed, and not for the sake of anything else.
     ReportCpusOnly,
     /// Nodes hear when something becomes free on another node, and not when it is taken.
@@ -107,7 +109,8 @@ impl Mutant {
     ];
 
     /// Those that take several nodes to be seen.
-    pub const OF_CLUSTERS: [Mutant; 14] = [
+    pub const OF_CLUSTERS: [Mutant; 15] = [
+        Mutant::QuietArrival,
         Mutant::StaleGrant,
         Mutant::RedirectToDead,
         Mutant::SlowIsDead,

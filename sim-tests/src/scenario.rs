@@ -69,6 +69,8 @@ impl Scenario {
             let machine = if has("rivals") { HUB } else { any };
             faults.extend(draw_outage(&mut random, machine));
         }
+        // As rarely as in a cluster of a thousand nodes.
+        cluster.view_micros = *random.pick(&[100_000, 100_000, 100_000, 1_600_000]);
         Scenario { seed, cluster, faults, drivers }
     }
 

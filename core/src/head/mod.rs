@@ -71,6 +71,8 @@ pub struct Config {
     pub silence_grace: Span,
     /// How long an actor that no node can ever run waits for the cluster to change.
     pub infeasible_grace: Span,
+    /// Nodes are told of each other at most once in this time, for each 64 nodes.
+    pub view_every: Span,
 }
 
 impl Config {
@@ -84,6 +86,7 @@ impl Config {
             reconnect_grace: Span::from_secs(2),
             silence_grace: Span::from_secs(10),
             infeasible_grace: Span::from_secs(10),
+            view_every: Span::from_millis(100),
         }
     }
 }

@@ -143,6 +143,7 @@ impl<C: Content> Cluster<C> {
         log.holder = Some(address);
         let mut config = head::Config::new(self.random.draw());
         config.durable = self.settings.durable;
+        config.view_every = Span::from_micros(self.settings.view_micros);
         let rows: Vec<(Key, Row)> = log.rows.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
         let places = rare::is_placing(&rows);
         let process = HeadProcess {

@@ -37,6 +37,8 @@ pub struct Settings {
     pub restart_micros: u64,
     /// Bytes per microsecond between the stores of two machines.
     pub bytes_per_micro: u64,
+    /// Nodes are told of each other at most once in this time.
+    pub view_micros: u64,
     /// Sessions acknowledge so many frames together at most.
     pub acknowledge_frames: u64,
     /// A session with so many unacknowledged bytes is full.
@@ -75,6 +77,7 @@ impl Default for Settings {
             redial_micros: 50_000,
             restart_micros: 500_000,
             bytes_per_micro: 1_000,
+            view_micros: 100_000,
             acknowledge_frames: 16,
             session_bytes: 16 << 20,
             heal_at_micros: 1_000_000,
