@@ -29,6 +29,7 @@ pub mod session;
 pub mod task;
 pub mod term;
 pub mod value;
+mod views;
 pub mod wire;
 
 pub use machine::{Effects, Machine, Span, Time, Wakeup};

@@ -50,6 +50,7 @@ use crate::deadlines::Deadlines;
 use crate::ids::{NodeId, OperationId, ProcessId};
 use crate::machine::{Effects, Machine, Span, Time, Wakeup};
 use crate::message::{Message, NodeSummary};
+use crate::views;
 
 /// What a head is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,7 +87,7 @@ impl Config {
             reconnect_grace: Span::from_secs(2),
             silence_grace: Span::from_secs(10),
             infeasible_grace: Span::from_secs(10),
-            view_every: Span::from_millis(100),
+            view_every: views::VIEW_EVERY,
         }
     }
 }

@@ -10,14 +10,8 @@ use crate::ids::NodeId;
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::{Message, NodeSummary};
 use crate::mutants::Mutant;
-use crate::node::GUESSED_FOR;
 use crate::resources::Resources;
-
-/// At most one view in [`Config::view_every`] for each of so many nodes: a change is told to all, so what changes
-/// costs the square of them.
-///
-/// [`Config::view_every`]: super::Config::view_every
-const NODES_PER_INTERVAL: u64 = 64;
+use crate::views;
 
 /// What is to be told.
 #[derive(Clone, Debug, Default)]
@@ -53,11 +47,6 @@ impl View {
     }
 }
 
-/// How long to gather changes for so many nodes.
-fn interval(every: Span, nodes: usize) -> Span {
-    Span(every.0 * (nodes as u64).div_ceil(NODES_PER_INTERVAL).max(1))
-}
-
 impl Head {
     /// What this head believes to be free on a live node, for those who look from outside.
     pub fn believed_free(&self, node: NodeId) -> Option<&Resources> {
@@ -79,7 +68,7 @@ impl Head {
             return;
         }
         let changed = core::mem::take(&mut self.view.changed);
-        let pause = interval(self.config.view_every, self.nodes.alive().count());
+        let pause = views::interval(self.config.view_every, self.nodes.alive().count());
         self.view.not_before = out.now + pause;
         let nodes: Arc<[Arc<NodeSummary>]> =
             changed.into_iter().filter_map(|id| self.news_of(id, pause)).collect();
@@ -97,7 +86,7 @@ impl Head {
         let summary = self.nodes.get(id)?.shown();
         let known = |word: &LastWord| word.by_all || Mutant::QuietArrival.is_active();
         let before = self.view.told.0.get(&id).filter(|word| known(word));
-        if pause >= GUESSED_FOR && before.is_some_and(|word| *word.summary == summary) {
+        if !views::tells_all(pause) && before.is_some_and(|word| *word.summary == summary) {
             return None;
         }
         let summary = Arc::new(summary);
@@ -140,11 +129,10 @@ mod tests {
     use crate::message::NodeSummary;
     use crate::resources::Resources;
     use crate::value::Death;
+    use crate::views::{NODES_PER_INTERVAL, VIEW_EVERY, interval};
     use alloc::boxed::Box;
     use alloc::string::String;
     use bytes::Bytes;
-
-    const EVERY: Span = Span::from_millis(100);
 
     fn report(head: &mut Harness, node: u32, free: &Resources) {
         let report = Box::new(NodeSummary { free: free.clone(), ..summary(NodeId(node)) });
@@ -157,7 +145,7 @@ mod tests {
         head.join();
         assert_eq!(head.views, [(1, alloc::vec![1])], "it is new to nobody else");
         head.views.clear();
-        head.pass(EVERY);
+        head.pass(VIEW_EVERY);
         head.join();
         let (both, second) = (alloc::vec![1, 2], alloc::vec![2]);
         assert_eq!(core::mem::take(&mut head.views), [(2, both), (1, second)]);
@@ -167,7 +155,7 @@ mod tests {
         }
         report(&mut head, 1, &resources(&[("CPU", 1)]));
         assert_eq!(head.views, []);
-        head.pass(EVERY);
+        head.pass(VIEW_EVERY);
         assert_eq!(head.views, [(1, alloc::vec![1, 2]), (2, alloc::vec![1, 2])]);
         head.views.clear();
         head.pass(Span::from_secs(1));
@@ -181,14 +169,14 @@ mod tests {
         for _ in 0..nodes {
             head.join();
         }
-        head.pass(interval(EVERY, nodes as usize));
+        head.pass(interval(VIEW_EVERY, nodes as usize));
         head.views.clear();
         let full = &summary(NodeId(1)).total;
         report(&mut head, 1, full);
         report(&mut head, 2, &resources(&[("CPU", 1)]));
         report(&mut head, 3, &resources(&[("CPU", 1)]));
         report(&mut head, 3, full);
-        head.pass(interval(EVERY, nodes as usize));
+        head.pass(interval(VIEW_EVERY, nodes as usize));
         assert!(head.views.iter().all(|(_, told)| *told == [2]), "{:?}", head.views);
         // The node itself need not hear it.
         assert_eq!(core::mem::take(&mut head.views).len() as u32, nodes - 1);
@@ -198,16 +186,10 @@ mod tests {
         let last = |head: &Harness| head.head.view.told.0[&NodeId(2)].summary.free.clone();
         assert_eq!(last(&head), resources(&[("CPU", 1)]));
         head.views.clear();
-        head.pass(interval(EVERY, nodes as usize));
+        head.pass(interval(VIEW_EVERY, nodes as usize));
         let news = |to: u32| (to, alloc::vec![2, nodes + 1]);
         assert_eq!(head.views[..2], [news(1), news(2)]);
         assert_eq!(last(&head), *full);
-    }
-
-    #[test]
-    fn views_grow_rare_with_the_number_of_nodes() {
-        let millis = [0, 1, 64, 65, 1_000].map(|nodes| interval(EVERY, nodes).0 / 1_000_000);
-        assert_eq!(millis, [100, 100, 100, 200, 1_600]);
     }
 
     #[test]

@@ -69,7 +69,6 @@ use crate::resources::{Environment, Resources};
 use crate::value::{Death, Failure};
 
 pub use self::inspect::Inspection;
-pub(crate) use self::view::GUESSED_FOR;
 
 /// What a node is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -584,7 +583,10 @@ impl Node {
             }
             Wakeup::Unschedulable => self.refuse_unschedulable(out),
             Wakeup::RaiseCap => self.raise_cap(),
-            Wakeup::Redirect => self.changed |= self.view.expire(out.now),
+            Wakeup::Redirect => {
+                self.view.expire(out.now);
+                self.changed = true;
+            }
             Wakeup::Report => self.reporter.due(),
             Wakeup::MakeRoom | Wakeup::StoreFull => self.store.room_due(),
             // What these wait for is looked at whenever the node settles.
@@ -605,7 +607,7 @@ impl Node {
         if changed {
             self.redirect_waiting(out);
         }
-        self.watch_guesses();
+        self.watch_guesses(out.now);
         self.store.settle(out, &mut self.deadlines);
         self.tell_owners(out);
         self.report(out);

@@ -5,7 +5,7 @@ use super::ledger::{Feasibility, is_light};
 use super::outbox::Outbox;
 use super::queue::{Claim, Claimant};
 use crate::ids::{NodeId, ProcessId};
-use crate::machine::Wakeup;
+use crate::machine::{Span, Time, Wakeup};
 use crate::message::{Message, Route};
 use crate::placement;
 use crate::resources::{Demand, Strategy};
@@ -13,6 +13,9 @@ use crate::resources::{Demand, Strategy};
 /// A request that was rejected so often waits at home until more is known of the others: in a large cluster
 /// that is full it would go round all nodes, and those of everybody else with it.
 const REJECTIONS_MAX: u32 = 8;
+
+/// It does not wait longer if there are guesses: they may be wrong.
+const LOOK_AGAIN: Span = Span::from_secs(1);
 
 /// Where a claim goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -134,12 +137,13 @@ impl Node {
         out.send(process, Message::LeaseRedirected { request, to, route });
     }
 
-    /// Look again at those who wait when guesses about other nodes are given up.
-    pub(super) fn watch_guesses(&mut self) {
+    /// Look again at those who wait when guesses about other nodes are given up, and before that where that takes
+    /// long: who was rejected too often waits, and there may be nodes that were not asked yet.
+    pub(super) fn watch_guesses(&mut self, now: Time) {
         if !self.queue.is_empty()
             && let Some(due) = self.view.guesses_due()
         {
-            self.deadlines.arm(Wakeup::Redirect, due);
+            self.deadlines.arm(Wakeup::Redirect, due.min(now + LOOK_AGAIN));
         }
     }
 

@@ -10,14 +10,12 @@ use alloc::vec::Vec;
 use core::ops::Bound;
 
 use crate::ids::NodeId;
-use crate::machine::{Span, Time};
+use crate::machine::Time;
 use crate::message::NodeSummary;
 use crate::mutants::Mutant;
 use crate::placement::{self, CANDIDATES_MAX};
 use crate::resources::{Demand, Quantity, Resources};
-
-/// How long a guess about what is free elsewhere counts if that node reports nothing meanwhile.
-pub(crate) const GUESSED_FOR: Span = Span::from_secs(1);
+use crate::views;
 
 /// See the module's text.
 #[derive(Clone, Debug)]
@@ -110,6 +108,7 @@ impl View {
     /// The head tells of nodes.
     pub(super) fn update(&mut self, nodes: &[Arc<NodeSummary>]) {
         self.informed = true;
+        let many = nodes.len() > self.nodes.0.len() / 8;
         let mut near = 0;
         for summary in nodes {
             let node = summary.node;
@@ -117,34 +116,51 @@ impl View {
                 continue;
             }
             self.forget_guess(node);
-            if summary.alive {
-                near = self.set(summary.clone(), self.nodes.place_near(node, near)) + 1;
-            } else {
+            if !summary.alive {
                 self.remove(node);
+                continue;
             }
+            let (place, before) = self.list(summary.clone(), self.nodes.place_near(node, near));
+            near = place + 1;
+            if !many {
+                self.note_room(place, before);
+            }
+        }
+        if many {
+            self.roomy =
+                self.nodes.0.iter().filter(|listed| listed.roomy).map(|listed| listed.node).collect();
         }
     }
 
-    /// Note what is known of a node, which has this place in the list, or gets it. Says where it is.
-    fn set(&mut self, mut summary: Arc<NodeSummary>, place: Result<usize, usize>) -> usize {
+    /// Note what is known of a node, which has this place in the list, or gets it.
+    fn set(&mut self, summary: Arc<NodeSummary>, place: Result<usize, usize>) {
+        let (place, before) = self.list(summary, place);
+        self.note_room(place, before);
+    }
+
+    /// The same, but for whether there is room. Says where the node is, and whether there was room.
+    fn list(&mut self, mut summary: Arc<NodeSummary>, place: Result<usize, usize>) -> (usize, bool) {
         if Mutant::IgnoreFalls.is_active() {
             self.ignore_falls(&mut summary);
         }
         let (node, roomy) = (summary.node, is_roomy(&summary));
         let listed = Listed { node, roomy, summary };
-        let (place, before) = match place {
+        match place {
             Ok(place) => (place, core::mem::replace(&mut self.nodes.0[place], listed).roomy),
             Err(place) => {
                 self.nodes.0.insert(place, listed);
                 (place, false)
             }
-        };
+        }
+    }
+
+    fn note_room(&mut self, place: usize, before: bool) {
+        let Listed { node, roomy, .. } = self.nodes.0[place];
         if roomy && !before {
             self.roomy.insert(node);
         } else if before && !roomy {
             self.roomy.remove(&node);
         }
-        place
     }
 
     fn ignore_falls(&self, summary: &mut Arc<NodeSummary>) {
@@ -291,7 +307,7 @@ impl View {
 
     /// When the first guess is given up.
     pub(super) fn guesses_due(&self) -> Option<Time> {
-        self.guessed.first().map(|(since, _)| *since + GUESSED_FOR)
+        self.guessed.first().map(|(since, _)| *since + views::guessed_for(self.nodes.0.len()))
     }
 
     /// What the table says of itself must be true.
@@ -319,6 +335,7 @@ fn is_roomy(node: &NodeSummary) -> bool {
 mod tests {
     use super::*;
     use crate::node::harness::{demand, summary};
+    use crate::views::guessed_for;
     use alloc::vec;
 
     fn tell(view: &mut View, nodes: Vec<NodeSummary>) {
@@ -360,10 +377,10 @@ mod tests {
         view.rejected(NodeId(2), &cpu, Time(2));
         assert_eq!(view.best_free(&cpu), None);
         assert_eq!(view.best_free(&demand(&[("CPU", 0.5)])), Some(NodeId(2)), "less may do");
-        assert!(view.expire(Time(1) + GUESSED_FOR));
-        assert_eq!(view.guesses_due(), Some(Time(2) + GUESSED_FOR));
+        assert!(view.expire(Time(1) + guessed_for(2)));
+        assert_eq!(view.guesses_due(), Some(Time(2) + guessed_for(2)));
         assert_eq!(view.best_free(&cpu), Some(NodeId(7)));
-        assert!(view.expire(Time(2) + GUESSED_FOR));
+        assert!(view.expire(Time(2) + guessed_for(2)));
         view.check();
     }
 
