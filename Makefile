@@ -115,7 +115,7 @@ test-python: build ## Python: the package, clusters, types
 test-chaos: build ## A short time of faults in a real cluster under work
 	$(BIN)/python -m chaos --seed $(SEED) --minutes 0.4 --nodes 2
 	@# Interrupted, it closes everything down, as it does when its time is over.
-	timeout --preserve-status -s INT 8 $(BIN)/python -m chaos --seed $(SEED) --minutes 5 --nodes 2 --quiet; test $$? -eq 130
+	code=0; timeout --preserve-status -s INT 8 $(BIN)/python -m chaos --seed $(SEED) --minutes 5 --nodes 2 --quiet || code=$$?; test $$code -eq 130
 	$(BIN)/python -m chaos.heads --seed $(SEED) --kills 2 --state file
 	$(BIN)/python -m chaos.heads --seed $(SEED) --kills 2 --state etcd
 
