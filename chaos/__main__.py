@@ -75,19 +75,24 @@ def main() -> int:
             replay += f" --{name} {getattr(given, name)}"
     print(f"chaos: {replay.removeprefix('python -m chaos ')}", flush=True)
     hosts = Hosts(given.loopback)
+    machine = leaks.Machine(hosts.name)
     if hosts.why_loopback:
         print(f"chaos: everything on loopback, no link is cut: {hosts.why_loopback}", flush=True)
+    interrupted = False
     try:
         wrong = run(given, seed, hosts)
     except KeyboardInterrupt:
-        print(f"chaos: interrupted, nothing wrong so far; from the start: {replay}")
-        return INTERRUPTED
+        interrupted, wrong = True, []
     finally:
         hosts.close()
+    wrong += [f"left behind: {what}" for what in machine.leaks()]
     if wrong:
         print("\n".join(f"chaos: WRONG: {line}" for line in wrong))
         print(f"chaos: again (the same faults, at times of their own): {replay}")
         return 1
+    if interrupted:
+        print(f"chaos: interrupted, nothing wrong so far; from the start: {replay}")
+        return INTERRUPTED
     print("chaos: every result was right, and nothing is left")
     return 0
 
@@ -101,17 +106,21 @@ def interrupt(*_: object) -> None:
 def run(given: argparse.Namespace, seed: int, hosts: Hosts) -> list[str]:
     """Everything; what was wrong, in words. KeyboardInterrupt: it was interrupted, and nothing was wrong."""
     victim = Victim(hosts, given.nodes, seed)
+    temp = pathlib.Path(victim.cluster.temp_directory)
     try:
         shoal.init(address=victim.home.socket, namespace="chaos", log_to_driver=False)
         # What an interrupted round writes is of no interest to anybody.
         with tempfile.TemporaryDirectory(prefix="shoal-chaos-", ignore_cleanup_errors=True) as directory:
             wrong = harm_at_work(given, seed, victim, pathlib.Path(directory))
         gc.collect()
+        wrong = wrong or leaks.of_work(victim.nodes())
         if not wrong:
-            wrong += leaks.leaks(victim)
+            shoal.shutdown()
+            wrong = leaks.of_driver(victim.nodes())
         if wrong:
-            wrong += [f"{path}:\n{path.read_text(errors='replace')[-3000:]}" for path in victim.logs()]
-        return wrong
+            return wrong + [f"{path}:\n{path.read_text(errors='replace')[-3000:]}" for path in victim.logs()]
+        victim.stop()
+        return leaks.of_sessions(temp)
     finally:
         shoal.shutdown()
         victim.cluster.shutdown()

@@ -71,7 +71,7 @@ class Victim:
 
     def kill_worker(self) -> str:
         """Kill a worker process of some node."""
-        node = self._chance.choice([self.home, *self.others])
+        node = self._chance.choice(self.nodes())
         workers = [worker for worker in node.status()["workers"] if worker.get("pid")]
         if not workers:
             return f"node {node.node_id} has no worker to kill"
@@ -93,6 +93,7 @@ class Victim:
         """Kill the head and the node that it is on, and start it again from its log."""
         head = self.cluster.head_node
         assert head is not None
+        del self._where[head.pid]
         self.cluster.remove_node(head, allow_graceful=False)
         self._pause(2.0)
         head = self._add(self._head_host, num_cpus=1, port=self._port)
@@ -100,12 +101,13 @@ class Victim:
 
     def cut_briefly(self) -> str:
         """Unplug a node's cable for less time than anybody is declared dead after."""
-        node = self._chance.choice([self.home, *self.others])
+        node = self._chance.choice(self.nodes())
         host = self._where[node.pid]
         host.cut()
         pause = self._pause(1.2)
         host.heal()
-        return f"cut node {node.node_id} off for {pause:.1f} s"
+        whose = "the head" if node is self.cluster.head_node else f"node {node.node_id}"
+        return f"cut {whose} off for {pause:.1f} s"
 
     def cut_until_dead(self) -> str:
         """Unplug a node's cable until the others have buried it; when it hears of that it must end."""
@@ -147,8 +149,13 @@ class Victim:
         time.sleep(self._chance.uniform(0.2, 2.5))
 
     def nodes(self) -> list[ClusterNode]:
-        """All nodes that are alive."""
+        """All nodes that are alive, the head's first."""
         return self.cluster.list_all_nodes()
+
+    def stop(self) -> None:
+        """End all nodes in order, the head's last."""
+        for node in self.nodes()[::-1]:
+            self.cluster.remove_node(node)
 
     def logs(self) -> list[pathlib.Path]:
         """The daemons' logs."""

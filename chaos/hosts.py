@@ -46,6 +46,7 @@ class Hosts:
     """Makes hosts, and removes them at the end.
 
     Attributes:
+        name: What the names of all namespaces and links begin with.
         why_loopback: Why there are no namespaces; empty if there are.
     """
 
@@ -53,18 +54,18 @@ class Hosts:
 
     def __init__(self, loopback: bool = False) -> None:
         # The system removes a namespace and what is in it some time after it was told to: no name is used twice.
-        self._name = f"s{os.getpid() & 0xFFFF:x}x{next(Hosts._made) & 0xFF:x}"
+        self.name = f"s{os.getpid() & 0xFFFF:x}x{next(Hosts._made) & 0xFF:x}"
         self._bridge: str | None = None
-        self._namespaces: list[str] = []
+        self.namespaces: list[str] = []
         self.why_loopback = "asked for" if loopback else self._make_bridge()
 
     def _make_bridge(self) -> str:
         if shutil.which("ip") is None:
             return "there is no `ip` command"
         try:
-            _ip("link", "add", self._name, "type", "bridge")
-            self._bridge = self._name
-            _ip("link", "set", self._name, "up")
+            _ip("link", "add", self.name, "type", "bridge")
+            self._bridge = self.name
+            _ip("link", "set", self.name, "up")
         except subprocess.CalledProcessError as error:
             self.close()
             return f"`ip` says: {error.stderr.strip()}"
@@ -74,11 +75,11 @@ class Hosts:
         """A new host."""
         if self._bridge is None:
             return Host(None, "127.0.0.1")
-        number = len(self._namespaces) + 1
-        namespace, cable = f"{self._name}n{number}", f"{self._name}v{number}"
+        number = len(self.namespaces) + 1
+        namespace, cable = f"{self.name}n{number}", f"{self.name}v{number}"
         address = f"10.213.{number // 250}.{number % 250 + 1}"
         _ip("netns", "add", namespace)
-        self._namespaces.append(namespace)
+        self.namespaces.append(namespace)
         _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip("link", "set", cable, "master", self._bridge, "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
@@ -88,9 +89,9 @@ class Hosts:
 
     def close(self) -> None:
         """Remove everything."""
-        for namespace in self._namespaces:
+        for namespace in self.namespaces:
             _ip("netns", "del", namespace, check=False)
-        self._namespaces.clear()
+        self.namespaces.clear()
         if self._bridge is not None:
             _ip("link", "del", self._bridge, check=False)
             self._bridge = None
