@@ -71,8 +71,32 @@ class Programs:
             for _ in range(3):
                 yield payload(size)
 
+        @api.remote(num_cpus=0, max_retries=3)
+        def reverse(value):
+            return value[::-1]
+
+        @api.remote(num_cpus=0, max_retries=3)
+        def join(one, other):
+            return one + other
+
+        @api.remote(num_cpus=0, max_retries=3)
+        def measure(value):
+            return len(value)
+
+        def chain_of_tasks(size):
+            """A task, one with its result, and one with that one's result: all on node a, each result in its store."""
+            there = {"resources": {"a": 0.1}}
+            made = make.options(**there).remote(size)
+            reversed_ = reverse.options(**there).remote(made)
+            return [made, reversed_, join.options(**there).remote(reversed_, reversed_)]
+
         @self.remote
         class Maker:
+            def submit_chain(self, size):
+                references = chain_of_tasks(size)
+                api.wait(references[-1:], fetch_local=False)
+                return [os.getpid(), references[-1]]
+
             def put(self, size):
                 return [os.getpid(), api.put(payload(size))]
 
@@ -103,6 +127,7 @@ class Programs:
                 return api.get(self.references[0], timeout=LIMIT_SECONDS)
 
         self.Maker, self.Holder = Maker, Holder
+        self.chain_of_tasks, self.measure = chain_of_tasks, measure
 
     def get(self, reference):
         return self.api.get(reference, timeout=LIMIT_SECONDS)
@@ -210,24 +235,64 @@ class Programs:
         kill(pid)
         return len(self.get(reading)), len(payload(HUGE))
 
-    def with_its_node(self):
-        """An object with a copy elsewhere whose owner was killed with its node."""
+    def copied_elsewhere(self, in_order):
         cluster, nodes = self.start_nodes()
         maker = self.Maker.options(resources={"a": 0.1}).remote()
         holder = self.Holder.options(resources={"b": 0.1}).remote()
         _, reference = self.get(maker.put.remote(LARGE))
         self.get(holder.keep.remote([reference]))
         self.get(holder.read.remote())
-        cluster.remove_node(nodes["a"], allow_graceful=False)
+        cluster.remove_node(nodes["a"], allow_graceful=in_order)
         return self.get(reference), payload(LARGE)
+
+    def made_again(self, method, in_order, right):
+        cluster, nodes = self.start_nodes()
+        maker = self.Maker.options(resources={"a": 0.1}).remote()
+        _, reference = self.get(getattr(maker, method).remote(LARGE))
+        cluster.remove_node(nodes["a"], allow_graceful=in_order)
+        cluster.add_node(num_cpus=1, resources={"a": 1})
+        return self.get(reference), right
+
+    def with_its_node(self):
+        """An object with a copy elsewhere whose owner was killed with its node."""
+        return self.copied_elsewhere(in_order=False)
 
     def with_its_node_again(self):
         """A task's result whose owner and only copy were on a node that was killed."""
+        return self.made_again("submit", False, payload(LARGE))
+
+    def with_its_node_in_order(self):
+        """An object with a copy elsewhere whose owner's node was stopped in order."""
+        return self.copied_elsewhere(in_order=True)
+
+    def with_its_node_in_order_again(self):
+        """A task's result whose owner and only copy were on a node that was stopped in order."""
+        return self.made_again("submit", True, payload(LARGE))
+
+    def on_a_stopping_node(self):
+        """The result of a task that fetched its argument from a live owner when its node was stopped in order."""
         cluster, nodes = self.start_nodes()
         maker = self.Maker.options(resources={"a": 0.1}).remote()
-        _, reference = self.get(maker.submit.remote(LARGE))
+        _, argument = self.get(maker.put.remote(HUGE))
+        # Nothing but this program knows of it; the task fetches it where it runs.
+        result = self.measure.options(resources={"b": 0.1}).remote(argument)
+        time.sleep(0.1)
+        cluster.remove_node(nodes["b"], allow_graceful=True)
+        cluster.add_node(num_cpus=1, resources={"b": 1})
+        return self.get(result), len(payload(HUGE))
+
+    def without_arguments(self):
+        """A lost result whose arguments have lost all copies, too."""
+        cluster, nodes = self.start_nodes()
+        references = self.chain_of_tasks(LARGE)
+        self.api.wait(references[-1:], fetch_local=False, timeout=LIMIT_SECONDS)
         cluster.remove_node(nodes["a"], allow_graceful=False)
-        return self.get(reference), payload(LARGE)
+        cluster.add_node(num_cpus=1, resources={"a": 1})
+        return self.get(references[-1]), payload(LARGE)[::-1] * 2
+
+    def without_owner_and_arguments(self):
+        """A lost result of a dead owner whose arguments have lost all copies, too."""
+        return self.made_again("submit_chain", False, payload(LARGE)[::-1] * 2)
 
 
 NAMES = [name for name, value in vars(Programs).items() if getattr(value, "__doc__", None) and name[0] != "_"]

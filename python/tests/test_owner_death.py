@@ -6,10 +6,11 @@ object that somebody else came to hold, and owns it when its owner is dead.
 
 import os
 import signal
+import subprocess
 
 import pytest
 
-from harness import ON_SHOAL, PATIENCE_SECONDS, Gate, Tally, api, exceptions, submodule, wait_until
+from harness import ON_SHOAL, PATIENCE_SECONDS, Gate, Tally, api, exceptions, on, submodule, wait_until
 
 SIZES = pytest.mark.parametrize("size", [0, 3 << 20], ids=["small", "large"])
 pytestmark = [
@@ -34,6 +35,11 @@ class Maker:
         reference = made.remote(size)
         api.wait([reference])
         return [os.getpid(), reference]
+
+    def submit_chain(self, size):
+        result = chain_of_tasks(size)[-1]
+        api.wait([result], fetch_local=False)
+        return [os.getpid(), result]
 
     def submit_waiting(self, gate, tally):
         """A task that has not ended when its owner dies."""
@@ -75,6 +81,28 @@ class Holder:
 @api.remote(num_cpus=0)
 def made(size):
     return payload(size)
+
+
+@api.remote(num_cpus=0)
+def reverse(value):
+    return value[::-1]
+
+
+@api.remote(num_cpus=0)
+def join(one, other):
+    return one + other
+
+
+@api.remote(num_cpus=0)
+def measure(value):
+    return len(value)
+
+
+def chain_of_tasks(size):
+    """The results of a task, of one that takes it, and of one that takes that: all on node a, where they stay."""
+    first = made.options(**on("a")).remote(size)
+    second = reverse.options(**on("a")).remote(first)
+    return first, second, join.options(**on("a")).remote(second, second)
 
 
 @api.remote(num_cpus=0, num_returns="streaming")
@@ -248,10 +276,6 @@ def nodes(no_cluster):
     cluster.shutdown()
 
 
-def on(name):
-    return {"resources": {name: 0.01}}
-
-
 @SIZES
 def test_an_owner_on_another_node_dies(nodes, size):
     maker = Maker.options(**on("a")).remote()
@@ -275,8 +299,28 @@ def test_the_owner_dies_while_another_node_copies_its_object(nodes):
     assert api.get(reading, timeout=PATIENCE_SECONDS) == len(payload(size))
 
 
+def kill_node(cluster, node):
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def stop_node(cluster, node):
+    cluster.remove_node(node, allow_graceful=True)
+
+
+def drain_node(cluster, node):
+    """Have a node emptied that has no time for it."""
+    command = [*submodule("_daemon").command(), "drain-node", str(node.node_id), "--deadline=0"]
+    subprocess.run([*command, f"--temp-dir={cluster.temp_directory}"], check=True, timeout=PATIENCE_SECONDS)
+    wait_until(node.has_ended, what="end of the drained node")
+    cluster.remove_node(node)
+
+
+ENDS = pytest.mark.parametrize("end", [kill_node, stop_node, drain_node])
+
+
+@ENDS
 @SIZES
-def test_the_owners_node_dies_and_others_have_what_it_made(nodes, size):
+def test_the_owners_node_ends_and_others_have_what_it_made(nodes, size, end):
     cluster, (a, _) = nodes
     maker = Maker.options(**on("a")).remote()
     _, reference = api.get(maker.put.remote(size), timeout=PATIENCE_SECONDS)
@@ -284,16 +328,65 @@ def test_the_owners_node_dies_and_others_have_what_it_made(nodes, size):
     api.get(holder.keep.remote([reference]), timeout=PATIENCE_SECONDS)
     # A copy on another node: of a small object the record is one.
     assert api.get(holder.read.remote(), timeout=PATIENCE_SECONDS) == payload(size)
-    cluster.remove_node(a, allow_graceful=False)
+    end(cluster, a)
     assert api.get(reference, timeout=PATIENCE_SECONDS) == payload(size)
     del reference
     assert api.get(holder.read.remote(), timeout=PATIENCE_SECONDS) == payload(size)
 
 
-def test_a_result_whose_owner_and_only_copy_are_on_a_dead_node_is_made_again(nodes):
+@ENDS
+def test_a_result_whose_owner_and_only_copy_are_on_a_node_that_ends_is_made_again(nodes, end):
     cluster, (a, _) = nodes
     size = 3 << 20
     maker = Maker.options(**on("a")).remote()
     _, reference = api.get(maker.submit.remote(size), timeout=PATIENCE_SECONDS)
-    cluster.remove_node(a, allow_graceful=False)
+    end(cluster, a)
     assert api.get(reference, timeout=PATIENCE_SECONDS) == payload(size)
+
+
+@ENDS
+def test_a_task_whose_node_ends_while_it_fetches_its_argument_runs_elsewhere(nodes, end):
+    """Its own node's end is not the death of who owns the argument."""
+    cluster, (_, b) = nodes
+    size = 128 << 20
+    maker = Maker.options(**on("a")).remote()
+    _, argument = api.get(maker.put.remote(size), timeout=PATIENCE_SECONDS)
+    result = measure.options(**on("b")).remote(argument)
+    end(cluster, b)
+    cluster.add_node(num_cpus=1, resources={"b": 1})
+    assert api.get(result, timeout=PATIENCE_SECONDS) == len(payload(size))
+
+
+def test_a_lost_result_is_made_again_from_arguments_that_are_lost_too(nodes):
+    cluster, (a, _) = nodes
+    size = 3 << 20
+    *arguments, result = chain_of_tasks(size)
+    api.wait([result], timeout=PATIENCE_SECONDS, fetch_local=False)
+    kill_node(cluster, a)
+    cluster.add_node(num_cpus=1, resources={"a": 1})
+    # Each is asked for on its own, the last one first: who waits for whom is for the owner to find out.
+    assert api.get([result, *arguments[::-1]], timeout=PATIENCE_SECONDS) == [
+        payload(size)[::-1] * 2,
+        payload(size)[::-1],
+        payload(size),
+    ]
+
+
+def test_a_lost_result_is_made_again_from_lost_arguments_that_nobody_holds(nodes):
+    cluster, (a, _) = nodes
+    size = 3 << 20
+    result = chain_of_tasks(size)[-1]
+    api.wait([result], timeout=PATIENCE_SECONDS, fetch_local=False)
+    kill_node(cluster, a)
+    cluster.add_node(num_cpus=1, resources={"a": 1})
+    assert api.get(result, timeout=PATIENCE_SECONDS) == payload(size)[::-1] * 2
+
+
+def test_a_lost_result_of_a_dead_owner_is_made_again_from_arguments_that_are_lost_too(nodes):
+    cluster, (a, _) = nodes
+    size = 3 << 20
+    maker = Maker.options(**on("a")).remote()
+    _, result = api.get(maker.submit_chain.remote(size), timeout=PATIENCE_SECONDS)
+    kill_node(cluster, a)
+    cluster.add_node(num_cpus=1, resources={"a": 1})
+    assert api.get(result, timeout=PATIENCE_SECONDS) == payload(size)[::-1] * 2
