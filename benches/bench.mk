@@ -11,17 +11,23 @@
 # Options of benches/network/run.py go into NETWORK_OPTIONS, for example
 #   make bench-network NETWORK_OPTIONS="transfer --rounds 5"
 
+#   make bench-daemons  a hundred real daemons on this machine, idle (a minute or two)
+#
+# Options of benches/network/many_daemons.py go into DAEMONS_OPTIONS, for example
+#   make bench-daemons DAEMONS_OPTIONS="--nodes 300"
+
 # The target that installs Shoal with numpy into .venv.
 BENCH_SHOAL ?= build
 BENCH_OPTIONS ?=
 NETWORK_OPTIONS ?=
+DAEMONS_OPTIONS ?=
 BENCH_PYTHON ?= python3
 
 RAY_ENVIRONMENT := .venv-ray
 RAY_REQUIREMENTS := benches/side_by_side/requirements.txt
 RAY_INSTALLED := $(RAY_ENVIRONMENT)/.installed
 
-.PHONY: bench-ray bench-quick bench-network
+.PHONY: bench-ray bench-quick bench-network bench-daemons
 
 bench-ray: $(RAY_INSTALLED) $(BENCH_SHOAL)
 	$(RAY_ENVIRONMENT)/bin/python benches/side_by_side/run.py $(BENCH_OPTIONS)
@@ -31,6 +37,9 @@ bench-quick: $(RAY_INSTALLED) $(BENCH_SHOAL)
 
 bench-network: $(RAY_INSTALLED) $(BENCH_SHOAL)
 	$(BIN)/python benches/network/run.py $(NETWORK_OPTIONS)
+
+bench-daemons: $(BENCH_SHOAL)
+	$(BIN)/python benches/network/many_daemons.py $(DAEMONS_OPTIONS)
 
 $(RAY_INSTALLED): $(RAY_REQUIREMENTS)
 	$(BENCH_PYTHON) -m venv --clear $(RAY_ENVIRONMENT)
