@@ -1,7 +1,8 @@
 """A network between two namespaces that delays and drops packets: two TUN devices and this program between them.
 
 It stands in for `tc netem`, which not every kernel has. Each direction has a rate, a queue that is as long as what
-the rate sends in a hundred milliseconds, a fixed delay, and a share of packets that are dropped at random.
+the rate sends in a hundred milliseconds, a fixed delay, and a share of packets that are dropped at random; UDP may not
+pass at all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _CLONE_NEWNET = 0x40000000
 _PACKET_BYTES = 2048
 _QUEUE_SECONDS = 0.1
 _PACKETS_AT_ONCE = 64
+_UDP = 17
 
 
 def open_tun(namespace: str) -> int:
@@ -43,15 +45,21 @@ def open_tun(namespace: str) -> int:
     return device
 
 
+def _is_udp(packet: bytes) -> bool:
+    version, protocol = packet[0] >> 4, packet[9]
+    return version == 4 and protocol == _UDP
+
+
 class Direction:
     """What goes from one device to the other."""
 
-    def __init__(self, source: int, target: int, delay: float, loss: float, bytes_per_second: float) -> None:
+    def __init__(self, source: int, target: int, delay: float, loss: float, bytes_per_second: float, udp: bool) -> None:
         self.source = source
         self._target = target
         self._delay = delay
         self._loss = loss
         self._rate = bytes_per_second
+        self._udp = udp
         self._free_at = 0.0
         self._on_the_way: deque[tuple[float, bytes]] = deque()
 
@@ -61,7 +69,7 @@ class Direction:
                 packet = os.read(self.source, _PACKET_BYTES)
             except BlockingIOError:
                 return
-            if random.random() < self._loss:
+            if random.random() < self._loss or (_is_udp(packet) and not self._udp):
                 continue
             begin = max(now, self._free_at)
             if begin - now > _QUEUE_SECONDS:
@@ -86,9 +94,10 @@ def main() -> None:
     parser.add_argument("--delay", type=float, required=True, help="one way, in milliseconds")
     parser.add_argument("--loss", type=float, required=True, help="share of packets")
     parser.add_argument("--megabits", type=float, required=True, help="a second, in each direction")
+    parser.add_argument("--drop-udp", action="store_true", help="let no datagram of UDP pass")
     given = parser.parse_args()
     devices = [open_tun(namespace) for namespace in given.namespaces]
-    settings = given.delay / 1000, given.loss, given.megabits * 1e6 / 8
+    settings = given.delay / 1000, given.loss, given.megabits * 1e6 / 8, not given.drop_udp
     directions = [Direction(devices[0], devices[1], *settings), Direction(devices[1], devices[0], *settings)]
     poll = select.epoll()
     by_source = {direction.source: direction for direction in directions}

@@ -40,14 +40,17 @@ class Hosts:
         delay: One way, in milliseconds. Only for two hosts.
         loss: Share of the packets that are dropped, in each direction. Only for two hosts.
         megabits: Rate of the link in each direction, if it delays or drops.
+        udp: Whether UDP passes. Only for two hosts.
     """
 
-    def __init__(self, count: int, delay: float = 0.0, loss: float = 0.0, megabits: int = 400) -> None:
+    def __init__(
+        self, count: int, delay: float = 0.0, loss: float = 0.0, megabits: int = 400, udp: bool = True
+    ) -> None:
         self._prefix = f"shoal-{os.getpid()}"
         subnet = _SUBNET.format(os.getpid() % 250)
         self.names = [f"{self._prefix}-{index}" for index in range(count)]
         self.addresses = [f"{subnet}.{index + 1}" for index in range(count)]
-        self._impaired = (delay, loss, megabits) if delay or loss else None
+        self._impaired = (delay, loss, megabits, udp) if delay or loss or not udp else None
         self._switch = f"{self._prefix}-switch"
         self._link: subprocess.Popen[bytes] | None = None
         if self._impaired and count != 2:
@@ -101,9 +104,10 @@ class Hosts:
             run("ip", "-n", self._switch, "link", "set", port, "master", "bridge0", "up")
             self._address(host, "eth0")
 
-    def _join_by_link(self, delay: float, loss: float, megabits: int) -> None:
+    def _join_by_link(self, delay: float, loss: float, megabits: int, udp: bool) -> None:
         # `tc netem` would do, but not every kernel has it.
         arguments = [*self.names, f"--delay={delay}", f"--loss={loss}", f"--megabits={megabits}"]
+        arguments += [] if udp else ["--drop-udp"]
         self._link = subprocess.Popen([sys.executable, str(_LINK), *arguments])
         deadline = time.monotonic() + 10
         for host, name in enumerate(self.names):

@@ -121,6 +121,11 @@ def on(name, amount=0.01):
     return {"resources": {name: amount}}
 
 
+def daemon_log(node):
+    """What the daemon of a node of a `Cluster` has written."""
+    return pathlib.Path(node.session, "logs", "daemon.log").read_text()
+
+
 def process_alive(pid):
     """Whether a process still runs; one that only waits for its parent to collect it does not."""
     try:

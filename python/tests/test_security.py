@@ -4,19 +4,21 @@ The sockets come from the kernel's tables, not from what Shoal says of itself. W
 certificates of their own get is tested next to the transports.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import socket
 import ssl
 import stat
+import struct
 import subprocess
 import sys
 
 import pytest
 from conftest import RUN_VARIABLE, processes_of_this_run
 
-from harness import PATIENCE_SECONDS, api, run_driver, submodule
+from harness import PATIENCE_SECONDS, api, daemon_log, run_driver, submodule, wait_until
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -25,6 +27,7 @@ pytestmark = [
 
 LISTENING_TCP = "0A"
 LISTENING_UNIX = 0x10000
+NO_CERTIFICATE = "by gRPC was refused: no certificate was shown"
 GREETINGS = {
     "nothing": b"",
     "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -191,13 +194,32 @@ def test_a_port_says_nothing_in_the_clear(cluster, greeting):
     assert still_works()
 
 
-@pytest.mark.parametrize("protocol", [None, "h2", "http/1.1"])
-def test_a_port_says_nothing_to_who_has_no_certificate(cluster, protocol):
+def context_of_a_stranger(protocol=None):
+    """TLS without a certificate, which trusts everybody."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if protocol is not None:
         context.set_alpn_protocols([protocol])
+    return context
+
+
+@contextlib.contextmanager
+def stranger_at(node, protocol):
+    """A TLS connection to a node, without a certificate, for one of the protocols that it speaks."""
+    host, _, port = node.address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as raw,
+        context_of_a_stranger(protocol).wrap_socket(raw) as stranger,
+    ):
+        # In TLS 1.3 the client is done before the server knows that no certificate comes.
+        assert (stranger.version(), stranger.selected_alpn_protocol()) == ("TLSv1.3", protocol)
+        yield stranger
+
+
+@pytest.mark.parametrize("protocol", [None, "h2", "http/1.1"])
+def test_a_port_says_nothing_to_who_speaks_no_protocol_of_nodes(cluster, protocol):
+    context = context_of_a_stranger(protocol)
     for _, port in internet_ports("tcp", cluster_processes()):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
             try:
@@ -209,11 +231,89 @@ def test_a_port_says_nothing_to_who_has_no_certificate(cluster, protocol):
     assert still_works()
 
 
+@pytest.mark.parametrize("greeting", ["nothing", "HTTP/2"])
+@pytest.mark.parametrize("protocol", ["shoal/1", "shoal-bulk/1"])
+def test_a_port_says_nothing_to_who_has_no_certificate(cluster, protocol, greeting):
+    for node in cluster.list_all_nodes():
+        refusals = daemon_log(node).count(NO_CERTIFICATE)
+        with stranger_at(node, protocol) as stranger:
+            with contextlib.suppress(OSError):
+                stranger.sendall(GREETINGS[greeting])
+            assert answers(stranger) == b""
+        wait_until(
+            lambda node=node, before=refusals: daemon_log(node).count(NO_CERTIFICATE) > before,
+            what="a line that says why",
+        )
+    assert still_works()
+
+
+def message(content):
+    """A message of the join protocol."""
+    return struct.pack(">I", len(content)) + content
+
+
+def join_request(renewal):
+    return message(os.urandom(32) + os.urandom(32) + bytes([renewal]) + b"stranger")
+
+
+WRONG_SECRET, NO_SHOWN_CERTIFICATE, NO_AUTHORITY, MALFORMED = (message(bytes([code])) for code in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (GREETINGS["HTTP"], MALFORMED),
+        (message(b""), MALFORMED),
+        (message(os.urandom(64)), MALFORMED),
+        # For a new certificate the old one is shown in the handshake.
+        (join_request(renewal=True), NO_SHOWN_CERTIFICATE),
+    ],
+    ids=["HTTP", "nothing", "noise", "renewal"],
+)
+def test_who_joins_is_told_nothing_but_a_reason(cluster, said, answer):
+    with stranger_at(cluster.head_node, "shoal-join/1") as stranger:
+        stranger.sendall(said)
+        assert answers(stranger) == answer
+    assert still_works()
+
+
+def test_who_joins_gets_a_random_number_and_nothing_more_before_a_proof(cluster):
+    numbers = []
+    for _ in range(2):
+        with stranger_at(cluster.head_node, "shoal-join/1") as stranger:
+            stranger.sendall(join_request(renewal=False))
+            # What it has to prove the secret for: granted, a random number, and the cluster's, which the
+            # node's certificate says, too.
+            challenge = message(bytes(1 + 32 + 16))
+            answer = stranger.recv(65536)
+            assert answer[:5] == challenge[:5]
+            assert len(answer) == len(challenge)
+            numbers.append(answer[5:37])
+            stranger.sendall(message(os.urandom(32)))
+            assert answers(stranger) == WRONG_SECRET, "no certificate, and no proof of the other side"
+    assert numbers[0] != numbers[1]
+    assert still_works()
+
+
+def test_who_joins_and_says_nothing_hears_nothing(cluster):
+    for node in cluster.list_all_nodes():
+        with stranger_at(node, "shoal-join/1") as stranger:
+            stranger.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                stranger.recv(1)
+    assert still_works()
+
+
+def test_a_node_without_the_authority_lets_nobody_join(cluster):
+    with stranger_at(cluster.worker_nodes[0], "shoal-join/1") as stranger:
+        stranger.sendall(join_request(renewal=False))
+        assert answers(stranger) == NO_AUTHORITY
+    assert still_works()
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2])
 def test_older_versions_of_tls_are_refused(cluster, version):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = context_of_a_stranger()
     context.maximum_version = version
     for _, port in internet_ports("tcp", cluster_processes()):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as raw, pytest.raises((ssl.SSLError, OSError)):
