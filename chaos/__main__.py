@@ -78,6 +78,8 @@ def main() -> int:
     machine = leaks.Machine(hosts.name)
     if hosts.why_loopback:
         print(f"chaos: everything on loopback, no link is cut: {hosts.why_loopback}", flush=True)
+    if hosts.why_not_slow:
+        print(f"chaos: SKIPPED: links that are slow and lose packets: {hosts.why_not_slow}", flush=True)
     interrupted = False
     try:
         wrong = run(given, seed, hosts)

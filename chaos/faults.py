@@ -20,7 +20,7 @@ FENCED_SECONDS = 90.0
 """A node that was declared dead and hears of it ends within this time."""
 
 
-WEIGHTS = {"worker": 5, "node": 3, "head": 3, "blink": 3, "partition": 1}
+WEIGHTS = {"worker": 5, "node": 3, "head": 3, "blink": 3, "slow": 2, "partition": 1}
 """How often each happens, beside the others. A partition takes as long as five of the others."""
 
 
@@ -67,6 +67,8 @@ class Victim:
         if not self._hosts.why_loopback:
             found["blink"] = self.cut_briefly
             found["partition"] = self.cut_until_dead
+        if not self._hosts.why_not_slow:
+            found["slow"] = self.make_slow
         return found
 
     def kill_worker(self) -> str:
@@ -106,8 +108,21 @@ class Victim:
         host.cut()
         pause = self._pause(1.2)
         host.heal()
-        whose = "the head" if node is self.cluster.head_node else f"node {node.node_id}"
-        return f"cut {whose} off for {pause:.1f} s"
+        return f"cut {self._name(node)} off for {pause:.1f} s"
+
+    def make_slow(self) -> str:
+        """Have a node's cable delay and lose packets for a while, which nobody may take for death."""
+        node = self._chance.choice(self.nodes())
+        link = self._where[node.pid].link
+        assert link is not None
+        milliseconds, loss = self._chance.uniform(1, 60), self._chance.uniform(0, 0.05)
+        with link.slow(milliseconds, loss):
+            pause = self._pause(8.0)
+        what = f"{2 * milliseconds:.0f} ms there and back and {100 * loss:.1f} % loss"
+        return f"{pause:.1f} s with {what} for {self._name(node)}"
+
+    def _name(self, node: ClusterNode) -> str:
+        return "the head" if node is self.cluster.head_node else f"node {node.node_id}"
 
     def cut_until_dead(self) -> str:
         """Unplug a node's cable until the others have buried it; when it hears of that it must end."""

@@ -12,6 +12,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from chaos import slow
+
 
 def _ip(*arguments: str, check: bool = True) -> None:
     subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
@@ -25,11 +27,13 @@ class Host:
         namespace: The name of its network namespace; None on loopback.
         address: Its IPv4 address.
         cable: The bridge's end of its link.
+        link: The same link, which can be made slow; None where that is not possible.
     """
 
     namespace: str | None
     address: str
     cable: str | None = None
+    link: slow.SlowLink | None = None
 
     def cut(self) -> None:
         """Nothing reaches it or leaves it, and nobody is told."""
@@ -48,6 +52,7 @@ class Hosts:
     Attributes:
         name: What the names of all namespaces and links begin with.
         why_loopback: Why there are no namespaces; empty if there are.
+        why_not_slow: Why no link can be made slow and lossy; empty if that is possible.
     """
 
     _made = itertools.count()
@@ -58,6 +63,7 @@ class Hosts:
         self._bridge: str | None = None
         self.namespaces: list[str] = []
         self.why_loopback = "asked for" if loopback else self._make_bridge()
+        self.why_not_slow = "there are none" if self._bridge is None else slow.why_not(self._bridge)
 
     def _make_bridge(self) -> str:
         if shutil.which("ip") is None:
@@ -85,7 +91,8 @@ class Hosts:
         _ip("-n", namespace, "link", "set", "lo", "up")
         _ip("-n", namespace, "addr", "add", f"{address}/16", "dev", "eth0")
         _ip("-n", namespace, "link", "set", "eth0", "up")
-        return Host(namespace, address, cable)
+        link = None if self.why_not_slow else slow.SlowLink(namespace, cable, self._bridge, f"{address}/16")
+        return Host(namespace, address, cable, link)
 
     def close(self) -> None:
         """Remove everything."""

@@ -1,4 +1,4 @@
-"""A network between two namespaces that delays and drops packets: two TUN devices and this program between them.
+"""A network between two namespaces that delays and drops packets: two devices and this program between them.
 
 It stands in for `tc netem`, which not every kernel has. Each direction has a rate, a queue that is as long as what
 the rate sends in a hundred milliseconds, a fixed delay, and a share of packets that are dropped at random; UDP may not
@@ -18,7 +18,7 @@ import time
 from collections import deque
 
 _TUNSETIFF = 0x400454CA
-_IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
+_IFF_TUN, _IFF_TAP, _IFF_NO_PI = 0x0001, 0x0002, 0x1000
 _CLONE_NEWNET = 0x40000000
 _PACKET_BYTES = 2048
 _QUEUE_SECONDS = 0.1
@@ -26,18 +26,19 @@ _PACKETS_AT_ONCE = 64
 _UDP = 17
 
 
-def open_tun(namespace: str) -> int:
-    """Make the device `eth0` in a namespace; everything that is routed to it is read from the descriptor."""
+def open_device(end: str, kind: int) -> int:
+    """Make a device in a namespace; everything that is routed to it is read from the descriptor."""
     import ctypes
 
+    namespace, _, name = end.partition(":")
     setns = ctypes.CDLL(None, use_errno=True).setns
     here = os.open("/proc/self/ns/net", os.O_RDONLY)
-    there = os.open(f"/var/run/netns/{namespace}", os.O_RDONLY)
+    there = os.open(f"/var/run/netns/{namespace}" if namespace else "/proc/self/ns/net", os.O_RDONLY)
     if setns(there, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
     try:
         device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH", b"eth0", _IFF_TUN | _IFF_NO_PI))
+        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH", (name or "eth0").encode(), kind | _IFF_NO_PI))
     finally:
         setns(here, _CLONE_NEWNET)
         os.close(here)
@@ -90,13 +91,16 @@ class Direction:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("namespaces", nargs=2)
+    parser.add_argument("ends", nargs=2, metavar="NAMESPACE[:DEVICE]", help="[:eth0]; without NAMESPACE, in this one")
+    parser.add_argument("--ethernet", action="store_true", help="devices that can be ports of a bridge")
     parser.add_argument("--delay", type=float, required=True, help="one way, in milliseconds")
     parser.add_argument("--loss", type=float, required=True, help="share of packets")
     parser.add_argument("--megabits", type=float, required=True, help="a second, in each direction")
     parser.add_argument("--drop-udp", action="store_true", help="let no datagram of UDP pass")
     given = parser.parse_args()
-    devices = [open_tun(namespace) for namespace in given.namespaces]
+    if given.ethernet and given.drop_udp:
+        parser.error("what is in an Ethernet frame is not looked at: no --drop-udp with --ethernet")
+    devices = [open_device(end, _IFF_TAP if given.ethernet else _IFF_TUN) for end in given.ends]
     settings = given.delay / 1000, given.loss, given.megabits * 1e6 / 8, not given.drop_udp
     directions = [Direction(devices[0], devices[1], *settings), Direction(devices[1], devices[0], *settings)]
     poll = select.epoll()
