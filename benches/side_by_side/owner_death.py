@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -46,6 +47,18 @@ def kill(pid):
             return
         time.sleep(0.01)
     raise RuntimeError(f"process {pid} does not end")
+
+
+class NotStarted(Exception):
+    """There was no cluster, so the program says nothing."""
+
+
+@contextlib.contextmanager
+def starting():
+    try:
+        yield
+    except Exception as error:
+        raise NotStarted(str(error)) from error
 
 
 class Programs:
@@ -133,11 +146,14 @@ class Programs:
         return self.api.get(reference, timeout=LIMIT_SECONDS)
 
     def start(self, **options):
-        self.api.init(num_cpus=2, include_dashboard=False, **options)
+        with starting():
+            self.api.init(num_cpus=2, include_dashboard=False, **options)
 
     def start_nodes(self):
-        import importlib
+        with starting():
+            return self.start_nodes_now()
 
+    def start_nodes_now(self):
         module = importlib.import_module(f"{self.api.__name__}.cluster_utils")
         cluster = module.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         nodes = {name: cluster.add_node(num_cpus=1, resources={name: 1}) for name in "ab"}
@@ -147,6 +163,10 @@ class Programs:
             self.api.init(address=cluster.address)
         cluster.wait_for_nodes()
         return cluster, nodes
+
+    def add_node(self, cluster, name):
+        with starting():
+            cluster.add_node(num_cpus=1, resources={name: 1})
 
     def handed_out(self, method, argument, read, maker=None):
         """Make something in an actor, kill the actor's process, read what it made."""
@@ -250,7 +270,7 @@ class Programs:
         maker = self.Maker.options(resources={"a": 0.1}).remote()
         _, reference = self.get(getattr(maker, method).remote(LARGE))
         cluster.remove_node(nodes["a"], allow_graceful=in_order)
-        cluster.add_node(num_cpus=1, resources={"a": 1})
+        self.add_node(cluster, "a")
         return self.get(reference), right
 
     def with_its_node(self):
@@ -278,7 +298,7 @@ class Programs:
         result = self.measure.options(resources={"b": 0.1}).remote(argument)
         time.sleep(0.1)
         cluster.remove_node(nodes["b"], allow_graceful=True)
-        cluster.add_node(num_cpus=1, resources={"b": 1})
+        self.add_node(cluster, "b")
         return self.get(result), len(payload(HUGE))
 
     def without_arguments(self):
@@ -287,7 +307,7 @@ class Programs:
         references = self.chain_of_tasks(LARGE)
         self.api.wait(references[-1:], fetch_local=False, timeout=LIMIT_SECONDS)
         cluster.remove_node(nodes["a"], allow_graceful=False)
-        cluster.add_node(num_cpus=1, resources={"a": 1})
+        self.add_node(cluster, "a")
         return self.get(references[-1]), payload(LARGE)[::-1] * 2
 
     def without_owner_and_arguments(self):
