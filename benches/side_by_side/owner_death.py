@@ -290,7 +290,7 @@ class Programs:
         return self.made_again("submit", True, payload(LARGE))
 
     def on_a_stopping_node(self):
-        """The result of a task that fetched its argument from a live owner when its node was stopped in order."""
+        """The result of a task that needed 192 MiB of a live owner when its own node was stopped in order."""
         cluster, nodes = self.start_nodes()
         maker = self.Maker.options(resources={"a": 0.1}).remote()
         _, argument = self.get(maker.put.remote(HUGE))
