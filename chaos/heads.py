@@ -26,12 +26,15 @@ from collections.abc import Callable
 from typing import Any
 
 import shoal
+from chaos import leaks
 from chaos.work import Echo, Wrong, expect, square
 from shoal import _shoal
 from shoal.cluster_utils import Cluster, ClusterNode, EtcdServer
 from shoal.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 PATIENCE_SECONDS = 120.0
+DIRECTORY = "shoal-heads-"
+"""What the name of everything that is made on disk begins with."""
 ACTORS_MAX = 6
 GROUPS_MAX = 4
 
@@ -255,7 +258,8 @@ def main() -> int:
     given = options()
     seed = given.seed if given.seed is not None else random.randrange(1 << 32)
     print(f"heads: --seed {seed} --kills {given.kills} --state {given.state}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="shoal-heads-") as directory:
+    machine = leaks.Machine(DIRECTORY)
+    with tempfile.TemporaryDirectory(prefix=DIRECTORY) as directory:
         try:
             etcd = EtcdServer() if given.state == "etcd" else None
         except FileNotFoundError:
@@ -275,6 +279,9 @@ def main() -> int:
             heads.cluster.shutdown()
             if etcd is not None:
                 etcd.stop()
+    if left := machine.leaks():
+        print("\n".join(f"heads: WRONG: left behind: {what}" for what in left))
+        return 1
     times.sort()
     late = times[math.ceil(0.99 * len(times)) - 1]
     what = "the start of the head" if given.state == "file" else "the kill of the head"
