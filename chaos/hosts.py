@@ -61,7 +61,7 @@ class Hosts:
         # The system removes a namespace and what is in it some time after it was told to: no name is used twice.
         self.name = f"s{os.getpid() & 0xFFFF:x}x{next(Hosts._made) & 0xFF:x}"
         self._bridge: str | None = None
-        self.namespaces: list[str] = []
+        self._namespaces: list[str] = []
         self.why_loopback = "asked for" if loopback else self._make_bridge()
         self.why_not_slow = "there are none" if self._bridge is None else slow.why_not(self._bridge)
 
@@ -81,11 +81,11 @@ class Hosts:
         """A new host."""
         if self._bridge is None:
             return Host(None, "127.0.0.1")
-        number = len(self.namespaces) + 1
+        number = len(self._namespaces) + 1
         namespace, cable = f"{self.name}n{number}", f"{self.name}v{number}"
         address = f"10.213.{number // 250}.{number % 250 + 1}"
         _ip("netns", "add", namespace)
-        self.namespaces.append(namespace)
+        self._namespaces.append(namespace)
         _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip("link", "set", cable, "master", self._bridge, "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
@@ -96,9 +96,11 @@ class Hosts:
 
     def close(self) -> None:
         """Remove everything."""
-        for namespace in self.namespaces:
+        for number, namespace in enumerate(self._namespaces, 1):
+            # With the namespace it would go only when the system has given up the last connection in there.
+            _ip("link", "del", f"{self.name}v{number}", check=False)
             _ip("netns", "del", namespace, check=False)
-        self.namespaces.clear()
+        self._namespaces.clear()
         if self._bridge is not None:
             _ip("link", "del", self._bridge, check=False)
             self._bridge = None
