@@ -26,6 +26,7 @@ pub mod resources;
 pub mod room;
 pub mod search;
 pub mod session;
+pub mod strangers;
 pub mod task;
 pub mod term;
 pub mod value;

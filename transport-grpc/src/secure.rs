@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use shoal_identity::join::{self, JoinError};
 use shoal_identity::{BULK_PROTOCOL, JOIN_PROTOCOL, Member, NODE_PROTOCOL, Refusal};
-use shoal_runtime::transport::{CONNECT_WITHIN, LocalNode, Peer, STRANGERS_MAX, TransportError};
+use shoal_runtime::transport::{LocalNode, Peer, Place, Strangers, TransportError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_rustls::rustls::{self, ClientConfig};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client};
@@ -68,7 +68,7 @@ pub(crate) struct Door {
 
 /// Take connections and find out whose they are.
 pub(crate) async fn listen(listener: Box<dyn Listener>, door: Door) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let strangers = Strangers::default();
     let mut config = door.node.credentials.server_config(true);
     // For streams of bulk bytes, whose records are made here.
     config.enable_secret_extraction = true;
@@ -79,7 +79,7 @@ pub(crate) async fn listen(listener: Box<dyn Listener>, door: Door) {
             continue;
         };
         // One too many is turned away by dropping its stream.
-        let Ok(place) = strangers.clone().try_acquire_owned() else { continue };
+        let Some(place) = strangers.enter(address.ip()) else { continue };
         let (acceptor, door) = (acceptor.clone(), door.clone());
         tokio::spawn(async move {
             if let Err(error) = door.let_in(stream, address, acceptor, place).await {
@@ -102,12 +102,14 @@ impl Door {
         stream: Box<dyn ByteStream>,
         address: SocketAddr,
         acceptor: TlsAcceptor,
-        place: OwnedSemaphorePermit,
+        mut place: Place,
     ) -> Result<(), TransportError> {
-        let introduced = timeout(CONNECT_WITHIN, self.introduce(stream, address, acceptor));
-        let guest = introduced.await.map_err(|_| TransportError::TimedOut)??;
+        // Who was displaced is not worth a line: they can come as fast as they like.
+        let Some(introduced) = place.introduce(self.introduce(stream, address, acceptor)).await else {
+            return Ok(());
+        };
         drop(place);
-        match guest {
+        match introduced? {
             // Nobody takes it any more when the node stops: dropping it closes it.
             Guest::Talks(stream) => drop(self.secured.send(stream).await),
             Guest::Fetches(stream, peer) => self.giving.clone().serve(stream, peer).await,

@@ -16,7 +16,7 @@ use shoal_runtime::transport::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::bulk;
-use crate::errors::{self, DONE, REFUSED};
+use crate::errors::{self, DONE};
 
 pub(crate) const NAME: &str = "QUIC";
 
@@ -37,14 +37,12 @@ pub(crate) async fn initiate(
     Ok(assemble(connection, peer, send, receive, node))
 }
 
-/// The end that was connected to.
+/// The end that was connected to. Whoever calls this closes the connection if it fails.
 pub(crate) async fn respond(
     connection: quinn::Connection,
     node: &LocalNode,
 ) -> Result<Connection, TransportError> {
-    let peer = identify(&connection, node).inspect_err(|error| {
-        connection.close(REFUSED, error.to_string().as_bytes());
-    })?;
+    let peer = identify(&connection, node)?;
     let (mut send, mut receive) = connection.accept_bi().await.map_err(errors::from_connection)?;
     expect_welcome(&mut receive).await?;
     send.write_all(WELCOME).await.map_err(errors::from_write)?;

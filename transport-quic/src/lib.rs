@@ -25,9 +25,10 @@ use std::sync::Arc;
 
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Incoming, TokioRuntime};
 use shoal_runtime::transport::{
-    BoxFuture, CONNECT_WITHIN, Connection, LocalNode, STRANGERS_MAX, Transport, TransportError,
+    BoxFuture, CONNECT_WITHIN, Connection, LocalNode, Place, STRANGERS_MAX, Strangers, Transport,
+    TransportError,
 };
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
 use settings::Settings;
@@ -167,33 +168,39 @@ fn watched(connection: quinn::Connection, watches: bool, node: &LocalNode) {
 
 /// Take connections until the endpoint is closed.
 async fn listen_for(endpoint: Endpoint, door: Door) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let strangers = Strangers::default();
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(place) = strangers.clone().try_acquire_owned() else {
-            incoming.refuse();
-            continue;
-        };
-        let believed = strangers.available_permits() > STRANGERS_MAX - STRANGERS_BELIEVED;
-        if !believed && incoming.may_retry() {
+        // So nobody who only writes another's address takes a place from others.
+        if strangers.count() >= STRANGERS_BELIEVED && incoming.may_retry() {
             // It fails only for who may not retry.
             let _ = incoming.retry();
             continue;
         }
+        let Some(place) = strangers.enter(incoming.remote_address().ip()) else {
+            incoming.refuse();
+            continue;
+        };
         tokio::spawn(let_in(incoming, door.clone(), place));
     }
 }
 
-async fn let_in(incoming: Incoming, door: Door, place: OwnedSemaphorePermit) {
+async fn let_in(incoming: Incoming, door: Door, mut place: Place) {
     let Door { node, watches, accept } = door;
     let address = incoming.remote_address();
-    let introduced = async {
-        let connection = incoming.await.map_err(errors::from_connection)?;
-        watched(connection.clone(), watches, &node);
-        connection::respond(connection, &node).await
-    };
-    let introduced = timeout(CONNECT_WITHIN, introduced).await.unwrap_or(Err(TransportError::TimedOut));
+    let secured = async { incoming.await.map_err(errors::from_connection) };
+    // Who was displaced is not worth a line: they can come as fast as they like.
+    let Some(secured) = place.introduce(secured).await else { return };
+    // Its certificate is good: it is a stranger no more.
     drop(place);
-    match introduced {
+    let introduced = async {
+        let connection = secured?;
+        watched(connection.clone(), watches, &node);
+        let responded = timeout(CONNECT_WITHIN, connection::respond(connection.clone(), &node));
+        responded.await.unwrap_or(Err(TransportError::TimedOut)).inspect_err(|error| {
+            connection.close(errors::REFUSED, error.to_string().as_bytes());
+        })
+    };
+    match introduced.await {
         // If nobody accepts any more, dropping it closes it.
         Ok(connection) => drop(accept.send(connection).await),
         Err(error) => (node.log)(format_args!("a connection from {address} by QUIC was refused: {error}")),

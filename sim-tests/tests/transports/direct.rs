@@ -2,9 +2,10 @@
 
 use shoal_identity::{Refusal, Role, Validity};
 use shoal_runtime::transport::bulk::CHUNK_BYTES;
-use shoal_runtime::transport::{BulkError, BulkRefusal, LocalNode, TransportError};
+use shoal_runtime::transport::{BulkError, BulkRefusal, BulkRequest, LocalNode, Priority, TransportError};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 use crate::support::{Cluster, Kind, LOOPBACK, Node, Objects, bind, bounded, pattern, request, silent};
 
@@ -43,16 +44,43 @@ async fn what_is_not_there_is_refused_and_the_stream_goes_on() {
 async fn who_drops_a_request_cancels_it_and_others_go_on() {
     let cluster = Cluster::new();
     let (here, there) = (cluster.node(Kind::Grpc).await, cluster.node(Kind::Grpc).await);
-    let bytes = pattern(32 << 20);
-    there.objects.put("object", bytes.clone());
+    let bytes = pattern(100 << 20);
     let mut into = vec![0; bytes.len()];
     for patience in [0, 1, 5] {
+        let released = there.objects.put_watched("object", bytes.clone());
         let fetching = fetch(&here, &there, "object", &mut into);
-        let _ = tokio::time::timeout(Duration::from_millis(patience), fetching).await;
+        assert!(timeout(Duration::from_millis(patience), fetching).await.is_err());
+        there.objects.put("object", vec![7; 10]);
+        // The sender has stopped: it holds what it sends until it has sent all of it.
+        released.wait().await;
+        fetch(&here, &there, "object", &mut into[..10]).await.unwrap();
+        assert_eq!(into[..10], [7; 10]);
     }
-    into.fill(0);
-    fetch(&here, &there, "object", &mut into).await.unwrap();
-    assert!(into == bytes);
+}
+
+#[tokio::test]
+async fn what_is_urgent_overtakes() {
+    const BYTES: usize = 64 << 20;
+    let cluster = Cluster::new();
+    let (here, there) = (cluster.node(Kind::Grpc).await, cluster.node(Kind::Grpc).await);
+    let bytes = pattern(BYTES);
+    there.objects.put("object", bytes.clone());
+    let (mut early, mut urgent) = (vec![0; BYTES], vec![0; BYTES / 4]);
+    let background = fetch(&here, &there, "object", &mut early);
+    let foreground = async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let blocked = BulkRequest { priority: Priority(7), ..request("object", BYTES / 4) };
+        let address = there.transport.local_address();
+        bounded(here.transport.fetch(address, blocked, &mut urgent).unwrap()).await
+    };
+    let mut background = Box::pin(background);
+    tokio::select! {
+        biased;
+        first = foreground => first.unwrap(),
+        _ = &mut background => panic!("a quarter of the bytes at a higher priority takes longer"),
+    }
+    background.await.unwrap();
+    assert!(early == bytes && urgent == bytes[..BYTES / 4]);
 }
 
 #[tokio::test]

@@ -3,13 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ConnectionError, Endpoint, TransportErrorCode};
 use shoal_identity::join::{JoinError, join, renew};
-use shoal_identity::{Credentials, JoinSecret, Refusal, Role, Validity};
+use shoal_identity::{BULK_PROTOCOL, Credentials, JoinSecret, NODE_PROTOCOL, Refusal, Role, Validity};
 use shoal_runtime::transport::{LocalNode, TransportError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{AlertDescription, ClientConfig, RootCertStore};
 
-use crate::support::{Cluster, Kind, LOOPBACK, Node, Objects, bind, bounded, connect, silent};
+use crate::support::{Cluster, Kind, LOOPBACK, Node, Objects, bind, bounded, connect, silent, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -68,6 +75,81 @@ async fn certificates_of_other_clusters_are_refused_by_quic() {
 #[tokio::test]
 async fn certificates_of_other_clusters_are_refused_by_grpc() {
     certificates_of_other_clusters_are_refused(Kind::Grpc).await;
+}
+
+/// TLS for who knows the cluster's authority and has no certificate of its own.
+fn client_without_certificate(cluster: &Cluster, protocol: &[u8]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(cluster.authority.certificate().clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config
+}
+
+/// The same for QUIC, and the name that nodes of the cluster have.
+pub(crate) fn quic_without_certificate(cluster: &Cluster) -> (quinn::ClientConfig, String) {
+    let tls = client_without_certificate(cluster, NODE_PROTOCOL);
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let credentials = cluster.credentials(Role::Node, Validity::starting_now(HOUR));
+    (config, credentials.server_name().to_str().into_owned())
+}
+
+/// Wait until a log says that somebody had no certificate.
+async fn says_why(log: &Mutex<Vec<String>>, transport: &str) {
+    let why = format!("by {transport} was refused: {}", Refusal::NoCertificate);
+    until(|| log.lock().iter().any(|line| line.ends_with(&why))).await;
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_is_refused_by_quic() {
+    static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let cluster = Cluster::new();
+    let local = LocalNode { log: |line| LOG.lock().push(line.to_string()), ..cluster.local(&Arc::default()) };
+    let node = Node { objects: Arc::default(), transport: bind(Kind::Quic, local, LOOPBACK).await };
+    let (config, name) = quic_without_certificate(&cluster);
+    let stranger = Endpoint::client(LOOPBACK).unwrap();
+    let connecting = stranger.connect_with(config, node.transport.local_address(), &name).unwrap();
+    // In TLS 1.3 the client is done before it hears what the server thinks of its certificate.
+    let connection = bounded(connecting).await.unwrap();
+    let (mut send, mut receive) = bounded(connection.open_bi()).await.unwrap();
+    let _ = send.write_all(b"shoal/1\n").await;
+    let answer = bounded(receive.read_to_end(1 << 16)).await;
+    assert!(answer.is_err(), "{answer:?}");
+    let ended = bounded(connection.closed()).await;
+    let alert = u8::from(AlertDescription::CertificateRequired);
+    let expected = TransportErrorCode::crypto(alert);
+    assert!(
+        matches!(&ended, ConnectionError::ConnectionClosed(close) if close.error_code == expected),
+        "{ended:?}"
+    );
+    assert_eq!(Refusal::from_alert(alert), Refusal::NoCertificate);
+    says_why(&LOG, "QUIC").await;
+    connect(&cluster.node(Kind::Quic).await, &node).await;
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_is_refused_by_grpc() {
+    static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let cluster = Cluster::new();
+    let local = LocalNode { log: |line| LOG.lock().push(line.to_string()), ..cluster.local(&Arc::default()) };
+    let name = local.credentials.server_name();
+    let node = Node { objects: Arc::default(), transport: bind(Kind::Grpc, local, LOOPBACK).await };
+    for protocol in [NODE_PROTOCOL, BULK_PROTOCOL] {
+        let stream = TcpStream::connect(node.transport.local_address()).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(client_without_certificate(&cluster, protocol)));
+        let mut stream = bounded(connector.connect(name.clone(), stream)).await.unwrap();
+        let mut answer = Vec::new();
+        // It ends without a farewell, which is an error of TLS.
+        let _ = bounded(stream.read_to_end(&mut answer)).await;
+        assert_eq!(answer, b"", "not even a welcome");
+        says_why(&LOG, "gRPC").await;
+        LOG.lock().clear();
+    }
+    connect(&cluster.node(Kind::Grpc).await, &node).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! What a connection carries.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -201,37 +199,16 @@ async fn what_is_urgent_overtakes(kind: Kind) {
     }
 }
 
-/// Bytes that tell when nobody needs them any more.
-struct Watched(Vec<u8>, Arc<AtomicBool>);
-
-impl AsRef<[u8]> for Watched {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.1.store(true, Ordering::Relaxed);
-    }
-}
-
 async fn who_drops_a_request_cancels_it(kind: Kind) {
     const BYTES: usize = 100 << 20;
     let (here, one, there, two) = Cluster::new().pair(kind).await;
     for (end, other) in [(&one.bulk, &there), (&two.bulk, &here)] {
-        let released = Arc::new(AtomicBool::new(false));
-        other.objects.put("object", Bytes::from_owner(Watched(pattern(BYTES), released.clone())));
+        let released = other.objects.put_watched("object", pattern(BYTES));
         let mut into = vec![0; BYTES];
         let fetching = end.fetch(request("object", BYTES), &mut into);
         assert!(tokio::time::timeout(Duration::from_millis(20), fetching).await.is_err());
         other.objects.put("object", vec![7; 10]);
-        bounded(async {
-            while !released.load(Ordering::Relaxed) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        released.wait().await;
         bounded(end.fetch(request("object", 10), &mut into[..10])).await.unwrap();
         assert_eq!(into[..10], [7; 10]);
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,36 @@ pub(crate) struct Objects(Mutex<HashMap<Bytes, Bytes>>);
 impl Objects {
     pub(crate) fn put(&self, name: &'static str, bytes: impl Into<Bytes>) {
         self.0.lock().insert(Bytes::from(name), bytes.into());
+    }
+
+    /// Put bytes, and learn when nobody needs them any more: they were replaced, and nobody sends them.
+    pub(crate) fn put_watched(&self, name: &'static str, bytes: Vec<u8>) -> Released {
+        let released = Arc::new(AtomicBool::new(false));
+        self.put(name, Bytes::from_owner(Watched(bytes, released.clone())));
+        Released(released)
+    }
+}
+
+struct Watched(Vec<u8>, Arc<AtomicBool>);
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether bytes were released.
+pub(crate) struct Released(Arc<AtomicBool>);
+
+impl Released {
+    pub(crate) async fn wait(&self) {
+        until(|| self.0.load(Ordering::Relaxed)).await;
     }
 }
 
@@ -126,6 +157,16 @@ pub(crate) async fn connect(here: &Node, there: &Node) -> (Connection, Connectio
 
 pub(crate) async fn bounded<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(BOUND, future).await.expect("it takes too long")
+}
+
+/// Wait until something is so.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    bounded(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 /// One end of a session, whose frames are numbers.

@@ -16,6 +16,7 @@ pub mod bulk;
 pub mod control;
 mod fallback;
 mod session;
+mod strangers;
 
 use std::fmt;
 use std::future::Future;
@@ -32,6 +33,7 @@ pub use bulk::{Bulk, BulkError, BulkRefusal, BulkRequest, BulkSource, Priority};
 pub use control::{Control, ControlReader, ControlWriter};
 pub use fallback::Fallback;
 pub use session::{Ended, PeerSession};
+pub use strangers::{Place, STRANGERS_MAX, Strangers};
 
 /// What an object-safe asynchronous method gives.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -91,8 +93,6 @@ pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// A connection over which nothing comes for so long is lost. Its session is not: that is for the head to
 /// say.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// So many connections may be on their way in whose other end is not known yet; more are turned away.
-pub const STRANGERS_MAX: usize = 128;
 
 /// An authenticated connection to one node. It ends when all of its parts have been dropped.
 pub struct Connection {
