@@ -10,6 +10,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct NodeId(pub u32);
 
+impl NodeId {
+    /// The node that programs call so: 56 hexadecimal digits, of which the first eight are its number and
+    /// the others are 0.
+    pub fn parse(text: &str) -> Option<NodeId> {
+        let (number, rest) = text.split_at_checked(8)?;
+        let is_digit = |letter: u8| matches!(letter, b'0'..=b'9' | b'a'..=b'f');
+        let is_id =
+            number.bytes().all(is_digit) && rest.len() == 48 && rest.bytes().all(|digit| digit == b'0');
+        u32::from_str_radix(number, 16).ok().filter(|_| is_id).map(NodeId)
+    }
+}
+
 /// A process, and at the same time the address of the machine that runs in it.
 ///
 /// The upper half is the node, the lower half a number given by that node. Number 0 is the node

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::group;
 use crate::ids::NodeId;
 use crate::message::NodeSummary;
-use crate::resources::{Demand, Quantity, Resources, Strategy};
+use crate::resources::{Demand, LabelSelector, Quantity, Resources, Strategy};
 
 /// How full a node may become before work is spread, in thousandths.
 const SPREAD_ABOVE: i128 = 500;
@@ -30,7 +30,11 @@ pub(crate) fn holds(amounts: &Resources, demand: &Demand) -> bool {
 pub(crate) fn admits(node: &NodeSummary, demand: &Demand) -> bool {
     let elsewhere =
         matches!(demand.strategy, Strategy::Node { node: wanted, soft: false } if wanted != node.node);
-    !elsewhere && demand.labels.iter().all(|selector| selector.matches(&node.labels))
+    !elsewhere && matches_labels(node, demand)
+}
+
+fn matches_labels(node: &NodeSummary, demand: &Demand) -> bool {
+    demand.labels.iter().all(|selector| selector.matches(node.node, &node.labels))
 }
 
 /// Whether a node can run it now, as far as is known.
@@ -92,24 +96,35 @@ pub(crate) fn load_after(node: &NodeSummary, demand: &Resources) -> i128 {
 
 /// Why none of these nodes can ever run work of this demand, for people. `home` is who says so.
 pub(crate) fn shortage(nodes: &[&NodeSummary], demand: &Demand, home: &NodeSummary) -> String {
-    if let Strategy::Node { node: wanted, soft: false } = demand.strategy
+    let bound = match demand.strategy {
+        Strategy::Node { node, soft: false } => Some(node),
+        _ => None,
+    };
+    if let Some(wanted) = bound
         && !nodes.iter().any(|node| node.node == wanted)
     {
         return format!("node {} is not in the cluster", wanted.0);
     }
-    let matches = |node: &&&NodeSummary| demand.labels.iter().all(|selector| selector.matches(&node.labels));
-    let matching: Vec<&NodeSummary> = nodes.iter().filter(matches).copied().collect();
-    if matching.is_empty() {
-        let selectors: Vec<&str> = demand.labels.iter().map(|selector| selector.key.as_str()).collect();
-        return format!("no node has the labels that it needs ({})", selectors.join(", "));
+    let labels = LabelSelector::list(&demand.labels);
+    if !nodes.iter().any(|node| matches_labels(node, demand)) {
+        return format!("no node has the labels that it needs ({labels})");
     }
-    let most = |name: &str| matching.iter().map(|node| node.total.get(name)).max().unwrap_or_default();
+    let candidates: Vec<&NodeSummary> = nodes.iter().copied().filter(|node| admits(node, demand)).collect();
+    let nobody = match bound {
+        Some(wanted) if candidates.is_empty() => {
+            return format!("node {} has not the labels that it needs ({labels})", wanted.0);
+        }
+        Some(wanted) => format!("node {} does not have", wanted.0),
+        None if labels.is_empty() => String::from("no node has"),
+        None => format!("no node with the labels that it needs ({labels}) has"),
+    };
+    let most = |name: &str| candidates.iter().map(|node| node.total.get(name)).max().unwrap_or_default();
     let missing = demand.resources.0.iter().find(|(name, amount)| most(name) < **amount);
     let Some((name, amount)) = missing else {
-        return format!("no node has all of {} at once", demand.resources);
+        return format!("{nobody} all of {} at once", demand.resources);
     };
     format!(
-        "it needs {} of {name}, and no node has more than {}; it needs {} in all, node {} has {}",
+        "it needs {} of {name}, and {nobody} more than {}; it needs {} in all, node {} has {}",
         amount.as_f64(),
         most(name).as_f64(),
         demand.resources,
@@ -121,7 +136,6 @@ pub(crate) fn shortage(nodes: &[&NodeSummary], demand: &Demand, home: &NodeSumma
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::LabelSelector;
 
     fn cpus(amount: i64) -> Resources {
         let mut resources = Resources::default();
@@ -133,6 +147,7 @@ mod tests {
         NodeSummary {
             node: NodeId(number),
             alive: true,
+            name: String::new(),
             host: String::new(),
             address: String::new(),
             total: cpus(total),
@@ -244,8 +259,26 @@ mod tests {
         );
         let hard = Demand { strategy: Strategy::Node { node: NodeId(7), soft: false }, ..demand(1) };
         assert!(told(&hard).contains("node 7 is not"));
-        let labels = alloc::vec![LabelSelector { key: "disk".into(), values: Vec::new(), excludes: false }];
-        assert!(told(&Demand { labels, ..demand(1) }).contains("(disk)"));
+        let selector = |key: &str, values: &[&str]| {
+            let values = values.iter().map(|value| String::from(*value)).collect();
+            alloc::vec![LabelSelector { key: key.into(), values, excludes: false }]
+        };
+        let on = |number| Strategy::Node { node: NodeId(number), soft: false };
+        let cases = [
+            (selector("disk", &[]), Strategy::Hybrid, 1, "has the labels that it needs (disk)"),
+            (
+                selector("zone", &["z1"]),
+                Strategy::Hybrid,
+                3,
+                "labels that it needs (zone=z1) has more than 2",
+            ),
+            (selector("zone", &["z2"]), on(1), 1, "node 1 has not the labels that it needs (zone=z2)"),
+            (Vec::new(), on(1), 3, "node 1 does not have more than 2"),
+        ];
+        for (labels, strategy, wanted, expected) in cases {
+            let text = told(&Demand { labels, strategy, ..demand(wanted) });
+            assert!(text.contains(expected), "{text}");
+        }
     }
 
     proptest::proptest! {

@@ -114,14 +114,37 @@ pub struct LabelSelector {
     pub excludes: bool,
 }
 
+/// The key of the label that every node has, and nobody gives it: its id, as [`NodeId::parse`] reads it.
+pub const NODE_ID_LABEL: &str = "ray.io/node-id";
+
 impl LabelSelector {
-    /// Whether a node with these labels matches.
-    pub fn matches(&self, labels: &[(String, String)]) -> bool {
-        let found = labels
-            .iter()
-            .find(|(key, _)| *key == self.key)
-            .is_some_and(|(_, value)| self.values.is_empty() || self.values.contains(value));
+    /// Whether a node matches that was given these labels.
+    pub fn matches(&self, node: NodeId, labels: &[(String, String)]) -> bool {
+        let found = if self.key == NODE_ID_LABEL {
+            // Known without being kept and sent for each of thousands of nodes.
+            self.values.is_empty() || self.values.iter().any(|value| NodeId::parse(value) == Some(node))
+        } else {
+            let label = labels.iter().find(|(key, _)| *key == self.key);
+            label.is_some_and(|(_, value)| self.values.is_empty() || self.values.contains(value))
+        };
         found != self.excludes
+    }
+
+    /// Several of them, for people.
+    pub(crate) fn list(selectors: &[LabelSelector]) -> String {
+        let texts: Vec<String> = selectors.iter().map(|selector| format!("{selector}")).collect();
+        texts.join(", ")
+    }
+}
+
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.excludes { "!" } else { "" };
+        match &self.values[..] {
+            [] => write!(out, "{not}{}", self.key),
+            [value] => write!(out, "{}={not}{value}", self.key),
+            values => write!(out, "{}={not}in({})", self.key, values.join(", ")),
+        }
     }
 }
 
@@ -156,3 +179,63 @@ pub struct Devices(pub Vec<(Arc<str>, Vec<DeviceShare>)>);
 
 /// A device's index, and how much of it.
 pub type DeviceShare = (u32, Quantity);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn selector(key: &str, values: &[&str], excludes: bool) -> LabelSelector {
+        LabelSelector {
+            key: key.into(),
+            values: values.iter().map(|value| String::from(*value)).collect(),
+            excludes,
+        }
+    }
+
+    #[test]
+    fn selectors_ask_for_values_or_keys_and_their_absence() {
+        let labels = vec![(String::from("zone"), String::from("a")), (String::from("empty"), String::new())];
+        let id = "0000001f000000000000000000000000000000000000000000000000";
+        let other = "00000020000000000000000000000000000000000000000000000000";
+        // Key, values, whether that is what the selector asks for, how it reads.
+        let cases: [(&str, &[&str], bool, &str); 11] = [
+            ("zone", &["a"], true, "zone=a"),
+            ("zone", &["b"], false, "zone=b"),
+            ("zone", &["b", "a"], true, "zone=in(b, a)"),
+            ("zone", &[], true, "zone"),
+            ("disk", &[], false, "disk"),
+            ("disk", &["ssd"], false, "disk=ssd"),
+            ("empty", &[""], true, "empty="),
+            (
+                NODE_ID_LABEL,
+                &[id],
+                true,
+                "ray.io/node-id=0000001f000000000000000000000000000000000000000000000000",
+            ),
+            (NODE_ID_LABEL, &[other, id], true, ""),
+            (NODE_ID_LABEL, &[other], false, ""),
+            (NODE_ID_LABEL, &[], true, "ray.io/node-id"),
+        ];
+        for (key, values, matches, text) in cases {
+            let [asks, excludes] = [false, true].map(|excludes| selector(key, values, excludes));
+            assert_eq!(asks.matches(NodeId(31), &labels), matches, "{asks:?}");
+            assert_eq!(excludes.matches(NodeId(31), &labels), !matches, "{excludes:?}");
+            assert!(text.is_empty() || format!("{asks}") == text, "{asks}");
+        }
+        let excluding =
+            [selector("zone", &["a", "b"], true), selector("disk", &[], true), selector("c", &["d"], true)];
+        assert_eq!(LabelSelector::list(&excluding), "zone=!in(a, b), !disk, c=!d");
+    }
+
+    #[test]
+    fn ids_of_nodes_are_read_exactly() {
+        let zeros = "0".repeat(48);
+        assert_eq!(NodeId::parse(&format!("0000abcd{zeros}")), Some(NodeId(0xabcd)));
+        for nonsense in ["", "1", "+0000001", "0000ABCD", "0000000g", "é000000"] {
+            assert_eq!(NodeId::parse(&format!("{nonsense}{zeros}")), None, "{nonsense}");
+        }
+        assert_eq!(NodeId::parse("0000abcd"), None);
+        assert_eq!(NodeId::parse(&format!("0000abcd{}1", "0".repeat(47))), None);
+    }
+}

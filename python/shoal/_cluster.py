@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from shoal import _session, _shoal
+from shoal import _labels, _session, _shoal
 from shoal.ids import NodeID, TaskID
 
 __all__ = ["available_resources", "cluster_resources", "get_gpu_ids", "nodes", "timeline"]
@@ -17,7 +17,8 @@ def nodes() -> list[dict[str, Any]]:
     """The nodes of the cluster, each as a dictionary.
 
     Keys: ``NodeID`` (hexadecimal), ``Alive``, ``NodeManagerAddress`` and ``NodeManagerHostname``
-    (its host), ``Resources`` (amounts by name; memory in bytes) and ``Labels``.
+    (its host), ``NodeName`` (as it was started with, else its host), ``Resources`` (amounts by name;
+    memory in bytes) and ``Labels``.
 
     Example:
         >>> import shoal
@@ -41,10 +42,10 @@ def _describe_node(node: Mapping[str, Any]) -> dict[str, Any]:
         "Alive": node["alive"],
         "NodeManagerAddress": node["host"],
         "NodeManagerHostname": node["host"],
-        "NodeName": node["host"],
+        "NodeName": node["name"],
         "RayletSocketName": session.socket,
         "Resources": dict(node["total"]) if node["alive"] else {},
-        "Labels": {"ray.io/node-id": identifier, **dict(node["labels"])},
+        "Labels": {**dict(node["labels"]), _labels.NODE_ID: identifier},
         "alive": node["alive"],
     }
 

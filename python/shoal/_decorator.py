@@ -96,6 +96,8 @@ def remote(*targets: Any, **given: Any) -> Any:
         runtime_env: Surroundings of its process; ``env_vars`` is supported.
         scheduling_strategy: ``"DEFAULT"``, ``"SPREAD"`` or an object of
             `shoal.util.scheduling_strategies`.
+        label_selector: What the labels of its node must be, by key: ``"a"``, ``"!a"``,
+            ``"in(a,b)"`` or ``"!in(a,b)"``. Every node has the label ``ray.io/node-id``.
 
     Options of functions:
         num_returns: How many values a call returns, each with a reference of its own; 0 for none,

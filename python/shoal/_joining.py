@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shoal.logging_config import LoggingConfig
 
 # Options of a new cluster that the daemon takes, besides the ordinary ones.
-_DAEMON_RARE = frozenset({"_memory", "_temp_dir", "object_spilling_directory"})
+_DAEMON_RARE = frozenset({"_memory", "_node_name", "_temp_dir", "object_spilling_directory"})
 # Known to programs written for Ray, and without meaning here: they tune parts that Shoal has not.
 _IGNORED_RARE = frozenset(
     {
@@ -25,7 +25,6 @@ _IGNORED_RARE = frozenset(
         "_enable_object_reconstruction",
         "_metrics_export_port",
         "_node_ip_address",
-        "_node_name",
         "_plasma_directory",
         "_redis_password",
         "_redis_username",
@@ -98,6 +97,7 @@ def plan(
                 "resources": resources,
                 "labels": labels,
                 "object_store_memory": object_store_memory,
+                "_node_name": rare.get("_node_name"),
                 "_system_config": rare.get("_system_config") or None,
             }
         )
@@ -130,7 +130,7 @@ def _daemon_arguments(
     object_store_memory: int | None,
     rare: Mapping[str, Any],
 ) -> list[str]:
-    memory = rare.get("_memory")
+    memory, node_name = rare.get("_memory"), rare.get("_node_name")
     amounts = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
@@ -142,12 +142,17 @@ def _daemon_arguments(
     wrong = _labels.check_labels(labels)
     if wrong is not None:
         raise ValueError(wrong)
+    if node_name is not None and not isinstance(node_name, str):
+        raise TypeError(f"a node's name is a string, not {node_name!r}")
+    if node_name is not None and not (0 < len(node_name.encode()) <= 255 and node_name.isprintable()):
+        raise ValueError(f"a node's name has 1 to 255 bytes of printable text, unlike {node_name!r}")
     if object_store_memory is not None and object_store_memory <= 0:
         raise ValueError(f"object_store_memory is a number of bytes, not {object_store_memory}")
     arguments = {
         "--num-cpus": num_cpus,
         "--num-gpus": num_gpus,
         "--resources": json.dumps(resources) if resources else None,
+        "--node-name": node_name,
         "--labels": json.dumps(labels) if labels else None,
         "--object-store-memory": None if object_store_memory is None else int(object_store_memory),
         "--memory": None if memory is None else int(memory),

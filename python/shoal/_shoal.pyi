@@ -51,8 +51,8 @@ def ask(query: str, arguments: dict[str, Any]) -> Any:
     'put' (key, value: bytes, overwrite), 'get' (key), 'delete' (key), 'workers', 'store',
     'groups', 'group_by_name' (name, namespace).
 
-    Returns plain dicts, lists, bytes, bools, or None for not found. A node: node, alive, host, total, free, labels
-    (a dict). An actor: actor (bytes), job, label, name, namespace, incarnation, state, pid.
+    Returns plain dicts, lists, bytes, bools, or None for not found. A node: node, alive, name, host, total, free,
+    labels (a dict). An actor: actor (bytes), job, label, name, namespace, incarnation, state, pid.
     A placement group: group (bytes), job, name, namespace, bundles, strategy, state, detail, nodes; 'group_by_name'
     returns a list with it. 'actor_by_name' returns (actor: Actor (weak), handle: bytes) or None.
     """
@@ -144,6 +144,7 @@ class Function:
         name: str,
         resources: dict[str, float],
         strategy: str | tuple[int, bool] | tuple[bytes, int, bool],
+        labels: list[tuple[str, list[str], bool]],
         variables: list[tuple[str, str]],
         returns: int,
         backpressure: int,
@@ -153,6 +154,7 @@ class Function:
     ) -> Self:
         """``returns`` -1 is a stream; ``strategy`` is 'hybrid', 'spread', (node, soft) or
         (placement group, bundle or -1, whether what it submits runs there, too);
+        ``labels`` are what its node's must be, each as key, values, whether these are excluded;
         ``retry_exceptions`` bytes is a pickled tuple of classes."""
     def submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """ObjectRef, list of them, None for no returns, or Stream."""
@@ -198,6 +200,7 @@ def create_actor(
     placement: dict[str, float],
     running: dict[str, float],
     strategy: str | tuple[int, bool] | tuple[bytes, int, bool],
+    labels: list[tuple[str, list[str], bool]],
     variables: list[tuple[str, str]],
     restarts_max: int,
     name: str,

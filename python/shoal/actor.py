@@ -221,6 +221,7 @@ def _create_actor(
         placement=placement,
         running=running,
         strategy=options.placement(given, running, placement),
+        labels=options.labels(given),
         variables=options.variables(given.get("runtime_env")),
         restarts_max=given.get("max_restarts") or 0,
         name=given.get("name") or "",

@@ -27,6 +27,7 @@ _AMOUNTS = {
     "memory": "--memory",
     "object_store_memory": "--object-store-memory",
     "object_spilling_directory": "--object-spilling-directory",
+    "node_name": "--node-name",
     "node_ip_address": "--node-ip-address",
     "port": "--port",
     "state_dir": "--state-dir",
@@ -219,7 +220,8 @@ class Cluster:
             network_namespace: The name of a network namespace to start it in, as ``ip netns`` lists them: a host of
                 its own. Give its address there as ``node_ip_address``.
             **node_args: num_cpus, num_gpus, memory (bytes), object_store_memory (bytes), resources (amounts by
-                name), labels, node_ip_address, port, object_spilling_directory, and for the head state_dir and state.
+                name), labels, node_name, node_ip_address, port, object_spilling_directory, and for the head state_dir
+                and state.
 
         Raises:
             TypeError: an argument is unknown.

@@ -263,10 +263,10 @@ def _refuse_unsupported(options: Mapping[str, Any]) -> None:
             "'placement_group' and 'scheduling_strategy' exclude each other; use "
             "scheduling_strategy=PlacementGroupSchedulingStrategy(...) alone"
         )
-    if options.get("label_selector") or options.get("fallback_strategy"):
+    if options.get("fallback_strategy"):
         raise NotImplementedError(
-            "'label_selector' and 'fallback_strategy' are not supported yet; give nodes a custom "
-            "resource and ask for it in 'resources'"
+            "'fallback_strategy' is not supported yet; let 'label_selector' name all values that will do: "
+            "{'zone': 'in(a,b)'}"
         )
     strategy(_scheduling_strategy(options))
     variables(options.get("runtime_env"))
@@ -376,11 +376,22 @@ def strategy(value: Any) -> Strategy:
         group = value.to_core(captures=captured_group is not None)
         return "hybrid" if group is None else group
     if isinstance(value, scheduling_strategies.NodeLabelSchedulingStrategy):
-        raise NotImplementedError("NodeLabelSchedulingStrategy is not supported yet")
+        return "hybrid"
     raise TypeError(
         "option 'scheduling_strategy' takes None, 'DEFAULT', 'SPREAD' or an object of "
         f"shoal.util.scheduling_strategies, not {value!r}"
     )
+
+
+def labels(options: Mapping[str, Any]) -> list[_labels.Selector]:
+    """What the labels of a node must be that runs this."""
+    found = _labels.to_core(options.get("label_selector") or {})
+    given = options.get("scheduling_strategy")
+    if given is None or isinstance(given, str):
+        return found
+    from shoal.util.scheduling_strategies import NodeLabelSchedulingStrategy
+
+    return found + given.to_core() if isinstance(given, NodeLabelSchedulingStrategy) else found
 
 
 captured_group: bytes | None = None

@@ -272,6 +272,7 @@ class RemoteFunction(Generic[F_co, Result_co]):
             name=given.get("name") or self._function_name,
             resources=resources,
             strategy=options.placement(given, resources),
+            labels=options.labels(given),
             variables=options.variables(given.get("runtime_env")),
             returns=returns,
             backpressure=options.backpressure(given),

@@ -10,7 +10,7 @@ use shoal_core::actor::{ActorSpec, ConcurrencyGroup};
 use shoal_core::ids::{ActorId, FunctionId, NodeId, ObjectId, TaskId};
 use shoal_core::message::Answer;
 use shoal_core::owner::Input;
-use shoal_core::resources::{Demand, Environment, Quantity, Resources, Strategy};
+use shoal_core::resources::{Demand, Environment, LabelSelector, Quantity, Resources, Strategy};
 use shoal_core::task::{self, Definition, RetryExceptions, Returns, Submission, Target};
 use shoal_core::value::{INLINE_BYTES_MAX, Value};
 
@@ -147,13 +147,26 @@ pub(crate) fn resources(given: Vec<(String, f64)>) -> PyResult<Resources> {
     Ok(resources)
 }
 
-/// A demand for these amounts, where `given` says.
+/// What a label is to be: key, values, and whether these are excluded.
+pub(crate) type Selector = (String, Vec<String>, bool);
+
+/// Selectors in a defined order, since equal demands share workers.
+pub(crate) fn labels(given: Vec<Selector>) -> Vec<LabelSelector> {
+    let selectors = given.into_iter();
+    let mut labels: Vec<_> =
+        selectors.map(|(key, values, excludes)| LabelSelector { key, values, excludes }).collect();
+    labels.sort_unstable();
+    labels
+}
+
+/// A demand for these amounts, where `given` and `labels` say.
 fn demand(
     resources: Resources,
     given: &Bound<'_, PyAny>,
+    labels: Vec<LabelSelector>,
     variables: Vec<(String, String)>,
 ) -> PyResult<Demand> {
-    let plain = Demand { environment: Environment { variables }, ..Demand::default() };
+    let plain = Demand { labels, environment: Environment { variables }, ..Demand::default() };
     if let Ok((group, bundle, captures)) = given.extract::<(Vec<u8>, i64, bool)>() {
         let group = groups::parse_id(&group)?;
         let resources = shoal_core::group::demanded(&resources, group, u32::try_from(bundle).ok());
@@ -186,13 +199,14 @@ pub(crate) struct Function {
 #[pymethods]
 impl Function {
     #[new]
-    #[pyo3(signature = (*, code, name, resources, strategy, variables, returns, backpressure, retries_max, retry_exceptions, calls_max))]
+    #[pyo3(signature = (*, code, name, resources, strategy, labels, variables, returns, backpressure, retries_max, retry_exceptions, calls_max))]
     #[allow(clippy::too_many_arguments, reason = "one per option")]
     fn new(
         code: Vec<u8>,
         name: &str,
         resources: &Bound<'_, PyDict>,
         strategy: &Bound<'_, PyAny>,
+        labels: Vec<Selector>,
         variables: Vec<(String, String)>,
         returns: i64,
         backpressure: u32,
@@ -200,7 +214,8 @@ impl Function {
         retry_exceptions: &Bound<'_, PyAny>,
         calls_max: u32,
     ) -> PyResult<Function> {
-        let demand = demand(self::resources(pairs(resources)?)?, strategy, variables)?;
+        let labels = self::labels(labels);
+        let demand = demand(self::resources(pairs(resources)?)?, strategy, labels, variables)?;
         let definition = Definition {
             function: function_id(&code),
             code: code.into(),
@@ -328,8 +343,8 @@ fn results(
 }
 
 #[pyfunction]
-#[pyo3(signature = (*, code, label, args, kwargs, placement, running, strategy, variables, restarts_max,
-    name, namespace, detached, asynchronous, groups, out_of_order, handle))]
+#[pyo3(signature = (*, code, label, args, kwargs, placement, running, strategy, labels, variables,
+    restarts_max, name, namespace, detached, asynchronous, groups, out_of_order, handle))]
 #[allow(clippy::too_many_arguments, reason = "one per option")]
 pub(crate) fn create_actor(
     py: Python<'_>,
@@ -340,6 +355,7 @@ pub(crate) fn create_actor(
     placement: &Bound<'_, PyDict>,
     running: &Bound<'_, PyDict>,
     strategy: &Bound<'_, PyAny>,
+    labels: Vec<Selector>,
     variables: Vec<(String, String)>,
     restarts_max: i32,
     name: String,
@@ -353,8 +369,8 @@ pub(crate) fn create_actor(
     let process = session::current()?;
     process.breathe(py)?;
     let arguments = Arguments::encode(&process, args, kwargs)?;
-    let running = demand(resources(pairs(running)?)?, strategy, Vec::new())?.resources;
-    let placement = demand(resources(pairs(placement)?)?, strategy, variables)?;
+    let running = demand(resources(pairs(running)?)?, strategy, Vec::new(), Vec::new())?.resources;
+    let placement = demand(resources(pairs(placement)?)?, strategy, self::labels(labels), variables)?;
     let groups = groups
         .into_iter()
         .map(|(name, limit)| ConcurrencyGroup { name: name.as_str().into(), limit })

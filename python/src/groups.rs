@@ -7,7 +7,6 @@ use shoal_core::group::{Bundle, GroupSpec, GroupState, GroupStrategy};
 use shoal_core::ids::{ActorId, GroupId, TaskId};
 use shoal_core::message::Answer;
 use shoal_core::owner::Input;
-use shoal_core::resources::LabelSelector;
 
 use crate::{calls, errors, objects, session, waits, worker};
 
@@ -39,14 +38,11 @@ pub(crate) fn strategy_name(strategy: GroupStrategy) -> &'static str {
     }
 }
 
-/// Key, values, and whether these are excluded.
-type Selector = (String, Vec<String>, bool);
-
 #[pyfunction]
 #[pyo3(signature = (*, bundles, strategy, name, namespace, detached))]
 pub(crate) fn create_group<'py>(
     py: Python<'py>,
-    bundles: Vec<(Bound<'py, PyDict>, Vec<Selector>)>,
+    bundles: Vec<(Bound<'py, PyDict>, Vec<calls::Selector>)>,
     strategy: &str,
     name: String,
     namespace: String,
@@ -56,9 +52,7 @@ pub(crate) fn create_group<'py>(
     let strategy = self::strategy(strategy)?;
     let bundles = bundles.into_iter().map(|(amounts, selectors)| {
         let resources = calls::resources(calls::pairs(&amounts)?)?;
-        let labels = selectors.into_iter();
-        let labels = labels.map(|(key, values, excludes)| LabelSelector { key, values, excludes }).collect();
-        Ok(Bundle { resources, labels })
+        Ok(Bundle { resources, labels: calls::labels(selectors) })
     });
     let bundles = bundles.collect::<PyResult<Vec<Bundle>>>()?;
     let job = process.welcome().job;

@@ -301,7 +301,8 @@ fn node_dict<'py>(py: Python<'py>, node: NodeSummary) -> PyResult<Bound<'py, PyD
     let dict = PyDict::new(py);
     dict.set_item("node", node.node.0)?;
     dict.set_item("alive", node.alive)?;
-    dict.set_item("host", node.host)?;
+    dict.set_item("name", if node.name.is_empty() { &node.host } else { &node.name })?;
+    dict.set_item("host", &node.host)?;
     dict.set_item("total", resources_dict(py, &node.total)?)?;
     dict.set_item("free", resources_dict(py, &node.free)?)?;
     let labels = PyDict::new(py);

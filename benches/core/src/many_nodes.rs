@@ -220,6 +220,7 @@ impl World {
             let summary = NodeSummary {
                 node: NodeId(0),
                 alive: true,
+                name: String::new(),
                 host: String::from("host"),
                 address: format!("10.0.0.0:{connection}"),
                 total: self.resources(),

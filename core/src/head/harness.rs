@@ -82,6 +82,7 @@ pub(super) fn summary(node: NodeId) -> NodeSummary {
     NodeSummary {
         node,
         alive: true,
+        name: String::new(),
         host: String::from("here"),
         address: String::new(),
         free: total.clone(),

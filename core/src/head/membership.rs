@@ -46,9 +46,9 @@ impl Head {
     /// node. What it has it reports.
     fn adopt_host(&mut self, node: NodeId, out: &mut Outbox) {
         self.meta.host = Some(node);
-        let (host, address, labels) = (String::new(), String::new(), Vec::new());
+        let (name, host, address, labels) = (String::new(), String::new(), String::new(), Vec::new());
         let (total, free) = (Resources::default(), Resources::default());
-        self.add_node(NodeSummary { node, alive: true, host, address, total, free, labels }, out);
+        self.add_node(NodeSummary { node, alive: true, name, host, address, total, free, labels }, out);
     }
 
     pub(super) fn node_returns(&mut self, connection: u64, id: NodeId, out: &mut Outbox) {

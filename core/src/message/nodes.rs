@@ -17,6 +17,8 @@ pub struct NodeSummary {
     pub node: NodeId,
     /// Whether the head counts it alive.
     pub alive: bool,
+    /// Its name, for lists; empty: as its host.
+    pub name: String,
     /// Its host name, for lists.
     pub host: String,
     /// Where other daemons reach it; empty if there can be no others.

@@ -82,6 +82,7 @@ pub(super) fn summary(number: u32, amounts: &[(&str, f64)]) -> NodeSummary {
     NodeSummary {
         node: NodeId(number),
         alive: true,
+        name: String::new(),
         host: String::new(),
         address: String::new(),
         total: resources(amounts),

@@ -77,6 +77,8 @@ pub struct Config {
     pub node: NodeId,
     /// Its incarnation; leases of another one are refused.
     pub epoch: u32,
+    /// Its name, for lists; empty: as its host.
+    pub name: String,
     /// Host name, for lists.
     pub host: String,
     /// Where other daemons reach it; empty if there can be no others.
@@ -113,6 +115,7 @@ impl Config {
         Config {
             node,
             epoch: 1,
+            name: String::new(),
             host: String::new(),
             address: String::new(),
             resources: Resources::default(),

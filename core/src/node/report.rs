@@ -90,6 +90,7 @@ impl Node {
         NodeSummary {
             node: self.config.node,
             alive: true,
+            name: self.config.name.clone(),
             host: self.config.host.clone(),
             address: self.config.address.clone(),
             total: self.ledger.total().clone(),

@@ -183,7 +183,7 @@ impl Node {
     /// Whether this node can ever meet a demand.
     pub(super) fn can_ever_run(&self, demand: &Demand) -> bool {
         self.feasibility(demand) == Feasibility::Here
-            && demand.labels.iter().all(|selector| selector.matches(&self.config.labels))
+            && demand.labels.iter().all(|selector| selector.matches(self.config.node, &self.config.labels))
     }
 
     /// Whether a lessee's claim would get what it needs now.

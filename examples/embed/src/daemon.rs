@@ -180,6 +180,7 @@ fn join(head: &mut Head, total: &Resources, clock: Clock) -> NodeId {
     let summary = NodeSummary {
         node: NodeId(0),
         alive: true,
+        name: String::new(),
         host: String::from("this process"),
         address: String::new(),
         total: total.clone(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
+use shoal_core::resources::NODE_ID_LABEL;
 use shoal_runtime::daemon::session::DEFAULT_TEMP_DIRECTORY;
 use shoal_runtime::daemon::{EtcdLocation, InvalidLocation, Wanted};
 
@@ -32,6 +33,9 @@ pub(crate) struct NodeOptions {
     /// Resources by other names, as a JSON object of amounts: '{"license": 2}'.
     #[arg(long, value_name = "JSON", value_parser = resources, default_value = "{}")]
     resources: Resources,
+    /// Name of the node, for lists [default: the machine's].
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
+    node_name: Option<String>,
     /// Labels of the node, as a JSON object of strings: '{"zone": "a"}'.
     #[arg(long, value_name = "JSON", value_parser = labels, default_value = "{}")]
     labels: Labels,
@@ -239,6 +243,7 @@ impl NodeOptions {
     pub(crate) fn daemon(self) -> shoal_runtime::daemon::Options {
         shoal_runtime::daemon::Options {
             wanted: self.wanted(),
+            name: self.node_name,
             labels: self.labels.0.into_iter().collect(),
             spill_directory: self.object_spilling_directory,
             idle_exit: self.idle_exit,
@@ -255,6 +260,7 @@ impl NodeOptions {
         add("num-cpus", self.num_cpus.map(|value| value.to_string()));
         add("num-gpus", self.num_gpus.map(|value| value.to_string()));
         add("resources", Some(serde_json::json!(self.resources.0).to_string()));
+        add("node-name", self.node_name.clone());
         add("labels", Some(serde_json::json!(self.labels.0).to_string()));
         add("memory", self.memory.map(|value| value.to_string()));
         add("object-store-memory", self.object_store_memory.map(|value| value.to_string()));
@@ -286,10 +292,21 @@ fn resources(text: &str) -> Result<Resources, String> {
     }
 }
 
+fn node_name(text: &str) -> Result<String, String> {
+    // It is in every report of the node, and in lines of lists.
+    if text.is_empty() || text.len() > 255 || text.chars().any(char::is_control) {
+        return Err(String::from("a name has 1 to 255 bytes and no control characters"));
+    }
+    Ok(String::from(text))
+}
+
 fn labels(text: &str) -> Result<Labels, String> {
-    serde_json::from_str(text)
-        .map(Labels)
-        .map_err(|error| format!("labels are a JSON object of strings: {error}"))
+    let labels: BTreeMap<String, String> = serde_json::from_str(text)
+        .map_err(|error| format!("labels are a JSON object of strings: {error}"))?;
+    if labels.contains_key(NODE_ID_LABEL) {
+        return Err(format!("the label {NODE_ID_LABEL} is the node's id, which the head gives it"));
+    }
+    Ok(Labels(labels))
 }
 
 #[cfg(test)]
@@ -318,6 +335,7 @@ mod tests {
             "--num-cpus=0.5",
             "--num-gpus=2",
             "--resources={\"a b\":1.25,\"ü\":3.0}",
+            "--node-name=a b",
             "--labels={\"zone\":\"x=1\"}",
             "--memory=123",
             "--object-store-memory=456",
@@ -333,6 +351,7 @@ mod tests {
         let options = twice.daemon();
         assert_eq!(options.wanted.num_cpus, Some(0.5));
         assert_eq!(options.wanted.resources["ü"], 3.0);
+        assert_eq!(options.name.as_deref(), Some("a b"));
         assert_eq!(options.labels, [(String::from("zone"), String::from("x=1"))]);
         assert_eq!(options.idle_exit, Some(Duration::from_millis(1500)));
     }
@@ -367,6 +386,9 @@ mod tests {
             ("--resources=[1]", "JSON object of amounts"),
             ("--resources={\"a\":-1}", "\"a\" is negative"),
             ("--labels={\"a\":1}", "JSON object of strings"),
+            ("--labels={\"ray.io/node-id\":\"1\"}", "the node's id"),
+            ("--node-name=", "1 to 255 bytes"),
+            ("--node-name=a\nb", "no control characters"),
             ("--memory=-5", "invalid value"),
             ("--idle-exit=-1", "negative"),
             ("--owner-fd=1", "1 is not in"),

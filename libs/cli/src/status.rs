@@ -51,7 +51,9 @@ fn describe(document: &Value) -> String {
     for node in array(&document["nodes"]) {
         let state = if node["alive"] == true { "alive" } else { "dead" };
         let draining = describe_drain(&node["draining"]);
-        line(format_args!("  {} {} ({state}{draining})", node["node"], string(&node["host"])));
+        let (name, host) = (string(&node["name"]), string(&node["host"]));
+        let at = if name == host { host } else { format!("{name} on {host}") };
+        line(format_args!("  {} {at} ({state}{draining})", node["node"]));
         for (name, total) in node["total"].as_object().into_iter().flatten() {
             let total = total.as_f64().unwrap_or(0.0);
             let used = total - node["free"][name].as_f64().unwrap_or(0.0);
@@ -139,12 +141,13 @@ mod tests {
         let document = json!({
             "version": "1.2.3", "session": "/tmp/shoal-0/session-1", "pid": 5, "node": 1, "drivers": 2,
             "nodes": [{
-                "node": 1, "alive": true, "host": "here",
+                "node": 1, "alive": true, "name": "front desk", "host": "here",
                 "total": {"CPU": 4.0, "memory": 2147483648.0},
                 "free": {"CPU": 2.5, "memory": 2147483648.0},
                 "labels": {},
             }, {
-                "node": 2, "alive": true, "host": "there", "total": {}, "free": {}, "labels": {},
+                "node": 2, "alive": true, "name": "there", "host": "there",
+                "total": {}, "free": {}, "labels": {},
                 "draining": {"deadline_seconds": 90.0, "reason": "new disks"},
             }],
             "workers": [{"process": 4294967297_u64, "pid": 77, "job": 1, "state": "leased"}],
@@ -162,7 +165,7 @@ Shoal 1.2.3, session /tmp/shoal-0/session-1
 Drivers: 2
 
 Nodes
-  1 here (alive)
+  1 front desk on here (alive)
     CPU: 1.5 of 4 used
     memory: 0 B of 2.0 GiB used
   2 there (alive, draining within 90 s: new disks)

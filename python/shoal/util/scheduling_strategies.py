@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from shoal import _labels
 from shoal.ids import NodeID
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ class NodeAffinitySchedulingStrategy:
 
     Args:
         node_id: The node, in hexadecimal as `shoal.nodes` tells it.
-        soft: Run elsewhere if the node is gone; else the work fails then.
+        soft: Run elsewhere if the node is gone, or can never run it; else the work fails then. While the
+            node is there and busy, the work waits for it either way.
+        _spill_on_unavailable: Not supported.
+        _fail_on_unavailable: Not supported.
+
+    Raises:
+        ValueError: that is no id of a node.
 
     Example:
         >>> import shoal
@@ -54,14 +61,18 @@ class NodeAffinitySchedulingStrategy:
             raise ValueError("_spill_on_unavailable needs soft=True")
         if _fail_on_unavailable and soft:
             raise ValueError("_fail_on_unavailable needs soft=False")
+        if _spill_on_unavailable or _fail_on_unavailable:
+            name = "_spill_on_unavailable" if _spill_on_unavailable else "_fail_on_unavailable"
+            raise NotImplementedError(
+                f"{name} is not supported: work bound to a node waits until there is room for it. "
+                'Leave the strategy out, or use "SPREAD", for work that is to run where there is room at once'
+            )
         try:
             self._number = NodeID.from_hex(node_id).number()
         except ValueError:
             raise ValueError(f"{node_id!r} is not the id of a node") from None
         self.node_id = node_id
         self.soft = bool(soft)
-        self._spill_on_unavailable = _spill_on_unavailable
-        self._fail_on_unavailable = _fail_on_unavailable
 
     def to_core(self) -> tuple[int, bool]:
         """The node's number, and whether another node will do."""
@@ -119,18 +130,23 @@ class PlacementGroupSchedulingStrategy:
         return self.placement_group.id.binary(), self.placement_group_bundle_index, captures
 
 
-class In:
+class _OneOf:
+    def __init__(self, *values: str) -> None:
+        if not values:
+            raise ValueError(f"{type(self).__name__} takes at least one value")
+        for value in values:
+            wrong = _labels.check_value(value)
+            if wrong:
+                raise ValueError(wrong)
+        self.values = list(values)
+
+
+class In(_OneOf):
     """The label has one of these values."""
 
-    def __init__(self, *values: str) -> None:
-        self.values = list(values)
 
-
-class NotIn:
-    """The label has none of these values."""
-
-    def __init__(self, *values: str) -> None:
-        self.values = list(values)
+class NotIn(_OneOf):
+    """The label has none of these values, or the node has not the label."""
 
 
 class Exists:
@@ -142,18 +158,59 @@ class DoesNotExist:
 
 
 class NodeLabelSchedulingStrategy:
-    """Run on nodes with certain labels. Not supported yet.
+    """Run on nodes with certain labels. The option ``label_selector`` says the same in fewer words.
 
     Args:
         hard: Conditions by label that must hold.
-        soft: Conditions by label that should hold.
+        soft: Conditions by label that should hold. Not supported.
+
+    Raises:
+        ValueError: a condition or a label makes no sense, or there is none.
+        NotImplementedError: soft is given.
+
+    Example:
+        >>> import shoal
+        >>> from shoal.util.scheduling_strategies import DoesNotExist, NodeLabelSchedulingStrategy
+        >>> @shoal.remote
+        ... def double(x):
+        ...     return 2 * x
+        >>> strategy = NodeLabelSchedulingStrategy({"zone": DoesNotExist()})
+        >>> shoal.get(double.options(scheduling_strategy=strategy).remote(2))
+        4
     """
 
     def __init__(
         self,
-        hard: dict[str, In | NotIn | Exists | DoesNotExist],
+        hard: dict[str, In | NotIn | Exists | DoesNotExist] | None,
         *,
         soft: dict[str, In | NotIn | Exists | DoesNotExist] | None = None,
     ) -> None:
-        self.hard = dict(hard)
-        self.soft = dict(soft or {})
+        self.hard = _checked(hard, "hard")
+        self.soft = _checked(soft, "soft")
+        if not self.hard and not self.soft:
+            raise ValueError("NodeLabelSchedulingStrategy needs at least one condition")
+        if self.soft:
+            raise NotImplementedError(
+                "NodeLabelSchedulingStrategy(soft=...) is not supported: conditions hold or the work does not run. "
+                "Let hard name all values that will do, as in In('a', 'b')"
+            )
+
+    def to_core(self) -> list[_labels.Selector]:
+        """What the labels of the node must be."""
+        found = []
+        for key, condition in self.hard.items():
+            values = condition.values if isinstance(condition, In | NotIn) else []
+            found.append((key, values, isinstance(condition, NotIn | DoesNotExist)))
+        return found
+
+
+def _checked(given: Any, name: str) -> dict[str, In | NotIn | Exists | DoesNotExist]:
+    if not isinstance(given or {}, dict):
+        raise ValueError(f"{name} is a dictionary of conditions by label, not {given!r}")
+    for key, condition in (given or {}).items():
+        wrong = _labels.check_key(key)
+        if wrong:
+            raise ValueError(wrong)
+        if not isinstance(condition, In | NotIn | Exists | DoesNotExist):
+            raise ValueError(f"the condition for '{key}' is In, NotIn, Exists or DoesNotExist, not {condition!r}")
+    return dict(given or {})

@@ -5,6 +5,9 @@ import pickle
 import pytest
 
 from shoal import options
+from shoal.util import scheduling_strategies as strategies
+
+NODE = "00000007" + "0" * 48
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,15 @@ from shoal import options
         ({"runtime_env": {"env_vars": {"A=B": "1"}}}, ValueError),
         ({"runtime_env": {"no_such_field": 1}}, ValueError),
         ({"label_selector": {"zone": "in(a,b"}}, ValueError),
+        ({"label_selector": {"zone": "in()"}}, ValueError),
+        ({"label_selector": {"zone": "in(a,)"}}, ValueError),
+        ({"label_selector": {"zone": "!"}}, ValueError),
+        ({"label_selector": {"zone": "!!a"}}, ValueError),
+        ({"label_selector": {"zone": "-a"}}, ValueError),
+        ({"label_selector": {"zone": 1}}, ValueError),
+        ({"label_selector": {"a b": "a"}}, ValueError),
+        ({"label_selector": {1: "a"}}, ValueError),
+        ({"label_selector": "zone"}, TypeError),
         ({"fallback_strategy": [{"num_cpus": 1}]}, ValueError),
     ],
     ids=str,
@@ -56,9 +68,9 @@ def test_impossible_task_options(given, error):
     "given",
     [
         {"runtime_env": {"pip": ["a-package"]}},
-        {"label_selector": {"zone": "!in(a,b)"}},
+        {"fallback_strategy": [{"label_selector": {"zone": "a"}}]},
     ],
-    ids=["pip", "labels"],
+    ids=["pip", "fallback"],
 )
 def test_what_cannot_be_honoured_is_refused(given):
     with pytest.raises(NotImplementedError):
@@ -93,6 +105,51 @@ def test_some_options_belong_to_the_definition():
     options.validate_actor({"concurrency_groups": {"io": 1}}, in_options=False)
     with pytest.raises(ValueError, match="concurrency_groups"):
         options.validate_actor({"concurrency_groups": {"io": 1}}, in_options=True)
+
+
+def test_labels():
+    """Selectors and the conditions of `NodeLabelSchedulingStrategy` mean the same to the runtime."""
+    selector = {"zone": "in(a, b)", "example.com/disk": "!ssd", "empty": "", "none": "!in(c)"}
+    found = [
+        ("zone", ["a", "b"], False),
+        ("example.com/disk", ["ssd"], True),
+        ("empty", [""], False),
+        ("none", ["c"], True),
+    ]
+    options.validate_task({"label_selector": selector}, in_options=True)
+    options.validate_actor({"label_selector": selector}, in_options=True)
+    assert options.labels({"label_selector": selector}) == found
+    assert options.labels({}) == options.labels({"label_selector": None, "scheduling_strategy": "SPREAD"}) == []
+    conditions = {"a": strategies.In("b", "c"), "d": strategies.NotIn("e"), "f": strategies.Exists()}
+    strategy = strategies.NodeLabelSchedulingStrategy({**conditions, "g": strategies.DoesNotExist()})
+    expected = [("a", ["b", "c"], False), ("d", ["e"], True), ("f", [], False), ("g", [], True)]
+    given = {"scheduling_strategy": strategy}
+    options.validate_task(given, in_options=True)
+    assert (options.labels(given), options.placement(given)) == (expected, "hybrid")
+    assert options.labels({**given, "label_selector": selector}) == found + expected
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: strategies.In(), ValueError),
+        (lambda: strategies.NotIn("a b"), ValueError),
+        (lambda: strategies.In(3), ValueError),
+        (lambda: strategies.NodeLabelSchedulingStrategy({}), ValueError),
+        (lambda: strategies.NodeLabelSchedulingStrategy({"zone": "a"}), ValueError),
+        (lambda: strategies.NodeLabelSchedulingStrategy({"a b": strategies.Exists()}), ValueError),
+        (lambda: strategies.NodeLabelSchedulingStrategy("zone"), ValueError),
+        (lambda: strategies.NodeLabelSchedulingStrategy({}, soft={"a": strategies.Exists()}), NotImplementedError),
+        (lambda: strategies.NodeAffinitySchedulingStrategy("zz", soft=True), ValueError),
+        (lambda: strategies.NodeAffinitySchedulingStrategy(NODE, False, True), ValueError),
+        (lambda: strategies.NodeAffinitySchedulingStrategy(NODE, True, False, True), ValueError),
+        (lambda: strategies.NodeAffinitySchedulingStrategy(NODE, True, True), NotImplementedError),
+        (lambda: strategies.NodeAffinitySchedulingStrategy(NODE, False, False, True), NotImplementedError),
+    ],
+)
+def test_impossible_strategies(make, error):
+    with pytest.raises(error):
+        make()
 
 
 def test_resources_of_a_task():

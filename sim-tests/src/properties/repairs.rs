@@ -133,7 +133,7 @@ fn fits(
         };
         let host = world.cluster.nodes.get(node).map(|daemon| daemon.host);
         let suits = |host: usize| {
-            labels.iter().all(|label| label.matches(&world.cluster.hosts[host].settings.labels))
+            labels.iter().all(|label| label.matches(*node, &world.cluster.hosts[host].settings.labels))
         };
         if !allowed || !room.covers(resources) || !host.is_some_and(suits) {
             return false;

@@ -379,6 +379,7 @@ impl<C: Content> Cluster<C> {
         NodeSummary {
             node: NodeId(0),
             alive: true,
+            name: String::new(),
             host: format!("host{host}"),
             address: format!("host{host}"),
             total: settings.amounts(),

@@ -66,6 +66,12 @@ struct Site<'a> {
     taken: bool,
 }
 
+impl Site<'_> {
+    fn matches(&self, need: &Need) -> bool {
+        need.labels.iter().all(|selector| selector.matches(self.node, self.labels))
+    }
+}
+
 /// A bundle as the search sees it.
 struct Need<'a> {
     index: u32,
@@ -133,9 +139,7 @@ impl<'a> Problem<'a> {
 
     /// Whether a site with so much room can take the bundle.
     fn fits(&self, need: &Need, site: usize, room: &[i64]) -> bool {
-        let labels = self.sites[site].labels;
-        need.amounts.iter().zip(room).all(|(amount, room)| amount <= room)
-            && need.labels.iter().all(|selector| selector.matches(labels))
+        need.amounts.iter().zip(room).all(|(amount, room)| amount <= room) && self.sites[site].matches(need)
     }
 
     /// The site that is fullest afterwards, of those that take everything.
@@ -326,10 +330,10 @@ impl<'a> Problem<'a> {
         if self.sites.is_empty() {
             return String::from("there is no node that could be asked");
         }
-        let matches = |site: &Site| need.labels.iter().all(|selector| selector.matches(site.labels));
+        let matches = |site: &Site| site.matches(need);
         if !self.sites.iter().any(matches) {
-            let labels: Vec<&str> = need.labels.iter().map(|selector| selector.key.as_str()).collect();
-            return format!("no node has the labels that bundle {index} asks for ({})", labels.join(", "));
+            let labels = LabelSelector::list(need.labels);
+            return format!("no node has the labels that bundle {index} asks for ({labels})");
         }
         match self.scarcest(&need.amounts, matches, so) {
             Some(short) => format!("bundle {index} needs {short}"),
@@ -399,6 +403,7 @@ mod tests {
         NodeSummary {
             node: NodeId(number),
             alive: true,
+            name: String::new(),
             host: String::new(),
             address: String::new(),
             total: resources(&[("CPU", total.0), ("GPU", total.1)]),
@@ -499,7 +504,7 @@ mod tests {
                 "bundle 1 needs 16 of CPU, and no node has more than 8",
             ),
             (Pack, &[bundle(1, 3, None)], true, "bundle 0 needs 3 of GPU, and no node has more than 2"),
-            (Pack, &[bundle(1, 0, Some("even"))], true, "labels that bundle 0 asks for (zone)"),
+            (Pack, &[bundle(1, 0, Some("even"))], true, "labels that bundle 0 asks for (zone=even)"),
             (Pack, &[bundle(1, 2, None)], false, "2 of GPU, and no node has more than 1 free now"),
             (
                 Pack,
@@ -585,7 +590,7 @@ mod tests {
         let find = |id: &NodeId| nodes.iter().find(|node| node.node == *id).expect("it is one of these");
         let room = load.iter().all(|(id, load)| find(id).free.covers(load));
         let matches = |(bundle, id): (&Bundle, &NodeId)| {
-            bundle.labels.iter().all(|selector| selector.matches(&find(id).labels))
+            bundle.labels.iter().all(|selector| selector.matches(*id, &find(id).labels))
         };
         let all = taken.iter().copied().map(NodeId).chain(places.iter().copied());
         let distinct = all.collect::<BTreeSet<NodeId>>().len();

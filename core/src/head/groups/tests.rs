@@ -279,7 +279,7 @@ fn labels_choose_among_nodes() {
     assert_eq!(create(&mut head, &in_b)[1], reserve(2, 1, 1, &[(0, 1)]));
     let mut nowhere = spec(2, GroupStrategy::Pack, &[1]);
     nowhere.bundles[0].labels = vec![zone("c")];
-    assert!(told(&create(&mut head, &nowhere)).contains("labels that bundle 0 asks for (zone)"));
+    assert!(told(&create(&mut head, &nowhere)).contains("labels that bundle 0 asks for (zone=c)"));
 }
 
 #[test]

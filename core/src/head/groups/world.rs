@@ -93,6 +93,7 @@ impl World {
         let summary = NodeSummary {
             node: NodeId(0),
             alive: true,
+            name: String::new(),
             host: String::new(),
             address: config.address.clone(),
             total: cpus(count),

@@ -194,6 +194,7 @@ impl Cluster {
                 let summary = |node| NodeSummary {
                     node: NodeId(node),
                     alive: !self.heirs.contains_key(&NodeId(node)),
+                    name: "".into(),
                     host: "".into(),
                     address: "".into(),
                     total: Resources::default(),

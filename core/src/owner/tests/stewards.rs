@@ -100,6 +100,7 @@ impl World {
                 let summary = |(node, heir): (&NodeId, &Option<NodeId>)| NodeSummary {
                     node: *node,
                     alive: heir.is_none(),
+                    name: "".into(),
                     host: "".into(),
                     address: "".into(),
                     total: Resources::default(),

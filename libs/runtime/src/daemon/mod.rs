@@ -84,6 +84,8 @@ pub struct Options {
     pub temp_directory: PathBuf,
     /// What the node offers.
     pub wanted: Wanted,
+    /// The node's name. `None`: its host's.
+    pub name: Option<String>,
     /// The node's labels.
     pub labels: Vec<(String, String)>,
     /// Which cluster the node belongs to.
@@ -108,6 +110,7 @@ impl Default for Options {
         Options {
             temp_directory: PathBuf::from(DEFAULT_TEMP_DIRECTORY),
             wanted: Wanted::default(),
+            name: None,
             labels: Vec::new(),
             membership: Membership::Alone,
             network: None,
@@ -201,6 +204,7 @@ impl Node {
         // The head gives it its number.
         let mut config = Config::new(NodeId::default());
         config.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        config.name = options.name.take().unwrap_or_default();
         config.labels = std::mem::take(&mut options.labels);
         config.store_start = FIRST_OFFSET;
         config.store_capacity = segment.capacity() - FIRST_OFFSET;

@@ -131,6 +131,7 @@ fn describe_node(node: &NodeSummary, draining: &[(NodeId, Drain)]) -> Value {
         "draining": drain.map(describe_drain),
         "node": node.node.0,
         "alive": node.alive,
+        "name": if node.name.is_empty() { &node.host } else { &node.name },
         "host": node.host,
         "total": amounts(&node.total),
         "free": amounts(&node.free),

@@ -431,6 +431,7 @@ fn summary(config: &Config) -> NodeSummary {
     NodeSummary {
         node: NodeId::default(),
         alive: true,
+        name: config.name.clone(),
         host: config.host.clone(),
         address: config.address.clone(),
         total: config.resources.clone(),
