@@ -77,13 +77,17 @@ pub enum Mutant {
     ForgetRescheduling,
     /// A copy of an object that its owner has freed meanwhile is kept.
     KeepStrayCopy,
+    /// The devices of a worker that must end, for the process that leased it is gone, are free before it has ended.
+    HastyDevices,
+    /// The devices of a claim that is dropped while it waits for its worker are never free again.
+    KeepDevices,
     /// No heir is told of the copies that there are of what it inherits, nor of those that were being made.
     ForgetOrphanedCopy,
 }
 
 impl Mutant {
     /// All that one node is enough for.
-    pub const ALL: [Mutant; 22] = [
+    pub const ALL: [Mutant; 24] = [
         Mutant::Canary,
         Mutant::CallsBehindFailedOne,
         Mutant::CodeOfReturnedTask,
@@ -106,6 +110,8 @@ impl Mutant {
         Mutant::QuietCreation,
         Mutant::SortArguments,
         Mutant::HastyConstruct,
+        Mutant::HastyDevices,
+        Mutant::KeepDevices,
     ];
 
     /// Those that take several nodes to be seen.

@@ -123,7 +123,8 @@ pub enum Callee {
         function: FunctionId,
         /// Its code, the first time this owner sends it to this worker.
         code: Option<Bytes>,
-        /// A push under a lease that the worker does not serve any more is refused.
+        /// What the worker serves when this comes: a lessee pushes only while it holds the lease, and a worker
+        /// whose lessee is gone ends.
         lease: LeaseId,
         /// The devices that the lease holds.
         devices: Devices,

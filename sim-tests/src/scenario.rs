@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_core::Span;
+use shoal_core::resources::Resources;
 use shoal_transport_sim::cluster::{HostSettings, Loss, Settings};
 use shoal_transport_sim::{Delays, Fault, FaultKind, LogFate, Random};
 
@@ -60,7 +61,7 @@ impl Scenario {
         let mut random = Random::new(seed);
         let mut cluster = draw_cluster(&mut random, hosts);
         let mut faults = draw_faults(&mut random, &cluster);
-        let drivers = draw_drivers(&mut random, cluster.hosts.len());
+        let mut drivers = draw_drivers(&mut random, cluster.hosts.len());
         let items = || drivers.iter().flat_map(|driver| &driver.items);
         let has = |workload: &str| items().any(|item| item.workload == workload);
         if (has("gangs") || has("rivals")) && random.chance(500) {
@@ -71,6 +72,10 @@ impl Scenario {
         }
         // As rarely as in a cluster of a thousand nodes.
         cluster.view_micros = *random.pick(&[100_000, 100_000, 100_000, 1_600_000]);
+        // After everything else: what a seed drew before there were devices stays as it was.
+        if random.chance(300) {
+            draw_devices(&mut random, &mut cluster, &mut drivers);
+        }
         Scenario { seed, cluster, faults, drivers }
     }
 
@@ -178,6 +183,21 @@ const HUB: u64 = 1;
 /// A label that every machine has: `even` or `odd`.
 pub const ZONE: &str = "zone";
 
+/// Most machines get numbered devices, and most drivers work for them.
+fn draw_devices(random: &mut Random, cluster: &mut Settings, drivers: &mut [Driver]) {
+    for (number, host) in (0_u64..).zip(&mut cluster.hosts) {
+        if number == 0 || random.chance(700) {
+            host.resources.push((String::from(Resources::GPU), random.between(1, 3) as u32));
+        }
+    }
+    for driver in drivers {
+        if random.chance(700) {
+            let (workload, seed) = (String::from(workloads::OF_DEVICES), random.draw());
+            driver.items.push(Item { workload, seed });
+        }
+    }
+}
+
 fn draw_distance(random: &mut Random, settings: &mut Settings) {
     if random.chance(300) {
         settings.head_host = settings.hosts.len();
@@ -232,6 +252,7 @@ fn draw_drivers(random: &mut Random, hosts: usize) -> Vec<Driver> {
     let usable: Vec<&str> = workloads::ALL
         .iter()
         .map(|w| w.name)
+        .filter(|name| *name != workloads::OF_DEVICES)
         // On one machine, nothing is far, and nothing can be spread; on two, only one group can be.
         .filter(|name| hosts > 1 || !["far_objects", "gangs"].contains(name))
         .filter(|name| hosts > 2 || *name != "rivals")

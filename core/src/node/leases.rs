@@ -207,7 +207,10 @@ impl Node {
     pub(super) fn drop_claims(&mut self, party: ProcessId, unwanted: impl Fn(&Claimant) -> bool) {
         self.queue.remove(party, &unwanted);
         self.aside.remove(&unwanted);
-        for (_, holding) in self.pools.remove_waiting(|claim, _| unwanted(&claim.claimant)) {
+        for (_, mut holding) in self.pools.remove_waiting(|claim, _| unwanted(&claim.claimant)) {
+            if Mutant::KeepDevices.is_active() {
+                holding.lose_devices();
+            }
             self.ledger.give_back(holding);
         }
     }
@@ -256,6 +259,12 @@ impl Node {
         for id in self.leases.ids_of(lessee) {
             let worker = self.leases.remove(id).worker;
             self.worker_state(worker, State::Retired);
+            if Mutant::HastyDevices.is_active()
+                && let Some(entry) = self.processes.worker_mut(worker)
+                && let Some(holding) = entry.holding.take_if(|holding| !holding.devices().0.is_empty())
+            {
+                self.ledger.give_back(holding);
+            }
             if !Mutant::ForgetWorker.is_active() {
                 self.retire(worker, "the process that leased it is gone", out);
             }

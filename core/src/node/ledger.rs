@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 
 use self::bundles::{Bundle, Share, Shown};
 use self::stock::{Stock, is_device};
+use super::inspect::NodeDevice;
 use crate::group;
 use crate::ids::{GroupId, NodeId};
 use crate::resources::{Demand, Devices, Quantity, Resources, Strategy};
@@ -52,6 +53,13 @@ pub(super) struct Holding {
 impl Holding {
     pub(super) fn devices(&self) -> &Devices {
         &self.devices
+    }
+    pub(super) fn share(&self) -> Option<Share> {
+        self.share
+    }
+    /// For a mutant: nobody has them any more, and they are not free either.
+    pub(super) fn lose_devices(&mut self) {
+        self.devices = Devices::default();
     }
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked
@@ -94,6 +102,10 @@ impl Ledger {
     /// What of that is free.
     pub(super) fn free(&self) -> &Resources {
         self.shown.as_ref().map_or(self.node.free(), |shown| &shown.free)
+    }
+    /// The node's own devices.
+    pub(super) fn devices(&self) -> Vec<NodeDevice> {
+        self.node.devices().collect()
     }
     /// Light leases that are not blocked.
     pub(super) fn light_running(&self) -> u32 {

@@ -68,7 +68,7 @@ use crate::message::{Drain, Message};
 use crate::resources::{Environment, Resources};
 use crate::value::{Death, Failure};
 
-pub use self::inspect::Inspection;
+pub use self::inspect::{DeviceHolder, HeldDevices, Inspection, NodeDevice};
 
 /// What a node is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ mod actors;
 mod arguments;
 mod attempts;
 mod deaths;
+mod devices;
 mod errors;
 mod groups;
 mod leftovers;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::<errors::Errors>::default(),
         Box::<deaths::Deaths>::default(),
         Box::<resources::Resources>::default(),
+        Box::<devices::Devices>::default(),
         Box::<leftovers::Leftovers>::default(),
         Box::<views::Views>::default(),
         Box::<groups::Groups>::default(),

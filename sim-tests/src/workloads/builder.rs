@@ -9,6 +9,7 @@ use shoal_core::ids::{FunctionId, NodeId};
 use shoal_core::resources::{Demand, LabelSelector, Quantity, Resources, Strategy};
 use shoal_core::task::{Definition, Method, RetryExceptions, Returns};
 use shoal_transport_sim::Random;
+use shoal_transport_sim::cluster::HostSettings;
 
 use crate::program::{Class, Function, Product, Script, Slot, Step};
 use crate::scenario::{SPECIAL, ZONE};
@@ -23,6 +24,11 @@ pub struct Builder {
     /// Decides where work goes. Apart, so that shapes do not depend on it.
     places: Random,
     scatters: bool,
+    /// The most numbered devices that a machine has.
+    pub devices: u32,
+    /// Decides what uses them. Apart, for the same reason.
+    users: Random,
+    equips: bool,
     definitions: u64,
     steps: Vec<Step>,
     next_slot: Slot,
@@ -33,6 +39,8 @@ pub struct Builder {
 pub struct Options {
     /// CPUs in ten-thousandths.
     pub cpu: i64,
+    /// Devices in ten-thousandths.
+    pub gpu: i64,
     /// How many results, or items one after the other.
     pub returns: Returns,
     /// Attempts after the first; -1 is no limit.
@@ -69,6 +77,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             cpu: Quantity::ONE.0,
+            gpu: 0,
             returns: Returns::Count(1),
             retries_max: 3,
             retry_exceptions: false,
@@ -79,14 +88,21 @@ impl Default for Options {
 }
 
 impl Builder {
-    pub(super) fn new(seed: u64, number: u64, hosts: usize) -> Builder {
+    pub(super) fn new(seed: u64, number: u64, machines: &[HostSettings]) -> Builder {
+        let hosts = machines.len();
         let mut places = Random::new(seed ^ 0x0091_ace5);
+        let mut users = Random::new(seed ^ 0x0de_71ce5);
+        let resources = machines.iter().flat_map(|machine| &machine.resources);
+        let devices = resources.filter(|(name, _)| name == Resources::GPU).map(|(_, count)| *count);
         Builder {
             random: Random::new(seed),
             number,
             hosts,
             scatters: hosts > 1 && places.chance(600),
             places,
+            devices: devices.max().unwrap_or(0),
+            equips: users.chance(500),
+            users,
             definitions: 0,
             steps: Vec::new(),
             next_slot: 0,
@@ -207,6 +223,20 @@ impl Builder {
         demand
     }
 
+    /// Where there are devices, half of the items use them now and then in what does not say where it runs.
+    fn some_devices(&mut self, place: &Option<Place>) -> i64 {
+        if self.devices == 0 || !self.equips || place.is_some() || !self.users.chance(300) {
+            return 0;
+        }
+        self.amount()
+    }
+
+    /// So much of devices as some machine has: a part of one, or whole ones.
+    pub fn amount(&mut self) -> i64 {
+        let whole = Quantity::ONE.0 * i64::from(self.devices);
+        *self.users.pick(&[2_500, 5_000, 5_000, Quantity::ONE.0, Quantity::ONE.0, whole])
+    }
+
     fn id(&mut self) -> FunctionId {
         self.definitions += 1;
         FunctionId(u128::from(self.number) << 64 | u128::from(self.definitions))
@@ -220,6 +250,9 @@ impl Builder {
             // A task that waits lends out its CPUs and nothing else: one that holds what those for which
             // it waits ask for would wait for ever, and that is its program's fault.
             demand.resources.set(SPECIAL, Quantity(0));
+        } else {
+            let gpu = if options.gpu > 0 { options.gpu } else { self.some_devices(&options.place) };
+            demand.resources.set(Resources::GPU, Quantity(gpu));
         }
         demand.resources.set(Resources::CPU, Quantity(options.cpu));
         let definition = Definition {

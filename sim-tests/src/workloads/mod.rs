@@ -6,6 +6,7 @@ mod big_objects;
 mod borrowing;
 mod builder;
 mod cancellation;
+mod devices;
 mod fan_out;
 mod far_objects;
 mod floods;
@@ -20,6 +21,8 @@ mod short_owners;
 mod waiting_actors;
 
 pub use builder::Builder;
+
+use shoal_transport_sim::cluster::HostSettings;
 
 use crate::program::Script;
 use crate::scenario::Item;
@@ -51,11 +54,15 @@ pub const ALL: &[Workload] = &[
     Workload { name: "waiting_actors", build: waiting_actors::build },
     Workload { name: "gangs", build: gangs::build },
     Workload { name: "rivals", build: rivals::build },
+    Workload { name: OF_DEVICES, build: devices::build },
 ];
 
-/// The program of an item in a cluster of so many machines. `number` keeps its functions apart from those
+/// The workload that is drawn only where machines have numbered devices.
+pub const OF_DEVICES: &str = "devices";
+
+/// The program of an item in a cluster of these machines. `number` keeps its functions apart from those
 /// of other items.
-pub fn build(item: &Item, number: u64, hosts: usize) -> Script {
+pub fn build(item: &Item, number: u64, hosts: &[HostSettings]) -> Script {
     let Some(workload) = ALL.iter().find(|workload| workload.name == item.workload) else {
         return Script::default();
     };

@@ -223,7 +223,7 @@ impl Scene<'_> {
         let items = self.users.script[number].items.clone();
         for (index, item) in items.iter().enumerate() {
             let number = (number as u64) << 8 | index as u64;
-            let script = workloads::build(item, number, self.cluster.settings.hosts.len());
+            let script = workloads::build(item, number, &self.cluster.settings.hosts);
             self.start_thread(id, Thread::new(Rc::new(script), Role::Driver));
         }
         self.finish_driver(id);

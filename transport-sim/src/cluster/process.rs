@@ -2,6 +2,7 @@
 
 use shoal_core::ids::{ActorId, JobId, ProcessId, RequestId, TaskId};
 use shoal_core::owner::{self, NextItem, Owner};
+use shoal_core::resources::Devices;
 use shoal_core::task::Callee;
 use shoal_core::value::Death;
 use shoal_core::{Effects, Machine, Span, Time};
@@ -21,6 +22,8 @@ pub struct Process {
     pub host: usize,
     /// The actor that lives here, and which start of it.
     pub actor: Option<(ActorId, u32)>,
+    /// The devices that it uses: those of the task that runs here, or of the actor that lives here.
+    pub devices: Devices,
     pub(super) timer: Option<Time>,
     pub(super) paused_until: Time,
     /// Effects that took place, and after how many it crashes.
@@ -58,6 +61,7 @@ impl<C: Content> Cluster<C> {
             driver,
             host,
             actor: None,
+            devices: Devices::default(),
             timer: None,
             paused_until: Time(0),
             effects: 0,
@@ -115,6 +119,9 @@ impl<C: Content> Cluster<C> {
         self.trace.record(now, id, '<', &input);
         let mut effects = self.effects.take().unwrap_or_default();
         let local = self.hosts[process.host].clock.shows(now);
+        if matches!(input, owner::Input::Ran { .. }) && process.actor.is_none() {
+            process.devices = Devices::default();
+        }
         process.owner.handle(local, input, &mut effects);
         self.perform(id, effects);
     }
@@ -190,6 +197,9 @@ impl<C: Content> Cluster<C> {
                 };
                 if let Some(process) = self.processes.get_mut(&id) {
                     process.last_started = Some(task);
+                    if let Callee::Function { devices, .. } = &assignment.callee {
+                        process.devices = devices.clone();
+                    }
                 }
                 self.facts.push(Fact::Started { process: id, task, attempt, call });
                 Call::Run { assignment, group }
@@ -198,6 +208,7 @@ impl<C: Content> Cluster<C> {
                 let actor = spec.id;
                 if let Some(process) = self.processes.get_mut(&id) {
                     process.actor = Some((actor, incarnation));
+                    process.devices = devices.clone();
                 }
                 self.facts.push(Fact::Constructing { process: id, actor, incarnation });
                 Call::Construct { spec, incarnation, devices }
@@ -266,6 +277,7 @@ impl<C: Content> Cluster<C> {
         let Some(process) = self.processes.remove(&id) else {
             return;
         };
+        self.note_user_of_devices(&process);
         self.note_death(id, death.clone());
         if abruptly {
             self.network.lose_unsent(id);

@@ -6,7 +6,7 @@ use shoal_core::ids::{NodeId, ObjectId, ProcessId};
 use shoal_core::message::Message;
 use shoal_core::node::Work;
 
-use super::Cluster;
+use super::{Cluster, Process};
 use crate::Content;
 
 /// Objects are written to disk while there is no head.
@@ -21,6 +21,8 @@ pub const COPIED_FOR_HEIR: &str = "an object was copied whose owner was dead";
 pub const TWO_CANDIDATES: &str = "a node died, and two stewards had records of what it owned";
 /// A constructor never begins, for the bytes of an argument were lost meanwhile, and nothing can make them again.
 pub const UNBEGUN: &str = "a constructor's argument failed while it was waited for";
+/// Its node must keep them from others until it is gone, and no longer.
+pub const DIED_WITH_DEVICES: &str = "a process died while it used numbered devices";
 /// A head finds that the one before was placing something.
 pub const HEAD_CAME_DURING_PLACEMENT: &str = "a head came while an actor or a group was placed";
 
@@ -57,6 +59,12 @@ impl<C: Content> Cluster<C> {
         let begun = self.processes.get(&process).is_some_and(|process| process.actor.is_some());
         if !begun && matches!(message, Message::ActorConstructed { failed: Some(_), .. }) {
             self.count(UNBEGUN);
+        }
+    }
+
+    pub(super) fn note_user_of_devices(&mut self, process: &Process) {
+        if !process.devices.0.is_empty() {
+            self.count(DIED_WITH_DEVICES);
         }
     }
 

@@ -7,7 +7,7 @@ use super::stock::Stock;
 use super::{Holding, Ledger, nonsense};
 use crate::group;
 use crate::ids::GroupId;
-use crate::resources::Resources;
+use crate::resources::{Devices, Resources};
 
 /// Names what was set aside for one bundle; never reused.
 pub(super) type Share = u64;
@@ -168,6 +168,11 @@ impl Ledger {
         }
         let listed = set_aside.into_iter();
         listed.map(|((group, attempt, committed), bundles)| (group, attempt, bundles, committed)).collect()
+    }
+
+    /// The devices of each bundle.
+    pub(in crate::node) fn devices_of_bundles(&self) -> impl Iterator<Item = (Share, &Devices)> {
+        self.bundles.iter().map(|(share, bundle)| (*share, bundle.holding.devices()))
     }
 
     /// Whether a bundle here could run such work of its group, once enough of it is free.

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::node::inspect::NodeDevice;
 use crate::resources::{DeviceShare, Devices, Quantity, Resources};
 
 /// Resources that come as numbered devices; a worker is told which ones it may use.
@@ -58,6 +59,15 @@ impl Stock {
     }
     pub(super) fn free(&self) -> &Resources {
         &self.free
+    }
+
+    /// Every device.
+    pub(super) fn devices(&self) -> impl Iterator<Item = NodeDevice> {
+        let view = |name: &Arc<str>, device: &Device| {
+            let Device { index, total, free } = *device;
+            NodeDevice { resource: name.clone(), index, total, free }
+        };
+        self.devices.iter().flat_map(move |(name, list)| list.iter().map(move |device| view(name, device)))
     }
 
     /// Take these amounts, if all are free, and choose devices for them.
