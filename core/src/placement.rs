@@ -43,7 +43,7 @@ pub(crate) fn fits_now(node: &NodeSummary, demand: &Demand) -> bool {
 }
 
 /// So many nodes where work fits are looked at, before the least full of them is taken.
-pub(crate) const CANDIDATES_MAX: usize = 64;
+pub(crate) const CANDIDATES_MAX: usize = 16;
 
 /// The best of these nodes, in this order: the first that stays less than half full, else the least full one.
 pub(crate) fn best<'a>(nodes: impl Iterator<Item = &'a NodeSummary>, demand: &Demand) -> Option<NodeId> {

@@ -31,6 +31,7 @@ mod processes;
 mod questions;
 mod queue;
 mod report;
+mod roll;
 mod routing;
 mod schedule;
 mod starvation;

@@ -6,9 +6,8 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
-use core::ops::Bound;
 
+use super::roll::Roll;
 use crate::ids::NodeId;
 use crate::machine::Time;
 use crate::message::NodeSummary;
@@ -23,8 +22,6 @@ pub(super) struct View {
     own: NodeId,
     /// Nodes that live, this one left out. What is free is a guess where `guesses` says so.
     nodes: Roll,
-    /// Those of them where a whole CPU is free, as far as is known or guessed.
-    roomy: BTreeSet<NodeId>,
     /// Nodes that died while this one lived, and their heirs.
     dead: BTreeMap<NodeId, NodeId>,
     /// What is said of nodes of which something else is assumed, and since when.
@@ -37,67 +34,10 @@ pub(super) struct View {
     turn: NodeId,
 }
 
-/// Summaries by the number of their nodes.
-///
-/// A table in one piece, for the head tells of thousands of nodes at once, in the order of their numbers: each
-/// is found right behind the one before.
-#[derive(Clone, Debug, Default)]
-struct Roll(Vec<Listed>);
-
-#[derive(Clone, Debug)]
-struct Listed {
-    node: NodeId,
-    /// A whole CPU is free there.
-    roomy: bool,
-    summary: Arc<NodeSummary>,
-}
-
-impl Roll {
-    /// Where a node is, or would be.
-    fn place(&self, node: NodeId) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&node, |listed| listed.node)
-    }
-
-    /// The same, looking at one place first.
-    fn place_near(&self, node: NodeId, near: usize) -> Result<usize, usize> {
-        match self.0.get(near) {
-            Some(listed) if listed.node == node => Ok(near),
-            _ => self.place(node),
-        }
-    }
-
-    fn get(&self, node: NodeId) -> Option<&Arc<NodeSummary>> {
-        let place = self.place(node).ok()?;
-        Some(&self.0[place].summary)
-    }
-
-    fn contains(&self, node: NodeId) -> bool {
-        self.get(node).is_some()
-    }
-
-    fn remove(&mut self, node: NodeId) {
-        if let Ok(place) = self.place(node) {
-            self.0.remove(place);
-        }
-    }
-
-    /// All of them.
-    fn iter(&self) -> impl Iterator<Item = &NodeSummary> {
-        self.0.iter().map(|listed| &*listed.summary)
-    }
-
-    /// All of them, beginning after one.
-    fn iter_after(&self, node: NodeId) -> impl Iterator<Item = &NodeSummary> {
-        let (before, after) = self.0.split_at(self.0.partition_point(|listed| listed.node <= node));
-        after.iter().chain(before).map(|listed| &*listed.summary)
-    }
-}
-
 impl View {
     pub(super) fn new(own: NodeId) -> View {
         let (nodes, dead, guesses) = (Roll::default(), BTreeMap::new(), BTreeMap::new());
-        let (roomy, guessed) = (BTreeSet::new(), BTreeSet::new());
-        View { own, nodes, roomy, dead, guesses, guessed, informed: false, turn: own }
+        View { own, nodes, dead, guesses, guessed: BTreeSet::new(), informed: false, turn: own }
     }
 
     /// Where a live node's daemon is reached.
@@ -108,59 +48,42 @@ impl View {
     /// The head tells of nodes.
     pub(super) fn update(&mut self, nodes: &[Arc<NodeSummary>]) {
         self.informed = true;
-        let many = nodes.len() > self.nodes.0.len() / 8;
-        let mut near = 0;
-        for summary in nodes {
-            let node = summary.node;
-            if node == self.own || self.dead.contains_key(&node) {
-                continue;
+        let (mut news, mut near) = (nodes, 0);
+        while let Some((summary, others)) = news.split_first() {
+            // Thousands at a time are of nodes of which nothing else is assumed. The dead are not listed.
+            if self.guesses.is_empty() && !Mutant::IgnoreFalls.is_active() {
+                let count = self.nodes.renew_from(near, news);
+                near += count;
+                news = &news[count..];
+                if count > 0 {
+                    continue;
+                }
             }
-            self.forget_guess(node);
-            if !summary.alive {
-                self.remove(node);
-                continue;
-            }
-            let (place, before) = self.list(summary.clone(), self.nodes.place_near(node, near));
-            near = place + 1;
-            if !many {
-                self.note_room(place, before);
-            }
-        }
-        if many {
-            self.roomy =
-                self.nodes.0.iter().filter(|listed| listed.roomy).map(|listed| listed.node).collect();
+            near = self.take_up(summary, near);
+            news = others;
         }
     }
 
-    /// Note what is known of a node, which has this place in the list, or gets it.
-    fn set(&mut self, summary: Arc<NodeSummary>, place: Result<usize, usize>) {
-        let (place, before) = self.list(summary, place);
-        self.note_room(place, before);
+    /// The head tells of a node, which may have this place in the list. Says what place the next one may have.
+    fn take_up(&mut self, summary: &Arc<NodeSummary>, near: usize) -> usize {
+        let node = summary.node;
+        if node == self.own || self.dead.contains_key(&node) {
+            return near;
+        }
+        self.forget_guess(node);
+        if !summary.alive {
+            self.nodes.remove(node);
+            return near;
+        }
+        self.set(summary.clone(), self.nodes.place_near(node, near)) + 1
     }
 
-    /// The same, but for whether there is room. Says where the node is, and whether there was room.
-    fn list(&mut self, mut summary: Arc<NodeSummary>, place: Result<usize, usize>) -> (usize, bool) {
+    /// Note what is known of a node, which has this place in the list, or gets it. Says where it is.
+    fn set(&mut self, mut summary: Arc<NodeSummary>, place: Result<usize, usize>) -> usize {
         if Mutant::IgnoreFalls.is_active() {
             self.ignore_falls(&mut summary);
         }
-        let (node, roomy) = (summary.node, is_roomy(&summary));
-        let listed = Listed { node, roomy, summary };
-        match place {
-            Ok(place) => (place, core::mem::replace(&mut self.nodes.0[place], listed).roomy),
-            Err(place) => {
-                self.nodes.0.insert(place, listed);
-                (place, false)
-            }
-        }
-    }
-
-    fn note_room(&mut self, place: usize, before: bool) {
-        let Listed { node, roomy, .. } = self.nodes.0[place];
-        if roomy && !before {
-            self.roomy.insert(node);
-        } else if before && !roomy {
-            self.roomy.remove(&node);
-        }
+        self.nodes.set(summary, place)
     }
 
     fn ignore_falls(&self, summary: &mut Arc<NodeSummary>) {
@@ -172,18 +95,13 @@ impl View {
         }
     }
 
-    fn remove(&mut self, node: NodeId) {
-        self.nodes.remove(node);
-        self.roomy.remove(&node);
-    }
-
     /// The head has recorded a death. Says whether that was news.
     pub(super) fn bury(&mut self, node: NodeId, heir: NodeId) -> bool {
         if self.dead.insert(node, heir).is_some() {
             return false;
         }
         if !Mutant::RedirectToDead.is_active() {
-            self.remove(node);
+            self.nodes.remove(node);
         }
         self.forget_guess(node);
         true
@@ -227,19 +145,12 @@ impl View {
         self.nodes.iter_after(self.own)
     }
 
-    /// Those of them where a whole CPU is free.
-    fn roomy_from_here(&self) -> impl Iterator<Item = &NodeSummary> {
-        let after = (Bound::Excluded(self.own), Bound::Unbounded);
-        let numbers = self.roomy.range(after).chain(self.roomy.range(..self.own));
-        numbers.filter_map(|node| self.get(*node))
-    }
-
     /// The best other node of those where such work fits now.
-    pub(super) fn best_free(&self, demand: &Demand) -> Option<NodeId> {
+    pub(super) fn best_free(&mut self, demand: &Demand) -> Option<NodeId> {
         let fits = |node: &&NodeSummary| placement::fits_now(node, demand);
         // A node that has rejected such work counts as full, or it would be looked at before every other one.
         if demand.resources.get(Resources::CPU) >= Quantity::ONE {
-            placement::best(self.roomy_from_here().filter(fits).take(CANDIDATES_MAX), demand)
+            placement::best(self.nodes.roomy_after(self.own).filter(fits).take(CANDIDATES_MAX), demand)
         } else {
             placement::best(self.nodes_from_here().filter(fits).take(CANDIDATES_MAX), demand)
         }
@@ -276,7 +187,7 @@ impl View {
 
     fn guess(&mut self, node: NodeId, now: Time, change: impl FnOnce(&mut Resources)) {
         let Ok(place) = self.nodes.place(node) else { return };
-        let summary = &self.nodes.0[place].summary;
+        let summary = self.nodes.at(place);
         let said = summary.clone();
         let mut guessed = NodeSummary::clone(summary);
         change(&mut guessed.free);
@@ -307,28 +218,20 @@ impl View {
 
     /// When the first guess is given up.
     pub(super) fn guesses_due(&self) -> Option<Time> {
-        self.guessed.first().map(|(since, _)| *since + views::guessed_for(self.nodes.0.len()))
+        self.guessed.first().map(|(since, _)| *since + views::guessed_for(self.nodes.len()))
     }
 
     /// What the table says of itself must be true.
     pub(super) fn check(&self) {
-        assert!(self.nodes.0.is_sorted_by(|one, next| one.node < next.node), "each is listed once");
+        self.nodes.check();
         assert!(!self.nodes.contains(self.own), "a node does not look at itself from outside");
         if !Mutant::RedirectToDead.is_active() {
             assert!(self.dead.keys().all(|node| !self.nodes.contains(*node)), "the dead are gone");
         }
-        assert!(self.nodes.0.iter().all(|listed| listed.roomy == is_roomy(&listed.summary)));
-        let roomy = self.nodes.0.iter().filter(|listed| listed.roomy);
-        assert!(roomy.map(|listed| &listed.node).eq(&self.roomy), "there is room where there is a CPU");
         let since = |(node, (since, _)): (&NodeId, &(Time, Arc<NodeSummary>))| (*since, *node);
         assert_eq!(self.guessed, self.guesses.iter().map(since).collect());
         assert!(self.guesses.keys().all(|node| self.nodes.contains(*node)), "guesses are of nodes");
     }
-}
-
-/// Whether a whole CPU is free there.
-fn is_roomy(node: &NodeSummary) -> bool {
-    node.free.get(Resources::CPU) >= Quantity::ONE
 }
 
 #[cfg(test)]
@@ -337,6 +240,7 @@ mod tests {
     use crate::node::harness::{demand, summary};
     use crate::views::guessed_for;
     use alloc::vec;
+    use alloc::vec::Vec;
 
     fn tell(view: &mut View, nodes: Vec<NodeSummary>) {
         let nodes: Vec<Arc<NodeSummary>> = nodes.into_iter().map(Arc::new).collect();
