@@ -1,9 +1,10 @@
 //! Where the bytes of stored objects are.
 //!
 //! The outcome of a stored object names one node. Nodes that copy the object for their own readers tell
-//! the owner, who keeps the list. Readers are given the locations in turn, so that those who come after the
-//! first copies read from these: a broadcast becomes a tree. Nodes die with their copies; an object whose
-//! last copy went is made again, or is lost and says why.
+//! the owner, who keeps the list. A reader is sent where the fewest were sent before, so that those who come
+//! after the first copies read from these: a broadcast becomes a tree. (Who asks before there is any copy is sent
+//! to where the object was made, however many that are.) Nodes die with their copies; an object whose last copy
+//! went is made again, or is lost and says why.
 
 use alloc::format;
 use alloc::vec;
@@ -20,9 +21,37 @@ use crate::value::{Outcome, Payload, Value};
 /// The copies of a stored object beside the one that its outcome names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Copies {
-    nodes: Vec<NodeId>,
-    /// Counts the readers that were given a location.
-    turn: usize,
+    copies: Vec<Copy>,
+    /// Readers that were sent to the node that the outcome names. The first copy came from there.
+    named: u32,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+struct Copy {
+    node: NodeId,
+    /// Readers that were sent there.
+    readers: u32,
+}
+
+impl Copies {
+    fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.copies.iter().map(|copy| copy.node)
+    }
+
+    fn at(&self, node: NodeId) -> Option<usize> {
+        self.copies.iter().position(|copy| copy.node == node)
+    }
+
+    /// Where the next reader is sent, if `named` is the node that the outcome names.
+    fn next(&mut self, named: NodeId) -> NodeId {
+        let (node, readers) = match self.copies.iter_mut().min_by_key(|copy| copy.readers) {
+            Some(copy) if copy.readers < self.named => (copy.node, &mut copy.readers),
+            _ => (named, &mut self.named),
+        };
+        *readers = readers.saturating_add(1);
+        node
+    }
 }
 
 /// The value of an outcome that has one.
@@ -57,28 +86,23 @@ impl Owner {
         };
         let mut locations = vec![named];
         if let Some(copies) = self.copies.get(&object) {
-            locations.extend(&copies.nodes);
+            locations.extend(copies.nodes());
             let here = self.node();
             locations.sort_by_key(|node| *node != here);
         }
         locations
     }
 
-    /// The outcome of an object as a reader on `reader` is told it: the bytes are there, or at the node
-    /// whose turn it is.
+    /// The outcome of an object as a reader on `reader` is told it: the bytes are there, or where the fewest
+    /// were sent.
     pub(super) fn outcome_for(&mut self, object: ObjectId, reader: NodeId) -> Option<Outcome> {
         let mut outcome = self.outcome(object)?.clone();
         let Some(copies) = self.copies.get_mut(&object) else {
             return Some(outcome);
         };
         let named = named_location(&outcome)?;
-        let at = if named == reader || copies.nodes.contains(&reader) {
-            reader
-        } else {
-            copies.turn += 1;
-            let place = copies.turn % (copies.nodes.len() + 1);
-            copies.nodes.get(place).copied().unwrap_or(named)
-        };
+        let has_it = named == reader || copies.at(reader).is_some();
+        let at = if has_it { reader } else { copies.next(named) };
         name_location(&mut outcome, at);
         Some(outcome)
     }
@@ -110,9 +134,10 @@ impl Owner {
         let named = self.outcome(object).filter(|_| current).and_then(named_location);
         match named {
             Some(named) if self.is_owned(object) => {
-                let copies = self.copies.entry(object).or_default();
-                if named != node && !copies.nodes.contains(&node) {
-                    copies.nodes.push(node);
+                let first = || Copies { copies: Vec::new(), named: 1 };
+                let copies = self.copies.entry(object).or_insert_with(first);
+                if named != node && copies.at(node).is_none() {
+                    copies.copies.push(Copy { node, readers: 0 });
                 }
             }
             _ if Mutant::KeepStrayCopy.is_active() => {}
@@ -134,7 +159,8 @@ impl Owner {
 
     /// The object's bytes are not needed any more: free the copies that the outcome does not name.
     pub(super) fn free_copies(&mut self, object: ObjectId, attempt: u32, out: Out<'_>) {
-        for node in self.copies.swap_remove(&object).map(|copies| copies.nodes).unwrap_or_default() {
+        let copies = self.copies.swap_remove(&object);
+        for Copy { node, .. } in copies.map(|copies| copies.copies).unwrap_or_default() {
             self.send(ProcessId::daemon(node), Message::FreeObject { object, attempt }, out);
         }
     }
@@ -155,25 +181,27 @@ impl Owner {
         let Some(copies) = self.copies.get_mut(&object) else {
             return false;
         };
-        if let Some(at) = copies.nodes.iter().position(|copy| *copy == node) {
-            copies.nodes.remove(at);
+        if let Some(at) = copies.at(node) {
+            copies.copies.remove(at);
             return true;
         }
         let Some(State::Ready(outcome)) = self.objects.get_mut(&object).map(|record| &mut record.state)
         else {
             return false;
         };
-        if named_location(outcome) != Some(node) || copies.nodes.is_empty() {
+        if named_location(outcome) != Some(node) || copies.copies.is_empty() {
             return false;
         }
-        name_location(outcome, copies.nodes.remove(0));
+        let Copy { node, readers } = copies.copies.remove(0);
+        copies.named = readers;
+        name_location(outcome, node);
         true
     }
 
     /// A node died with its copies: who has none left is made again, or lost.
     pub(super) fn copies_of_dead_node(&mut self, now: Time, node: NodeId, out: Out<'_>) {
         for copies in self.copies.values_mut() {
-            copies.nodes.retain(|copy| *copy != node);
+            copies.copies.retain(|copy| copy.node != node);
         }
         let named = |state: &State| match state {
             State::Ready(outcome) => named_location(outcome) == Some(node),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::value::Payload;
+use alloc::collections::BTreeMap;
 
 const NODES: [NodeId; 3] = [NODE, NodeId(2), NodeId(3)];
 
@@ -77,6 +78,38 @@ fn readers_are_given_the_copies_in_turn_and_their_own_nodes_first() {
     let effects = copied(&mut owner, object, NodeId(4), 0);
     let freed = Message::FreeObject { object, attempt: 0 };
     assert_eq!(sent(&effects, ProcessId::daemon(NodeId(4))), [freed]);
+}
+
+/// The most readers that one node served when an object came to as many other nodes as there are in these waves:
+/// who belongs to a wave asks when the copies of the wave before are complete, and before those of its own are.
+fn most_served(waves: &[u32]) -> u32 {
+    let mut owner = Harness::new(1);
+    let object = put(&mut owner, NODE);
+    let mut served: BTreeMap<NodeId, u32> = BTreeMap::new();
+    let mut readers = (10..).map(NodeId);
+    for wave in waves {
+        let wave: Vec<NodeId> = readers.by_ref().take(*wave as usize).collect();
+        for reader in &wave {
+            let outcome = told(&mut owner, object, *reader, None).unwrap();
+            *served.entry(super::super::copies::named_location(&outcome).unwrap()).or_default() += 1;
+        }
+        for reader in wave {
+            copied(&mut owner, object, reader, 0);
+        }
+    }
+    assert_eq!(served.values().sum::<u32>(), waves.iter().sum());
+    served.into_values().max().unwrap()
+}
+
+#[test]
+fn a_broadcast_is_a_tree() {
+    // One after the other, each from the newest copy.
+    assert_eq!(most_served(&[1; 8]), 1);
+    // As many at a time as have it by then: doubling, three times.
+    assert!(most_served(&[1, 2, 4, 1]) <= 3);
+    // Two at a time.
+    assert!(most_served(&[2; 4]) <= 2);
+    assert!(most_served(&[3; 10]) <= 4);
 }
 
 #[test]
