@@ -53,6 +53,7 @@ const UDP_COMES_AND_GOES: Course = Course {
         (95_000, |_| udp::pass(false)),
         (115_000, |_| udp::pass(true)),
     ],
+    streams: false,
     send_every: Duration::from_millis(250),
     bound: Duration::from_secs(180),
 };
