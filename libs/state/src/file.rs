@@ -20,7 +20,7 @@ const EPOCH: &str = "epoch";
 const FORMAT: &str = "format";
 
 /// Counts up when rows of an older version cannot be read any more.
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
 
 /// See the module's text. The file belongs to one process at a time.
 #[derive(Debug)]

@@ -52,7 +52,7 @@ pub use user::{EtcdUser, InvalidUser};
 pub const TENURE: Duration = Duration::from_secs(3);
 
 /// Counts up when what is written by an older version cannot be read any more.
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
 /// How long an etcd may take to answer before a head gives up that has not begun to act.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A watch that has been silent for so long is looked after.
