@@ -75,20 +75,21 @@ fn fetches(seed: u64, plan: Plan) -> Fetched {
         while counted.lock().whole < FETCHES {
             into.fill(0);
             let done = fetch_directly(&transport, &mut into).await.expect("it has streams of its own");
-            let mut counted = counted.lock();
-            match done {
-                Ok(()) => {
-                    assert!(into == expected);
-                    counted.whole += 1;
+            {
+                let mut counted = counted.lock();
+                match done {
+                    Ok(()) => {
+                        assert!(into == expected);
+                        counted.whole += 1;
+                    }
+                    Err(BulkError::Connection(_)) if into.iter().any(|byte| *byte != 0) => {
+                        assert!(into != expected);
+                        counted.begun += 1;
+                    }
+                    Err(BulkError::Connection(_)) => counted.vain += 1,
+                    Err(error) => panic!("{error}"),
                 }
-                Err(BulkError::Connection(_)) if into.iter().any(|byte| *byte != 0) => {
-                    assert!(into != expected);
-                    counted.begun += 1;
-                }
-                Err(BulkError::Connection(_)) => counted.vain += 1,
-                Err(error) => panic!("{error}"),
             }
-            drop(counted);
             sleep(Duration::from_millis(10)).await;
         }
         Ok(())
