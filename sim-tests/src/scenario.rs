@@ -76,6 +76,10 @@ impl Scenario {
         if random.chance(300) {
             draw_devices(&mut random, &mut cluster, &mut drivers);
         }
+        // As where many nodes want a large object at once.
+        if random.chance(300) {
+            cluster.copying = (1, 1);
+        }
         Scenario { seed, cluster, faults, drivers }
     }
 

@@ -264,6 +264,13 @@ pub enum Message {
         /// Why.
         failure: Failure,
     },
+    /// Enough nodes copy it from here. This one does, and will have it soon: ask there.
+    PullElsewhere {
+        /// The object.
+        object: ObjectId,
+        /// Who copies it.
+        node: NodeId,
+    },
     /// I have my copy, or do not want it any more.
     PullEnded {
         /// The object.

@@ -92,6 +92,11 @@ pub struct Config {
     pub store_start: u64,
     /// Bytes that objects in memory may take.
     pub store_capacity: u64,
+    /// Objects of so many bytes and more go to many nodes as a tree.
+    pub large_object: u64,
+    /// So many nodes copy one of them from here at a time; others are sent to these. Three take the least
+    /// time, however many want it, where the sender's link is what holds them up (n / ln n is least).
+    pub copying_max: usize,
     /// How many workers may be starting at once.
     pub starting_max: u32,
     /// How long a worker beyond the number of CPUs stays idle before it is stopped.
@@ -123,6 +128,8 @@ impl Config {
             labels: Vec::new(),
             store_start: 0,
             store_capacity: 0,
+            large_object: 1 << 20,
+            copying_max: 3,
             starting_max: 4,
             idle_worker_keep: Span::from_secs(1),
             start_grace: Span::from_secs(60),
@@ -421,12 +428,7 @@ impl Node {
             wishes: Wishes::default(),
             leases: Leases::new(config.node, config.epoch),
             actors: BTreeMap::new(),
-            store: Store::new(
-                config.node,
-                config.store_start,
-                config.store_capacity,
-                config.store_full_grace,
-            ),
+            store: Store::new(&config),
             view: View::new(config.node),
             changed: false,
             stopped: false,

@@ -161,6 +161,7 @@ fn pull_messages() -> BoxedStrategy<Message> {
         objects()
             .prop_map(|object| Message::PullFailed { object, failure: Failure::Freed { object } })
             .boxed(),
+        (objects(), nodes()).prop_map(|(object, node)| Message::PullElsewhere { object, node }).boxed(),
         objects().prop_map(|object| Message::PullEnded { object }).boxed(),
     ])
     .boxed()

@@ -49,6 +49,10 @@ impl Node {
                 self.store.pull_ready(from, object, Offer { attempt, size, primary }, out);
             }
             Message::PullFailed { object, failure } => self.store.pull_failed(from, object, failure),
+            Message::PullElsewhere { object, node } => {
+                let at = Some(node).filter(|node| *node != self.config.node && !self.view.is_dead(*node));
+                self.store.pull_elsewhere(from, object, at);
+            }
             _ => {}
         }
     }
@@ -142,6 +146,57 @@ mod tests {
         assert_eq!(cluster.fetches()[0].1, NodeId(2));
         cluster.finish_all();
         assert!(is_pinned(&cluster.told(afar(3, 1)), x));
+    }
+
+    #[test]
+    fn what_all_nodes_want_at_once_goes_as_a_tree() {
+        let mut cluster = Cluster::new(14, 64 * MIB);
+        let (large, small) = (object(afar(1, 1), 1), object(afar(1, 1), 2));
+        for (x, size, rounds) in [(large, MIB, 3), (small, MIB - 1, 1)] {
+            cluster.put(afar(1, 1), x, size);
+            (2..=14).for_each(|node| cluster.pin(afar(node, 1), x, &[1]));
+            let mut served = alloc::collections::BTreeMap::<NodeId, usize>::new();
+            for _ in 0..rounds {
+                cluster.run();
+                for (node, from, fetch) in cluster.fetches() {
+                    *served.entry(from).or_default() += 1;
+                    cluster.finish(node, fetch, WorkResult::Done);
+                }
+            }
+            assert!((2..=14).all(|node| matches!(cluster.told(afar(node, 1))[..], [Message::Pinned { .. }])));
+            let most = served.into_values().max();
+            assert_eq!(most, Some(if x == large { 3 } else { 13 }));
+        }
+    }
+
+    #[test]
+    fn who_was_sent_on_comes_back_when_that_node_fails() {
+        for dies in [true, false] {
+            let (mut cluster, x) = (Cluster::new(5, 64 * MIB), object(afar(1, 1), 1));
+            cluster.put(afar(1, 1), x, MIB);
+            (2..=5).for_each(|node| cluster.pin(afar(node, 1), x, &[1]));
+            cluster.run();
+            let fetches = cluster.fetches();
+            assert_eq!(fetches.len(), 3, "the last one waits for one of them");
+            let (busy, last) = (NodeId(2 + 5 % 3), afar(5, 1));
+            assert!(fetches.iter().all(|(node, ..)| *node != last.node()));
+            if dies {
+                cluster.die(busy.0);
+            } else {
+                // It does not get its copy in time. The others do.
+                for (node, _, fetch) in fetches.iter().filter(|(node, ..)| *node != busy) {
+                    cluster.finish(*node, *fetch, WorkResult::Done);
+                }
+                cluster.run();
+                cluster.pass(Span::from_secs(5));
+            }
+            cluster.run();
+            let [.., (_, from, fetch)] = cluster.fetches()[..] else { panic!("{:?}", cluster.work) };
+            assert_eq!(from, NodeId(1), "the source is asked again");
+            cluster.finish(last.node(), fetch, WorkResult::Done);
+            let told = cluster.told(last);
+            assert!(told.iter().any(|message| matches!(message, Message::Pinned { .. })), "{told:?}");
+        }
     }
 
     #[test]

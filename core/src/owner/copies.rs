@@ -3,8 +3,8 @@
 //! The outcome of a stored object names one node. Nodes that copy the object for their own readers tell
 //! the owner, who keeps the list. A reader is sent where the fewest were sent before, so that those who come
 //! after the first copies read from these: a broadcast becomes a tree. (Who asks before there is any copy is sent
-//! to where the object was made, however many that are.) Nodes die with their copies; an object whose last copy
-//! went is made again, or is lost and says why.
+//! to where the object was made; that node sends on whom it has no time for.) Nodes die with their copies; an object
+//! whose last copy went is made again, or is lost and says why.
 
 use alloc::format;
 use alloc::vec;

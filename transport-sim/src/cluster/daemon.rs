@@ -86,6 +86,7 @@ impl<C: Content> Cluster<C> {
         config.resources = settings.amounts();
         config.labels = settings.labels.clone();
         config.store_capacity = settings.store_bytes;
+        (config.copying_max, config.large_object) = self.settings.copying;
         config.seed = self.random.draw();
         let daemon = Daemon {
             host,
@@ -181,6 +182,7 @@ impl<C: Content> Cluster<C> {
         match effect {
             node::Effect::Send { to, message } => {
                 self.note_redirect(&message);
+                self.note_reader_sent_on(&message);
                 let from = ProcessId::daemon(id);
                 self.send_from_daemon(id, Envelope { from, to, message });
             }

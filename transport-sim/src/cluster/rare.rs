@@ -23,6 +23,8 @@ pub const TWO_CANDIDATES: &str = "a node died, and two stewards had records of w
 pub const UNBEGUN: &str = "a constructor's argument failed while it was waited for";
 /// Its node must keep them from others until it is gone, and no longer.
 pub const DIED_WITH_DEVICES: &str = "a process died while it used numbered devices";
+/// It comes back if that one has no copy in the end.
+pub const SENT_ON: &str = "a node that wanted a copy was sent to another that was copying";
 /// A head finds that the one before was placing something.
 pub const HEAD_CAME_DURING_PLACEMENT: &str = "a head came while an actor or a group was placed";
 
@@ -32,6 +34,12 @@ impl<C: Content> Cluster<C> {
             && !self.nodes.contains_key(to)
         {
             self.count(REDIRECTED_TO_DEAD);
+        }
+    }
+
+    pub(super) fn note_reader_sent_on(&mut self, message: &Message) {
+        if matches!(message, Message::PullElsewhere { .. }) {
+            self.count(SENT_ON);
         }
     }
 

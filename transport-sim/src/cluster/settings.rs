@@ -39,6 +39,8 @@ pub struct Settings {
     pub bytes_per_micro: u64,
     /// Nodes are told of each other at most once in this time.
     pub view_micros: u64,
+    /// So many nodes copy an object from one at a time, if it has so many bytes; others are sent to these.
+    pub copying: (usize, u64),
     /// Sessions acknowledge so many frames together at most.
     pub acknowledge_frames: u64,
     /// A session with so many unacknowledged bytes is full.
@@ -78,6 +80,7 @@ impl Default for Settings {
             restart_micros: 500_000,
             bytes_per_micro: 1_000,
             view_micros: 100_000,
+            copying: (3, 1 << 20),
             acknowledge_frames: 16,
             session_bytes: 16 << 20,
             heal_at_micros: 1_000_000,

@@ -35,7 +35,7 @@ use self::recent::Recent;
 use self::release::Floor;
 use self::room::{Operation, Room};
 use super::outbox::Outbox;
-use super::{WorkResult, outbox};
+use super::{Config, WorkResult, outbox};
 use crate::deadlines::Deadlines;
 use crate::ids::{NodeId, ObjectId, OperationId, ProcessId};
 use crate::machine::{Span, Time};
@@ -47,6 +47,8 @@ pub(super) struct Store {
     /// This node.
     node: NodeId,
     capacity: u64,
+    large_object: u64,
+    copying_max: usize,
     /// How long nothing can be done for a request before it is refused.
     full_grace: Span,
     free: FreeSpace,
@@ -86,13 +88,16 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(node: NodeId, start: u64, capacity: u64, full_grace: Span) -> Store {
+    pub(super) fn new(config: &Config) -> Store {
+        let start = config.store_start;
         let aligned = round_up(start, PAGE);
-        let capacity = round_down(capacity.saturating_sub(aligned - start), PAGE);
+        let capacity = round_down(config.store_capacity.saturating_sub(aligned - start), PAGE);
         Store {
-            node,
+            node: config.node,
             capacity,
-            full_grace,
+            large_object: config.large_object,
+            copying_max: config.copying_max,
+            full_grace: config.store_full_grace,
             free: FreeSpace::new(aligned, capacity),
             backed: Ranges::default(),
             holders: BTreeMap::new(),

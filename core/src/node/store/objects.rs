@@ -256,6 +256,10 @@ impl Store {
         let Some(object) = self.objects.get_mut(&id) else { return };
         let Place::Memory(_) = object.place else { return };
         for reader in core::mem::take(&mut object.readers) {
+            if let Some(node) = self.ask_instead(reader, id) {
+                out.send(reader, Message::PullElsewhere { object: id, node });
+                continue;
+            }
             let object = self.objects.get_mut(&id).expect("it was just looked up");
             object.pins += 1;
             *self.pins.entry(reader).or_default().entry(id).or_default() += 1;

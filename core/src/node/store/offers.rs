@@ -48,6 +48,16 @@ impl Store {
         }
     }
 
+    /// Whom another node that wants a copy is to ask instead, if enough nodes copy the object from here now.
+    pub(super) fn ask_instead(&self, reader: ProcessId, id: ObjectId) -> Option<NodeId> {
+        if !reader.is_daemon() || self.objects.get(&id)?.size < self.large_object {
+            return None;
+        }
+        let copying = || self.offers().filter(|(_, object)| *object == id).map(|(node, _)| node);
+        let count = copying().count();
+        if count < self.copying_max { None } else { copying().nth(reader.node().0 as usize % count) }
+    }
+
     fn is_reader(&self, reader: ProcessId, id: ObjectId) -> bool {
         let waits = |readers: &Vec<ProcessId>| readers.contains(&reader);
         self.pins.get(&reader).is_some_and(|pins| pins.contains_key(&id))

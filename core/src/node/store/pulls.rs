@@ -311,6 +311,19 @@ impl Store {
         }
     }
 
+    /// Enough nodes copy it from there already. One of them, if it lives, is asked first: it answers when it has its
+    /// copy, or in a while that it has none yet.
+    pub(in crate::node) fn pull_elsewhere(&mut self, from: NodeId, id: ObjectId, at: Option<NodeId>) {
+        if !self.pulls.is_wanted(id, from) {
+            return;
+        }
+        let pull = self.pulls.table.get_mut(&id).expect("it is wanted");
+        pull.locations.retain(|location| Some(*location) != at);
+        at.into_iter().for_each(|at| pull.locations.push_front(at));
+        pull.locations.push_back(from);
+        self.try_next(id, None);
+    }
+
     /// Room for a copy is there, and has pages.
     pub(super) fn fetch(&mut self, id: ObjectId, offset: u64, room: u64, out: &mut Outbox) {
         let pull = self.pulls.table.get_mut(&id).expect("room of a pull that is over is nobody's");

@@ -43,6 +43,7 @@ const HEARD: &[&str] = &[
     "PullObject",
     "PullReady",
     "PullFailed",
+    "PullElsewhere",
     "PullEnded",
     "ReserveBundles",
     "CommitBundles",
