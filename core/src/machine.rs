@@ -81,6 +81,8 @@ pub enum Wakeup {
     MakeRoom,
     /// Store memory has been free for long enough to go back to the operating system.
     ReleasePages,
+    /// A draining node looks again for objects that others should keep.
+    HandOver,
     /// An object that somebody wants to read should have been sealed by now.
     Unsealed,
     /// An actor that somebody asked for should have been made by now.

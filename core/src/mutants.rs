@@ -81,6 +81,8 @@ pub enum Mutant {
     HastyDevices,
     /// The devices of a claim that is dropped while it waits for its worker are never free again.
     KeepDevices,
+    /// A draining node hands over what it has when the drain begins, and nothing that it gets later.
+    HandOverOnce,
     /// No heir is told of the copies that there are of what it inherits, nor of those that were being made.
     ForgetOrphanedCopy,
 }
@@ -115,7 +117,8 @@ impl Mutant {
     ];
 
     /// Those that take several nodes to be seen.
-    pub const OF_CLUSTERS: [Mutant; 15] = [
+    pub const OF_CLUSTERS: [Mutant; 16] = [
+        Mutant::HandOverOnce,
         Mutant::QuietArrival,
         Mutant::StaleGrant,
         Mutant::RedirectToDead,

@@ -261,6 +261,7 @@ fn convert<'py>(py: Python<'py>, process: &Arc<Process>, answer: Answer) -> PyRe
             dict.set_item("spilled", store.spilled)?;
             dict.set_item("spilled_total", store.spilled_total)?;
             dict.set_item("restored_total", store.restored_total)?;
+            dict.set_item("kept", store.kept)?;
             Ok(dict.into_any())
         }
     }

@@ -80,6 +80,9 @@ impl Scenario {
         if random.chance(300) {
             cluster.copying = (1, 1);
         }
+        if cluster.hosts.len() > 1 && random.chance(200) {
+            draw_drains(&mut random, &mut cluster, &mut faults, &mut drivers);
+        }
         Scenario { seed, cluster, faults, drivers }
     }
 
@@ -202,6 +205,34 @@ fn draw_devices(random: &mut Random, cluster: &mut Settings, drivers: &mut [Driv
     }
 }
 
+/// Nodes are drained, in every other case without anything else that goes wrong.
+fn draw_drains(random: &mut Random, cluster: &mut Settings, faults: &mut Vec<Fault>, drivers: &mut [Driver]) {
+    let calm = random.chance(500);
+    if calm {
+        faults.clear();
+        cluster.loss = Loss::default();
+        cluster.heal_at_micros = OUTAGE_MICROS;
+    }
+    for _ in 0..random.between(1, 4) {
+        let (at_micros, choice) = (random.below(cluster.heal_at_micros / 2), random.draw() >> 32);
+        let longest = if calm { OUTAGE_MICROS } else { cluster.heal_at_micros / 2 };
+        let (micros, ends) = (random.below(longest), random.chance(500));
+        faults.push(Fault::Drain { at_micros, choice, micros, ends });
+        // The head goes while it writes of the drain, or of its end.
+        if !calm && random.chance(700) {
+            let after = if random.chance(500) { 0 } else { micros };
+            let at_micros = at_micros + after + random.below(cluster.log_micros + cluster.far.most.0 / 1_000);
+            faults.push(Fault::HeadCrash { at_micros, log: LogFate::Kept, micros: 0 });
+        }
+    }
+    for driver in drivers {
+        if random.chance(700) {
+            let (workload, seed) = (String::from(workloads::OF_DRAINS), random.draw());
+            driver.items.push(Item { workload, seed });
+        }
+    }
+}
+
 fn draw_distance(random: &mut Random, settings: &mut Settings) {
     if random.chance(300) {
         settings.head_host = settings.hosts.len();
@@ -256,7 +287,7 @@ fn draw_drivers(random: &mut Random, hosts: usize) -> Vec<Driver> {
     let usable: Vec<&str> = workloads::ALL
         .iter()
         .map(|w| w.name)
-        .filter(|name| *name != workloads::OF_DEVICES)
+        .filter(|name| ![workloads::OF_DEVICES, workloads::OF_DRAINS].contains(name))
         // On one machine, nothing is far, and nothing can be spread; on two, only one group can be.
         .filter(|name| hosts > 1 || !["far_objects", "gangs"].contains(name))
         .filter(|name| hosts > 2 || *name != "rivals")

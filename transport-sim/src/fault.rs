@@ -155,6 +155,17 @@ pub enum Fault {
         /// How long after the notice.
         micros: u64,
     },
+    /// A node is to be emptied.
+    Drain {
+        /// Microseconds since the start.
+        at_micros: u64,
+        /// Picks the node.
+        choice: u64,
+        /// For how long.
+        micros: u64,
+        /// Then it ends; otherwise the drain is called off.
+        ends: bool,
+    },
     /// A daemon ends in an orderly way, with its processes.
     Shutdown {
         /// Microseconds since the start.
@@ -244,6 +255,7 @@ impl Fault {
             | Fault::HostPause { at_micros, .. }
             | Fault::Slow { at_micros, .. }
             | Fault::Preempt { at_micros, .. }
+            | Fault::Drain { at_micros, .. }
             | Fault::Shutdown { at_micros, .. }
             | Fault::HeadCrash { at_micros, .. }
             | Fault::HeadPause { at_micros, .. }

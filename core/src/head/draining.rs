@@ -30,17 +30,11 @@ impl Head {
         Answer::Changed(changed)
     }
 
-    /// Tell a node whether it is to be emptied. One that has not come to this head yet is told then.
-    fn tell_drain(&self, id: NodeId, out: &mut Outbox) {
+    /// Tell a node whether it is to be emptied. One that has not come to this head yet is told then, be it that it
+    /// is not any more: the head before may have ended with that news, or have had an older log.
+    pub(super) fn tell_drain(&self, id: NodeId, out: &mut Outbox) {
         if let Some(node) = self.nodes.get(id).filter(|_| self.nodes.is_within_reach(id)) {
             out.send_to_node(id, Message::Draining { drain: node.draining.clone() });
-        }
-    }
-
-    /// A node has come to this head: what it was told by the one before it has forgotten.
-    pub(super) fn tell_drain_again(&self, id: NodeId, out: &mut Outbox) {
-        if self.nodes.get(id).is_some_and(|node| node.draining.is_some()) {
-            self.tell_drain(id, out);
         }
     }
 
@@ -103,9 +97,10 @@ mod tests {
     use crate::head::{Effect, Input};
     use crate::ids::{ActorId, ProcessId, RequestId, TaskId};
     use crate::machine::Span;
-    use crate::message::{ActorEvent, Query};
+    use crate::message::{ActorEvent, NodeState, Query};
     use crate::resources::{Demand, Strategy};
     use crate::value::{ActorDeath, Death};
+    use alloc::boxed::Box;
     use alloc::string::String;
 
     const ASKER: ProcessId = ProcessId::new(NodeId(3), 9);
@@ -218,5 +213,26 @@ mod tests {
         second.pass_for_all(Span::from_secs(3));
         let effects = second.write(crate::head::WriteResult::Done);
         assert!(effects.contains(&Effect::Forget { node: NodeId(2) }), "{effects:?}");
+    }
+
+    #[test]
+    fn the_next_head_tells_that_a_drain_is_over_if_its_predecessor_could_not() {
+        let mut head = Harness::durable();
+        let nodes = [head.join(), head.join(), head.join()];
+        ask(&mut head, 2, drain(None));
+        head.write_all();
+        // The end is in the log, and that head does not come to say so.
+        ask(&mut head, 2, None);
+        head.write(crate::head::WriteResult::Done);
+        let mut second = head.restart();
+        for node in nodes {
+            second.tell(Input::NodeReturns { connection: 2, node });
+            let state = NodeState { draining: node == NodeId(2), ..state(node) };
+            second.daemon_says(node, Message::NodeState { state: Box::new(state) });
+        }
+        second.write_all();
+        let told_drain = |(_, message): &(_, Message)| matches!(message, Message::Draining { .. });
+        let sent: Vec<_> = second.sent().into_iter().filter(told_drain).collect();
+        assert_eq!(sent, [told(2, None)]);
     }
 }

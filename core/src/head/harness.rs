@@ -73,6 +73,7 @@ pub(super) fn state(node: NodeId) -> NodeState {
         drivers: Vec::new(),
         jobs: Vec::new(),
         nodes: Vec::new(),
+        draining: false,
     }
 }
 

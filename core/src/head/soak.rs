@@ -181,6 +181,7 @@ impl World {
             drivers: node.drivers.iter().map(|(driver, (_, job))| (*driver, *job)).collect(),
             jobs: node.jobs.iter().map(|(job, ended)| (*job, *ended)).collect(),
             nodes: (1..=NODES).map(NodeId).filter(|other| *other != id).collect(),
+            draining: false,
         };
         let daemon = ProcessId::daemon(id);
         unsent.push_back((daemon, Message::NodeState { state: Box::new(state) }));

@@ -25,14 +25,16 @@ impl Head {
             // It is in the picture: this one may be older than what it was told meanwhile.
             return;
         }
-        let NodeState { epoch: _, report, actors, bundles, drivers, jobs, nodes } = state;
+        let NodeState { epoch: _, report, actors, bundles, drivers, jobs, nodes, draining } = state;
         node.report(report, 0);
         self.view_changed(id);
         self.settle_news(id, &jobs, &nodes, out);
         self.settle_bundles(id, bundles, out);
         self.settle_drivers(id, drivers, out);
         self.settle_actors(id, actors, out);
-        self.tell_drain_again(id, out);
+        if draining || self.nodes.get(id).is_some_and(|node| node.draining.is_some()) {
+            self.tell_drain(id, out);
+        }
         self.place_unplaced(out);
     }
 

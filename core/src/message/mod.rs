@@ -276,6 +276,20 @@ pub enum Message {
         /// The object.
         object: ObjectId,
     },
+    /// I am being emptied: copy this object from me if you do not have it, and keep it.
+    KeepObject {
+        /// The object.
+        object: ObjectId,
+        /// The job of the process that made it.
+        job: JobId,
+    },
+    /// The answer: I keep it, or will not.
+    ObjectKept {
+        /// The object.
+        object: ObjectId,
+        /// Which attempt of its task made what is kept.
+        attempt: Option<u32>,
+    },
 
     // --- Store: process to its node --------------------------------------------------------
     /// Give me room for at least this many bytes.

@@ -49,6 +49,8 @@ pub struct NodeState {
     pub jobs: Vec<(JobId, bool)>,
     /// The other nodes that it counts as alive; likewise.
     pub nodes: Vec<NodeId>,
+    /// Whether it was told that it is to be emptied.
+    pub draining: bool,
 }
 
 /// A node that is to be emptied.

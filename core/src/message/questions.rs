@@ -153,6 +153,8 @@ pub struct StoreSummary {
     pub objects: u64,
     /// Bytes on disk.
     pub spilled: u64,
+    /// Objects, in memory or on disk, that no other node keeps.
+    pub kept: u64,
     /// Bytes ever written to disk.
     pub spilled_total: u64,
     /// Bytes ever read back.

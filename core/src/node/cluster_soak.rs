@@ -2,6 +2,7 @@
 //! and nothing of the dead stays.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
 use alloc::vec::Vec;
 use proptest::prelude::{Strategy, any, prop, proptest};
 use proptest::strategy::Union;
@@ -11,7 +12,7 @@ use super::harness::afar;
 use super::{Work, WorkResult};
 use crate::ids::{NodeId, ObjectId, ProcessId, TaskId};
 use crate::machine::Span;
-use crate::message::Message;
+use crate::message::{Drain, Message};
 use crate::value::Failure;
 
 const CAPACITY: u64 = 1 << 20;
@@ -29,6 +30,7 @@ enum Step {
     Worker { node: u32 },
     Pass { millis: u64 },
     Die { node: u32 },
+    Drain { node: u32, on: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -56,6 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
         (1, node.clone().prop_map(|node| Step::Worker { node }).boxed()),
         (2, (0u64..3_000).prop_map(|millis| Step::Pass { millis }).boxed()),
         (1, (2..=NODES).prop_map(|node| Step::Die { node }).boxed()),
+        (2, (node, any::<bool>()).prop_map(|(node, on)| Step::Drain { node, on }).boxed()),
     ])
 }
 
@@ -142,6 +145,7 @@ impl Model {
             Step::Finish { pick, fail } => self.finish(*pick, *fail),
             Step::Worker { node } => self.replace(*node),
             Step::Pass { millis } => self.cluster.pass(Span::from_millis(*millis)),
+            Step::Drain { node, on } => self.drain(*node, *on),
             Step::Die { node } => {
                 if self.cluster.nodes.contains_key(&NodeId(*node)) {
                     self.cluster.die(*node);
@@ -151,6 +155,11 @@ impl Model {
             }
         }
         self.learn();
+    }
+
+    fn drain(&mut self, node: u32, on: bool) {
+        let drain = on.then(|| Drain { grace: None, reason: String::new() });
+        self.cluster.says(ProcessId::HEAD, node, Message::Draining { drain });
     }
 
     /// The owner frees an object wherever it may be.
@@ -189,6 +198,8 @@ impl Model {
             self.cluster.exited(old);
             self.asked.retain(|(reader, _), _| *reader != old);
             self.pins.retain(|(reader, _)| *reader != old);
+            // A node that is to be emptied would have none.
+            self.drain(node, false);
             let new = self.cluster.worker(node);
             self.readers.insert(node, new);
         }

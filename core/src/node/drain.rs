@@ -1,4 +1,4 @@
-//! A node that is to be emptied takes no new work; what runs there goes on.
+//! A node that is to be emptied takes no new work; what runs there goes on. Its objects go to other nodes.
 //!
 //! Work of placement groups that have bundles here is not new: it can run nowhere else until the head
 //! moves the group. What the head has ordered to start here before is not refused either.
@@ -44,6 +44,12 @@ impl Node {
         let drain = self.draining.as_ref().filter(|_| self.can_ever_run(demand))?;
         let why = if drain.reason.is_empty() { String::new() } else { format!(" ({})", drain.reason) };
         Some(format!("node {} is draining{why}, and no other node can run it", self.config.node.0))
+    }
+
+    /// While this node is to be emptied, others take the objects that it keeps.
+    pub(super) fn find_successors(&mut self) {
+        let successors = if self.draining.is_some() { self.view.takers() } else { Vec::new() };
+        self.store.hand_over_to(successors);
     }
 
     /// Have leases given back, one after the other of each lessee, when what runs there has ended.

@@ -41,6 +41,7 @@ impl Node {
             drivers: drivers.collect(),
             jobs: self.jobs.iter().map(|(id, job)| (*id, job.ended)).collect(),
             nodes: self.view.nodes().map(|node| node.node).collect(),
+            draining: self.draining.is_some(),
         }
     }
 

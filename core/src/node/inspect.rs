@@ -37,6 +37,8 @@ pub struct Inspection {
     pub watches: Vec<(ProcessId, Vec<ProcessId>)>,
     /// What the store holds.
     pub store: StoreSummary,
+    /// Whether it is to be emptied.
+    pub draining: bool,
     /// Objects in memory and on disk; of a copy that is dropped when room is short, the node that keeps
     /// the object.
     pub objects: Vec<(ObjectId, Option<NodeId>)>,
@@ -103,6 +105,7 @@ impl Node {
             nodes: self.view.nodes().map(|node| node.node).collect(),
             watches: watches.map(|(id, watchers)| (*id, watchers.iter().copied().collect())).collect(),
             store: self.store.summary(),
+            draining: self.draining.is_some(),
             objects: self.store.objects().collect(),
             pulls: self.store.pulls().collect(),
             offers: self.store.offers().collect(),

@@ -612,6 +612,7 @@ impl Node {
         self.schedule(out);
         if changed {
             self.redirect_waiting(out);
+            self.find_successors();
         }
         self.watch_guesses(out.now);
         self.store.settle(out, &mut self.deadlines);

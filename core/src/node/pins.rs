@@ -44,6 +44,8 @@ impl Node {
         match message {
             Message::PullObject { object } => self.store.pull_object(from, object, out),
             Message::PullEnded { object } => self.store.pull_ended(from, object, out),
+            Message::KeepObject { object, job } => self.store.keep_object(from, object, job, out),
+            Message::ObjectKept { object, attempt } => self.store.object_kept(from, object, attempt),
             Message::PullReady { object, attempt, size, primary } => {
                 let primary = if self.view.is_dead(primary) { self.config.node } else { primary };
                 self.store.pull_ready(from, object, Offer { attempt, size, primary }, out);

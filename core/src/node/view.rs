@@ -6,8 +6,10 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use super::roll::Roll;
+use crate::group;
 use crate::ids::NodeId;
 use crate::machine::Time;
 use crate::message::NodeSummary;
@@ -127,6 +129,13 @@ impl View {
     /// The other nodes that live.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeSummary> {
         self.nodes.iter()
+    }
+
+    /// The other nodes that live and are not to be emptied: these have nothing to offer, but to groups that are there
+    /// already.
+    pub(super) fn takers(&self) -> Vec<NodeId> {
+        let offers = |node: &&NodeSummary| node.total.0.keys().any(|name| !group::is_derived(name));
+        self.nodes_from_here().filter(offers).map(|node| node.node).collect()
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&NodeSummary> {

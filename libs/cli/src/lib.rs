@@ -36,7 +36,8 @@ enum Action {
     Stop(StopOptions),
     /// Show nodes, resources, workers, actors and the object store.
     Status(StatusOptions),
-    /// Empty a node of the cluster: nothing new is placed there, and what runs may end in peace.
+    /// Empty a node of the cluster: nothing new is placed there, what runs may end in peace, and other nodes keep its
+    /// objects (`shoal status` on its machine says how many it still keeps).
     DrainNode(DrainOptions),
     /// Print the version.
     Version,

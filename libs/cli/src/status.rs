@@ -94,6 +94,7 @@ fn describe(document: &Value) -> String {
         amount("spilled_total"),
         amount("restored_total")
     ));
+    line(format_args!("  {} objects are kept by no other node", store["kept"]));
     text
 }
 
@@ -158,6 +159,7 @@ mod tests {
             "store": {
                 "capacity": 1048576, "used": 1536, "pinned": 0, "objects": 3,
                 "spilled": 0, "spilled_total": 10, "restored_total": 0,
+                "kept": 2,
             },
         });
         let expected = "\
@@ -180,6 +182,7 @@ Actors: 2
 Object store
   1.5 KiB of 1.0 MiB used by 3 objects, 0 B pinned
   0 B on disk; 10 B spilled and 0 B restored so far
+  2 objects are kept by no other node
 ";
         assert_eq!(describe(&document), expected);
     }

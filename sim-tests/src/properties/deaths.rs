@@ -1,5 +1,5 @@
 //! Invariant 5 of nodes: a head tells of a node's death only if the node is gone, or has been silent or
-//! without a connection for as long as that takes. Slow is not dead.
+//! without a connection for as long as that takes, or was drained and had its time. Slow is not dead.
 
 use shoal_core::Span;
 use shoal_core::head::Config;
@@ -20,11 +20,15 @@ impl Property for Deaths {
     }
 
     fn observe(&mut self, _: &World, observation: &Observation) -> Check {
-        let Observation::Fact(Fact::NodeBuried { node, lives: true, silent, cut }) = observation else {
+        let Observation::Fact(Fact::NodeBuried { node, lives: true, silent, cut, drained }) = observation
+        else {
             return Ok(());
         };
         let Config { silence_grace, reconnect_grace, .. } = Config::new(0);
         if *silent >= nearly(silence_grace) || cut.is_some_and(|cut| cut >= nearly(reconnect_grace)) {
+            return Ok(());
+        }
+        if drained.iter().any(|(since, grace)| *since >= nearly(*grace)) {
             return Ok(());
         }
         Err(format!("a head tells of {node:?}'s death, of which it has heard {silent:?} ago (cut: {cut:?})"))

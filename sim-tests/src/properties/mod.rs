@@ -5,6 +5,7 @@ mod arguments;
 mod attempts;
 mod deaths;
 mod devices;
+mod drains;
 mod errors;
 mod groups;
 mod leftovers;
@@ -62,5 +63,6 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::<views::Views>::default(),
         Box::<groups::Groups>::default(),
         Box::<repairs::Repairs>::default(),
+        Box::<drains::Drains>::default(),
     ]
 }

@@ -70,7 +70,9 @@ fn repairs(world: &World) -> Vec<Repair> {
         (Key::Node(id), Row::Node(row)) => !row.summary.alive || world.cluster.nodes.contains_key(id),
         _ => true,
     };
-    if !world.cluster.log.rows.iter().all(lives) {
+    // Nothing is placed on a node that is to be emptied.
+    let drains = head.inspect().nodes.iter().any(|node| node.alive && node.draining);
+    if drains || !world.cluster.log.rows.iter().all(lives) {
         return Vec::new();
     }
     let waits = |view: &GroupView| matches!(view.state, GroupState::Rescheduling { .. });

@@ -7,6 +7,7 @@ mod borrowing;
 mod builder;
 mod cancellation;
 mod devices;
+mod evacuation;
 mod fan_out;
 mod far_objects;
 mod floods;
@@ -55,10 +56,14 @@ pub const ALL: &[Workload] = &[
     Workload { name: "gangs", build: gangs::build },
     Workload { name: "rivals", build: rivals::build },
     Workload { name: OF_DEVICES, build: devices::build },
+    Workload { name: OF_DRAINS, build: evacuation::build },
 ];
 
 /// The workload that is drawn only where machines have numbered devices.
 pub const OF_DEVICES: &str = "devices";
+
+/// The workload that is drawn only where nodes are drained.
+pub const OF_DRAINS: &str = "evacuation";
 
 /// The program of an item in a cluster of these machines. `number` keeps its functions apart from those
 /// of other items.

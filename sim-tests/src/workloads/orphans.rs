@@ -54,7 +54,7 @@ pub(super) fn build(b: &mut Builder) {
 }
 
 /// What somebody else has put: the reference that a call of it returned.
-fn made(b: &mut Builder, call: impl Fn(&mut Builder) -> Slot) -> Slot {
+pub(super) fn made(b: &mut Builder, call: impl Fn(&mut Builder) -> Slot) -> Slot {
     let result = call(b);
     let value = b.get(result);
     let inner = b.slot();

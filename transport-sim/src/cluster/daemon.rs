@@ -183,6 +183,7 @@ impl<C: Content> Cluster<C> {
             node::Effect::Send { to, message } => {
                 self.note_redirect(&message);
                 self.note_reader_sent_on(&message);
+                self.note_handover(&message);
                 let from = ProcessId::daemon(id);
                 self.send_from_daemon(id, Envelope { from, to, message });
             }
@@ -230,7 +231,9 @@ impl<C: Content> Cluster<C> {
         for number in &daemon.waiting_drivers {
             self.calls.push_back((address, Call::Rejected { driver: *number }));
         }
-        self.facts.push(super::Fact::NodeEnded { node: id });
+        let objects = daemon.node.inspect().objects;
+        let kept = objects.into_iter().filter(|(_, primary)| primary.is_none()).map(|(object, _)| object);
+        self.facts.push(super::Fact::NodeEnded { node: id, kept: kept.collect() });
         self.note_node_death(id);
         self.trace.record(self.now(), address, '!', &"ends");
         Some(daemon)

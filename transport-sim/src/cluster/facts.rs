@@ -1,7 +1,7 @@
 //! What happens in a cluster, for those who check it.
 
 use shoal_core::Span;
-use shoal_core::ids::{ActorId, NodeId, ProcessId, TaskId};
+use shoal_core::ids::{ActorId, NodeId, ObjectId, ProcessId, TaskId};
 use shoal_core::value::Death;
 
 /// Something that only the cluster as a whole sees.
@@ -50,6 +50,8 @@ pub enum Fact {
     NodeEnded {
         /// Which.
         node: NodeId,
+        /// The objects that no other node kept.
+        kept: Vec<ObjectId>,
     },
     /// A head has told of a node's death.
     NodeBuried {
@@ -61,6 +63,8 @@ pub enum Fact {
         silent: Span,
         /// For how long this head had known that the connection was gone, if it was.
         cut: Option<Span>,
+        /// Each time it was told to be drained and to end: since when, and how long it had.
+        drained: Vec<(Span, Span)>,
     },
     /// A head began to act.
     HeadStarted {

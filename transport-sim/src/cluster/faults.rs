@@ -85,6 +85,11 @@ impl<C: Content> Cluster<C> {
                     self.schedule(now + micros(notice), Event::NodeStops(node));
                 }
             }
+            Fault::Drain { choice, micros: length, ends, .. } => {
+                if let Some(node) = self.choose_node(choice) {
+                    self.drain(node, micros(length), ends);
+                }
+            }
             Fault::Shutdown { choice, .. } => {
                 if let Some(node) = self.choose_node(choice) {
                     self.count("a node was shut down");
@@ -196,6 +201,7 @@ impl<C: Content> Cluster<C> {
         self.healed = true;
         self.network.heal();
         self.heal_heads();
+        self.heal_drains();
         for host in &mut self.hosts {
             host.slow_until = Time(0);
             host.clogged_until = Time(0);

@@ -345,7 +345,9 @@ impl<C: Content> Cluster<C> {
                     let lives = self.nodes.contains_key(&node);
                     if let Some(process) = self.heads.get(&address) {
                         let (silent, cut) = process.missed(now, node);
-                        self.facts.push(Fact::NodeBuried { node, lives, silent, cut });
+                        let drained = self.ending.get(&node).into_iter().flatten();
+                        let drained = drained.map(|(since, grace)| (now - *since, *grace)).collect();
+                        self.facts.push(Fact::NodeBuried { node, lives, silent, cut, drained });
                     }
                     self.declared_dead.insert(node);
                     self.head_forgets(address, node);

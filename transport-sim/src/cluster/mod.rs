@@ -9,6 +9,7 @@
 mod clock;
 mod contact;
 mod daemon;
+mod drains;
 mod drivers;
 mod facts;
 mod faults;
@@ -99,6 +100,8 @@ enum Event {
     Unblock { from: usize, to: usize },
     /// A fault that has a time.
     Fault(usize),
+    /// A drain is called off.
+    CallOff(NodeId),
     /// Nothing goes wrong any more.
     Heal,
 }
@@ -161,6 +164,8 @@ pub struct Cluster<C: Content> {
     pub deaths: BTreeMap<ProcessId, Death>,
     /// The nodes whose death a head has told of.
     pub declared_dead: BTreeSet<NodeId>,
+    /// Nodes that were drained and are to end: since when, and how long they had.
+    ending: BTreeMap<NodeId, Vec<(Time, Span)>>,
     /// Facts since somebody looked last.
     pub facts: Vec<Fact>,
     /// Everything that happened.
@@ -204,6 +209,7 @@ impl<C: Content> Cluster<C> {
             processes: BTreeMap::new(),
             deaths: BTreeMap::new(),
             declared_dead: BTreeSet::new(),
+            ending: BTreeMap::new(),
             facts: Vec::new(),
             trace,
             counters: BTreeMap::new(),
@@ -330,6 +336,7 @@ impl<C: Content> Cluster<C> {
             Event::Keepalive { link, serial } => self.keepalive_ends(link, serial),
             Event::Unblock { from, to } => self.unblock(from, to),
             Event::Fault(number) => self.timed_fault(number),
+            Event::CallOff(node) => self.call_off(node),
             Event::Heal => self.heal(),
         }
     }

@@ -25,6 +25,8 @@ pub const UNBEGUN: &str = "a constructor's argument failed while it was waited f
 pub const DIED_WITH_DEVICES: &str = "a process died while it used numbered devices";
 /// It comes back if that one has no copy in the end.
 pub const SENT_ON: &str = "a node that wanted a copy was sent to another that was copying";
+/// A draining node need not keep it any more.
+pub const HANDED_OVER: &str = "a draining node handed an object over";
 /// A head finds that the one before was placing something.
 pub const HEAD_CAME_DURING_PLACEMENT: &str = "a head came while an actor or a group was placed";
 
@@ -40,6 +42,12 @@ impl<C: Content> Cluster<C> {
     pub(super) fn note_reader_sent_on(&mut self, message: &Message) {
         if matches!(message, Message::PullElsewhere { .. }) {
             self.count(SENT_ON);
+        }
+    }
+
+    pub(super) fn note_handover(&mut self, message: &Message) {
+        if matches!(message, Message::ObjectKept { attempt: Some(_), .. }) {
+            self.count(HANDED_OVER);
         }
     }
 

@@ -9,6 +9,7 @@
 mod dropped;
 mod endings;
 mod extents;
+mod handover;
 mod objects;
 mod offers;
 mod pulls;
@@ -26,6 +27,7 @@ use alloc::vec::Vec;
 
 use self::dropped::Dropped;
 use self::extents::Holder;
+use self::handover::Handover;
 pub(super) use self::objects::Sealed;
 use self::objects::{FreedEarly, Object, Place, Unsealed};
 use self::pulls::Pulls;
@@ -68,6 +70,7 @@ pub(super) struct Store {
     /// Copies that were made, and of which attempt: their owners do not know yet.
     copied: Vec<(ObjectId, u32)>,
     dropped: Dropped,
+    handover: Handover,
     /// Requests for room, first come, first served.
     waiting: VecDeque<Room>,
     /// Something has changed for those who wait for room.
@@ -109,6 +112,7 @@ impl Store {
             pulls: Pulls::default(),
             copied: Vec::new(),
             dropped: Dropped::default(),
+            handover: Handover::default(),
             waiting: VecDeque::new(),
             hopeful: false,
             holders_asked: None,
@@ -126,6 +130,7 @@ impl Store {
     /// Serve those who wait for room, and see to the timers.
     pub(super) fn settle(&mut self, out: &mut Outbox, deadlines: &mut Deadlines) {
         self.expire_unsealed(out, deadlines);
+        self.hand_over(out, deadlines);
         self.advance_pulls(out);
         self.serve(out, deadlines);
         while self.pulls.hopeful {
@@ -167,6 +172,7 @@ impl Store {
                 summary.pinned += if object.pins > 0 { object.size } else { 0 };
             }
             summary.spilled += if object.disk.is_some() { object.size } else { 0 };
+            summary.kept += u64::from(object.is_kept());
         }
         summary
     }
@@ -202,6 +208,7 @@ impl Store {
         }
         assert!(self.unsealed.keys().all(|id| !self.objects.contains_key(id)));
         self.check_pulls();
+        self.check_handover();
     }
 
     /// Whether an object is here, in memory or on disk.

@@ -115,6 +115,11 @@ impl Object {
         object_room(self.size).expect("the room of a sealed object was held")
     }
 
+    /// Whether no other node keeps it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.primary.is_none() && !self.freed
+    }
+
     /// Whether its memory could be used for something else.
     pub(super) fn is_evictable(&self) -> bool {
         (self.pins == 0 || Mutant::SpillPinned.is_active())
@@ -256,6 +261,10 @@ impl Store {
         let Some(object) = self.objects.get_mut(&id) else { return };
         let Place::Memory(_) = object.place else { return };
         for reader in core::mem::take(&mut object.readers) {
+            if reader == self.keeper() {
+                self.keep(id, out);
+                continue;
+            }
             if let Some(node) = self.ask_instead(reader, id) {
                 out.send(reader, Message::PullElsewhere { object: id, node });
                 continue;

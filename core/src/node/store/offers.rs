@@ -80,7 +80,16 @@ impl Store {
     }
 
     /// A reader will not get the object here.
-    pub(super) fn refuse_reader(&self, reader: ProcessId, id: ObjectId, failure: Failure, out: &mut Outbox) {
+    pub(super) fn refuse_reader(
+        &mut self,
+        reader: ProcessId,
+        id: ObjectId,
+        failure: Failure,
+        out: &mut Outbox,
+    ) {
+        if reader == self.keeper() {
+            return self.tell_askers(id, None, out);
+        }
         let message = if reader.is_daemon() {
             Message::PullFailed { object: id, failure }
         } else {
@@ -90,7 +99,7 @@ impl Store {
     }
 
     pub(super) fn refuse_all(
-        &self,
+        &mut self,
         readers: Vec<ProcessId>,
         id: ObjectId,
         failure: &Failure,
@@ -118,6 +127,7 @@ impl Store {
     pub(in crate::node) fn node_gone(&mut self, node: NodeId, out: &mut Outbox) {
         self.reader_gone(ProcessId::daemon(node), out);
         self.source_gone(node, out);
+        self.successor_gone(node);
         self.hopeful = true;
     }
 }

@@ -26,7 +26,7 @@ const ASKED_MAX: usize = 16;
 /// An object that has begun to come so often, and never came whole, cannot be had.
 const BROKEN_MAX: u8 = 8;
 /// Bytes on their way at a time are at most this part of the store, but at least one object.
-const BUDGET_SHARE: u64 = 4;
+pub(super) const BUDGET_SHARE: u64 = 4;
 
 /// All pulls.
 #[derive(Clone, Debug, Default)]

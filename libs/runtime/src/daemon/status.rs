@@ -176,6 +176,7 @@ fn describe_store(store: &StoreSummary) -> Value {
         "spilled": store.spilled,
         "spilled_total": store.spilled_total,
         "restored_total": store.restored_total,
+        "kept": store.kept,
     })
 }
 
