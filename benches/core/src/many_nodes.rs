@@ -209,7 +209,6 @@ impl World {
             events: FxHashMap::default(),
             head: Timed::new(Head::new(config, Vec::new())),
             nodes: Vec::new(),
-            draining: false,
             owners: FxHashMap::default(),
             programs: FxHashMap::default(),
             definition: super::definition(),
