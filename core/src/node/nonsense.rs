@@ -14,7 +14,7 @@ use crate::ids::{
     ActorId, GroupId, JobId, LeaseId, NodeId, ObjectId, OperationId, ProcessId, RequestId, TaskId,
 };
 use crate::machine::Span;
-use crate::message::{Message, NodeSummary, Query, Route};
+use crate::message::{Drain, Message, NodeSummary, Query, Route};
 use crate::resources::{self, Demand, Environment, Quantity, Resources};
 use crate::value::{ActorDeath, Death, Failure};
 use bytes::Bytes;
@@ -163,6 +163,10 @@ fn pull_messages() -> BoxedStrategy<Message> {
             .boxed(),
         (objects(), nodes()).prop_map(|(object, node)| Message::PullElsewhere { object, node }).boxed(),
         objects().prop_map(|object| Message::PullEnded { object }).boxed(),
+        objects().prop_map(|object| Message::KeepObject { object, job: JobId(1) }).boxed(),
+        (objects(), prop::option::of(0u32..3))
+            .prop_map(|(object, attempt)| Message::ObjectKept { object, attempt })
+            .boxed(),
     ])
     .boxed()
 }
@@ -194,6 +198,15 @@ fn cluster_messages() -> BoxedStrategy<Message> {
                 .boxed(),
         ),
         (1, (1u32..3).prop_map(|job| Message::JobForgotten { job: JobId(job) }).boxed()),
+        (
+            1,
+            any::<bool>()
+                .prop_map(|on| {
+                    let drain = on.then(|| Drain { grace: None, reason: String::new() });
+                    Message::Draining { drain }
+                })
+                .boxed(),
+        ),
         (
             2,
             (group.clone(), attempt.clone(), prop::collection::vec((0u32..3, amounts()), 0..3))
