@@ -19,8 +19,9 @@ use crate::world::World;
 const EVERY: Span = Span::from_secs(1);
 /// What a draining node has kept for so long it does not hand over.
 const TOO_LONG: Span = Span::from_secs(10);
-/// A disk of so many bytes holds all that programs make.
-const AMPLE: u64 = 64 << 20;
+/// A disk of so many bytes holds all that programs make, and a store of so many what is on its way. In a smaller
+/// one, what is read keeps a draining node from reading back what it has on disk.
+const AMPLE: (u64, u64) = (64 << 20, 16 << 20);
 
 /// See the module's text.
 #[derive(Default)]
@@ -43,7 +44,7 @@ impl Property for Drains {
         match observation {
             Observation::Fact(Fact::NodeEnded { kept, .. }) => self.gone.extend(kept),
             Observation::Got { process, object, result: Got::Failure(Failure::ObjectLost { .. }) }
-                if is_calm(world) && self.seen.contains(object) && !self.gone.contains(object) =>
+                if is_calm(world) && self.seen.contains(object) && !self.is_gone(world, *object) =>
             {
                 // A task's value may have been made again, and lost before it was in a store.
                 let put = !world.users.submitted.contains_key(&object.task) && object.index == 0;
@@ -82,6 +83,13 @@ impl Property for Drains {
 }
 
 impl Drains {
+    /// Whether it ended with the only node that kept it, or is about to: that node has not heard yet that it is dead.
+    fn is_gone(&self, world: &World, object: ObjectId) -> bool {
+        let mut ending = world.cluster.declared_dead.iter().filter_map(|node| world.cluster.nodes.get(node));
+        let kept = (object, None);
+        self.gone.contains(&object) || ending.any(|daemon| daemon.node.inspect().objects.contains(&kept))
+    }
+
     fn look(&mut self, world: &World, now: Time) -> Check {
         let nodes: Vec<(NodeId, Inspection)> =
             world.cluster.nodes.iter().map(|(id, daemon)| (*id, daemon.node.inspect())).collect();
@@ -125,5 +133,7 @@ fn is_calm(world: &World) -> bool {
 fn has_room(world: &World, node: NodeId) -> bool {
     let Some(daemon) = world.cluster.nodes.get(&node) else { return false };
     let settings = &world.cluster.hosts[daemon.host].settings;
-    settings.disk_bytes >= AMPLE && daemon.disk.used() * 2 <= settings.disk_bytes
+    let (disk, store) = AMPLE;
+    let ample = settings.disk_bytes >= disk && settings.store_bytes >= store;
+    ample && daemon.disk.used() * 2 <= settings.disk_bytes
 }
