@@ -242,6 +242,11 @@ pub enum LogFate {
 }
 
 impl Fault {
+    /// Whether it has a node emptied.
+    pub fn is_drain(&self) -> bool {
+        matches!(self, Fault::Drain { .. })
+    }
+
     /// When it takes place, if that is a time and not an occasion.
     pub fn at_micros(&self) -> Option<u64> {
         match self {

@@ -30,11 +30,18 @@ impl Head {
         Answer::Changed(changed)
     }
 
-    /// Tell a node whether it is to be emptied. One that has not come to this head yet is told then, be it that it
-    /// is not any more: the head before may have ended with that news, or have had an older log.
-    pub(super) fn tell_drain(&self, id: NodeId, out: &mut Outbox) {
+    /// Tell a node whether it is to be emptied. One that has not come to this head yet is told then.
+    fn tell_drain(&self, id: NodeId, out: &mut Outbox) {
         if let Some(node) = self.nodes.get(id).filter(|_| self.nodes.is_within_reach(id)) {
             out.send_to_node(id, Message::Draining { drain: node.draining.clone() });
+        }
+    }
+
+    /// A node has come to this head, and drains or not as the one before had told it. That head may have ended
+    /// before it could say that the drain was over, or have had an older log.
+    pub(super) fn settle_drain(&self, id: NodeId, drains: bool, out: &mut Outbox) {
+        if drains || self.nodes.get(id).is_some_and(|node| node.draining.is_some()) {
+            self.tell_drain(id, out);
         }
     }
 

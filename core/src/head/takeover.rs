@@ -32,9 +32,7 @@ impl Head {
         self.settle_bundles(id, bundles, out);
         self.settle_drivers(id, drivers, out);
         self.settle_actors(id, actors, out);
-        if draining || self.nodes.get(id).is_some_and(|node| node.draining.is_some()) {
-            self.tell_drain(id, out);
-        }
+        self.settle_drain(id, draining, out);
         self.place_unplaced(out);
     }
 

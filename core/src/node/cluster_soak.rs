@@ -2,17 +2,16 @@
 //! and nothing of the dead stays.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::string::String;
 use alloc::vec::Vec;
 use proptest::prelude::{Strategy, any, prop, proptest};
 use proptest::strategy::Union;
 
 use super::cluster::Cluster;
-use super::harness::afar;
+use super::harness::{afar, draining};
 use super::{Work, WorkResult};
 use crate::ids::{NodeId, ObjectId, ProcessId, TaskId};
 use crate::machine::Span;
-use crate::message::{Drain, Message};
+use crate::message::Message;
 use crate::value::Failure;
 
 const CAPACITY: u64 = 1 << 20;
@@ -158,8 +157,7 @@ impl Model {
     }
 
     fn drain(&mut self, node: u32, on: bool) {
-        let drain = on.then(|| Drain { grace: None, reason: String::new() });
-        self.cluster.says(ProcessId::HEAD, node, Message::Draining { drain });
+        self.cluster.says(ProcessId::HEAD, node, draining(on));
     }
 
     /// The owner frees an object wherever it may be.

@@ -72,11 +72,6 @@ mod tests {
     use crate::node::Effect;
     use crate::node::harness::*;
 
-    fn draining(on: bool) -> Message {
-        let drain = Drain { grace: None, reason: String::from("repairs") };
-        Message::Draining { drain: on.then_some(drain) }
-    }
-
     fn from_head(node: &mut Harness, message: Message) -> Vec<Effect> {
         node.receive(ProcessId::HEAD, message)
     }

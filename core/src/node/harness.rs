@@ -10,7 +10,7 @@ use super::{Config, Effect, Input, Node, Work, WorkResult};
 use crate::actor::ActorSpec;
 use crate::ids::{ActorId, FunctionId, JobId, LeaseId, NodeId, OperationId, ProcessId, RequestId, TaskId};
 use crate::machine::{Effects, Machine, Span, Time};
-use crate::message::{Message, NodeSummary, Route};
+use crate::message::{Drain, Message, NodeSummary, Route};
 use crate::resources::{Demand, Environment, Quantity, Resources};
 use crate::value::Death;
 
@@ -25,6 +25,12 @@ pub(super) fn process(number: u32) -> ProcessId {
 /// The driver that [`Harness::with_driver`] lets in.
 pub(super) fn driver() -> ProcessId {
     process(1)
+}
+
+/// The head has the node emptied, or not any more.
+pub(super) fn draining(on: bool) -> Message {
+    let drain = Drain { grace: None, reason: String::from("repairs") };
+    Message::Draining { drain: on.then_some(drain) }
 }
 
 pub(super) fn resources(amounts: &[(&str, f64)]) -> Resources {

@@ -14,7 +14,7 @@ use crate::ids::{
     ActorId, GroupId, JobId, LeaseId, NodeId, ObjectId, OperationId, ProcessId, RequestId, TaskId,
 };
 use crate::machine::Span;
-use crate::message::{Drain, Message, NodeSummary, Query, Route};
+use crate::message::{Message, NodeSummary, Query, Route};
 use crate::resources::{self, Demand, Environment, Quantity, Resources};
 use crate::value::{ActorDeath, Death, Failure};
 use bytes::Bytes;
@@ -198,15 +198,7 @@ fn cluster_messages() -> BoxedStrategy<Message> {
                 .boxed(),
         ),
         (1, (1u32..3).prop_map(|job| Message::JobForgotten { job: JobId(job) }).boxed()),
-        (
-            1,
-            any::<bool>()
-                .prop_map(|on| {
-                    let drain = on.then(|| Drain { grace: None, reason: String::new() });
-                    Message::Draining { drain }
-                })
-                .boxed(),
-        ),
+        (1, any::<bool>().prop_map(draining).boxed()),
         (
             2,
             (group.clone(), attempt.clone(), prop::collection::vec((0u32..3, amounts()), 0..3))

@@ -43,14 +43,14 @@ impl Property for Drains {
     fn observe(&mut self, world: &World, observation: &Observation) -> Check {
         match observation {
             Observation::Fact(Fact::NodeEnded { kept, .. }) => self.gone.extend(kept),
+            // A task's value may have been made again, and lost before it was in a store.
             Observation::Got { process, object, result: Got::Failure(Failure::ObjectLost { .. }) }
-                if is_calm(world) && self.seen.contains(object) && !self.is_gone(world, *object) =>
+                if is_calm(world)
+                    && world.users.is_put(*object)
+                    && self.seen.contains(object)
+                    && !self.is_gone(world, *object) =>
             {
-                // A task's value may have been made again, and lost before it was in a store.
-                let put = !world.users.submitted.contains_key(&object.task) && object.index == 0;
-                if put {
-                    return Err(format!("{process:?} does not find {object:?}, which no node took along"));
-                }
+                return Err(format!("{process:?} does not find {object:?}, which no node took along"));
             }
             _ => {}
         }
@@ -59,11 +59,11 @@ impl Property for Drains {
 
     fn after_event(&mut self, world: &World) -> Check {
         let now = world.cluster.now();
-        if now < self.next || !drains(world) {
+        if now < self.next {
             return Ok(());
         }
         self.next = now + EVERY;
-        self.look(world, now)
+        if drains(world) { self.look(world, now) } else { Ok(()) }
     }
 
     fn at_rest(&mut self, world: &World) -> Check {
@@ -117,16 +117,12 @@ impl Drains {
 
 /// Whether nodes are drained in this run at all.
 fn drains(world: &World) -> bool {
-    world.cluster.faults.iter().any(is_drain)
-}
-
-fn is_drain(fault: &Fault) -> bool {
-    matches!(fault, Fault::Drain { .. })
+    world.cluster.faults.iter().any(Fault::is_drain)
 }
 
 /// Whether nothing else goes wrong in this run, so that what is lost was lost by a drain.
 fn is_calm(world: &World) -> bool {
-    world.cluster.faults.iter().all(is_drain) && world.cluster.settings.loss.is_none()
+    world.cluster.faults.iter().all(Fault::is_drain) && world.cluster.settings.loss.is_none()
 }
 
 /// Whether a node can take what others made, if need be by spilling.

@@ -201,7 +201,7 @@ fn explain_loss(world: &World, object: ObjectId) -> Check {
 /// it then, if anybody else has a reference. If others have died, too, one of them may have lent the
 /// reference to somebody whom the owner had not heard of.
 fn died_alone(world: &World, object: ObjectId) -> bool {
-    let put = !world.users.submitted.contains_key(&object.task) && object.index == 0;
+    let put = world.users.is_put(object);
     let handle = world.users.is_actor(object);
     let one = world.cluster.deaths.len() == 1 && world.cluster.declared_dead.is_empty();
     put && !handle && one && world.cluster.nodes.contains_key(&object.owner().node())

@@ -72,6 +72,11 @@ pub struct Within {
 }
 
 impl Users {
+    /// Whether this object was put, or stands for an actor's handle, and is no result of a task.
+    pub fn is_put(&self, object: ObjectId) -> bool {
+        object.index == 0 && !self.submitted.contains_key(&object.task)
+    }
+
     /// Whether this object stands for an actor's handle.
     pub fn is_actor(&self, object: ObjectId) -> bool {
         object.index == 0 && self.classes.contains_key(&ActorId(object.task))

@@ -52,7 +52,7 @@ impl<C: Content> Cluster<C> {
 
     /// The time of faults is over, and of drains, too.
     pub(super) fn heal_drains(&mut self) {
-        if self.faults.iter().any(|fault| matches!(fault, Fault::Drain { .. })) {
+        if self.faults.iter().any(Fault::is_drain) {
             let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
             nodes.into_iter().for_each(|node| self.schedule(self.now(), Event::CallOff(node)));
         }

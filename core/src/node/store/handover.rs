@@ -97,8 +97,8 @@ impl Store {
     /// The next object of this round that only this node keeps.
     fn next_kept(&self) -> Option<(ObjectId, &Object)> {
         let from = self.handover.reached.map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = self.objects.range((from, Bound::Unbounded)).map(|(id, object)| (*id, object));
-        rest.into_iter().find(|(id, object)| object.is_kept() && !self.handover.asked.contains_key(id))
+        let mut rest = self.objects.range((from, Bound::Unbounded)).map(|(id, object)| (*id, object));
+        rest.find(|(id, object)| object.is_kept() && !self.handover.asked.contains_key(id))
     }
 
     /// Another node has what it was asked to keep, as this attempt made it, or will not have it.
@@ -121,11 +121,15 @@ impl Store {
         if self.has(id) {
             return self.keep(id, out);
         }
-        let reader = self.keeper();
-        let comes = self.pulls.table.get(&id).is_some_and(|pull| pull.readers.contains(&reader));
-        if !comes {
+        if !self.comes_to_stay(id) {
+            let reader = self.keeper();
             self.pull(id, Wanted { reader, job, urgent: false, locations: [from].into() });
         }
+    }
+
+    /// Whether this node pulls an object that it is to keep.
+    fn comes_to_stay(&self, id: ObjectId) -> bool {
+        self.pulls.table.get(&id).is_some_and(|pull| pull.readers.contains(&self.keeper()))
     }
 
     /// The reader for whom this node pulls what it is to keep: itself.
@@ -151,18 +155,15 @@ impl Store {
         }
     }
 
-    /// A node is dead: it keeps nothing, and wants nothing kept.
+    /// A node is dead: it keeps nothing of what it was asked to.
     pub(super) fn successor_gone(&mut self, node: NodeId) {
         self.handover.asked.retain(|_, (to, _)| *to != node);
-        self.handover.successors.retain(|successor| *successor != node);
     }
 
     /// What the table says of itself must be true.
     pub(super) fn check_handover(&self) {
-        let keeper = self.keeper();
         for (id, node) in &self.handover.promised {
-            let comes = self.pulls.table.get(id).is_some_and(|pull| pull.readers.contains(&keeper));
-            assert!(comes, "{id:?} was promised to {node:?} and is not on its way");
+            assert!(self.comes_to_stay(*id), "{id:?} was promised to {node:?} and is not on its way");
         }
     }
 }
@@ -171,11 +172,9 @@ impl Store {
 mod tests {
     use super::*;
     use crate::ids::TaskId;
-    use crate::message::Drain;
     use crate::node::WorkResult;
     use crate::node::cluster::Cluster;
-    use crate::node::harness::{afar, summary};
-    use alloc::string::String;
+    use crate::node::harness::{afar, draining, summary};
 
     const MIB: u64 = 1 << 20;
 
@@ -184,8 +183,14 @@ mod tests {
     }
 
     fn drain(cluster: &mut Cluster, node: u32, on: bool) {
-        let drain = on.then(|| Drain { grace: None, reason: String::new() });
-        cluster.says(ProcessId::HEAD, node, Message::Draining { drain });
+        cluster.says(ProcessId::HEAD, node, draining(on));
+    }
+
+    /// So many nodes; the driver of the first has made an object of one MiB there.
+    fn with_one(nodes: u32) -> (Cluster, ObjectId) {
+        let (mut cluster, x) = (Cluster::new(nodes, 64 * MIB), object(1, 1));
+        cluster.put(afar(1, 1), x, MIB);
+        (cluster, x)
     }
 
     /// Who keeps an object, and who has a copy.
@@ -229,9 +234,7 @@ mod tests {
 
     #[test]
     fn who_has_a_copy_keeps_that() {
-        let mut cluster = Cluster::new(2, 64 * MIB);
-        let x = object(1, 1);
-        cluster.put(afar(1, 1), x, MIB);
+        let (mut cluster, x) = with_one(2);
         cluster.pin(afar(2, 1), x, &[1]);
         cluster.finish_all();
         assert_eq!(places(&cluster, x), ([1].into(), [2].into()));
@@ -242,9 +245,7 @@ mod tests {
 
     #[test]
     fn what_nobody_could_take_is_offered_to_the_next_one_later() {
-        let mut cluster = Cluster::new(3, 64 * MIB);
-        let x = object(1, 1);
-        cluster.put(afar(1, 1), x, MIB);
+        let (mut cluster, x) = with_one(3);
         drain(&mut cluster, 1, true);
         cluster.run();
         let [(first, _, fetch)] = cluster.fetches()[..] else { panic!("{:?}", cluster.work) };
@@ -281,9 +282,7 @@ mod tests {
 
     #[test]
     fn what_is_freed_on_its_way_is_kept_nowhere() {
-        let mut cluster = Cluster::new(2, 64 * MIB);
-        let x = object(1, 1);
-        cluster.put(afar(1, 1), x, MIB);
+        let (mut cluster, x) = with_one(2);
         drain(&mut cluster, 1, true);
         cluster.run();
         for node in [1, 2] {
