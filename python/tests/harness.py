@@ -102,6 +102,11 @@ class Tally:
         wait_until(lambda: self.count() >= count, timeout, f"{count} marks in {self.path.name}")
 
 
+def number_of(node_id):
+    """The number of the node with this id in hexadecimal digits."""
+    return int(node_id[:8], 16)
+
+
 class Counter:
     """What tests make actors of: it counts, and tells in which process."""
 

@@ -5,20 +5,9 @@ import subprocess
 import pytest
 
 import harness
-from harness import PATIENCE_SECONDS, Gate, Tally, api, on, submodule, wait_until
+from harness import PATIENCE_SECONDS, Gate, Tally, api, number_of, on, submodule, wait_until
 
 pytestmark = [pytest.mark.shoal_only(reason="the command is Shoal's"), pytest.mark.timeout(120)]
-
-
-@pytest.fixture
-def nodes(start_nodes):
-    """A head with one CPU, and a node for each dictionary of arguments."""
-    return start_nodes
-
-
-def number_of(node_id):
-    """The number of the node with this id in hexadecimal digits."""
-    return int(node_id[:8], 16)
 
 
 @api.remote(num_cpus=0)
@@ -41,8 +30,8 @@ def command(cluster, *arguments):
     return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_node_that_drains_takes_nothing_new_and_is_ended_in_time(nodes, tmp_path):
-    cluster, (a,) = nodes({"num_cpus": 1, "resources": {"a": 1}})
+def test_a_node_that_drains_takes_nothing_new_and_is_ended_in_time(start_nodes, tmp_path):
+    cluster, (a,) = start_nodes({"num_cpus": 1, "resources": {"a": 1}})
     gate = Gate(tmp_path / "gate")
     started = Tally(tmp_path / "started")
 
@@ -81,8 +70,8 @@ def test_a_node_that_drains_takes_nothing_new_and_is_ended_in_time(nodes, tmp_pa
     assert "not in the cluster" in again.stderr
 
 
-def test_a_drain_can_be_called_off(nodes):
-    cluster, (a,) = nodes({"num_cpus": 1, "resources": {"a": 1}})
+def test_a_drain_can_be_called_off(start_nodes):
+    cluster, (a,) = start_nodes({"num_cpus": 1, "resources": {"a": 1}})
     assert command(cluster, "drain-node", str(a.node_id)).returncode == 0
     assert "draining" in command(cluster, "status").stdout
     waits = where.options(**on("a")).remote(1)
@@ -95,9 +84,9 @@ SIZE = 1 << 20
 COUNT = 40
 
 
-def test_what_a_drained_node_keeps_outlives_it(nodes):
+def test_what_a_drained_node_keeps_outlives_it(start_nodes):
     """Nothing can make again what an actor has put, and no other node has a copy."""
-    cluster, (a, b) = nodes({"num_cpus": 1, "resources": {"a": 1}}, {"num_cpus": 1, "resources": {"b": 1}})
+    cluster, (a, b) = start_nodes({"num_cpus": 1, "resources": {"a": 1}}, {"num_cpus": 1, "resources": {"b": 1}})
     actor = Counter.options(**on("a")).remote(0)
     put = actor.put.remote
     values = [api.get(put(SIZE, index), timeout=PATIENCE_SECONDS)[0] for index in range(COUNT)]

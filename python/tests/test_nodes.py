@@ -20,6 +20,7 @@ from harness import (
     Tally,
     api,
     exceptions,
+    number_of,
     on,
     process_alive,
     run_driver,
@@ -34,11 +35,6 @@ pytestmark = pytest.mark.timeout(120 if ON_SHOAL else 400)
 def nodes(start_nodes):
     """A head with one CPU, and a node for each dictionary of arguments."""
     return start_nodes
-
-
-def number_of(node_id):
-    """The number of the node with this id in hexadecimal digits."""
-    return int(node_id[:8], 16)
 
 
 @api.remote(num_cpus=0)
