@@ -195,7 +195,8 @@ def _print(lines: list[Line]) -> None:
         if _is_coloured(stream):
             prefix = f"{_CYAN}{prefix}{_PLAIN}"
         try:
-            print(f"{prefix} {line.text}", file=stream)
+            # With its end in one piece, so that nothing of the program's own comes between.
+            stream.write(f"{prefix} {line.text}\n")
         except (ValueError, OSError):
             # The program has closed its output; there is nowhere to print.
             continue

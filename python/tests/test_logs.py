@@ -13,10 +13,15 @@ BEGIN = """
 import os, sys
 # Line by line, and not unbuffered: then other lines would come between the pieces of one.
 sys.stdout.reconfigure(line_buffering=True)
+
+def say(line):
+    # In one piece: `print` writes the end of a line by itself, and a worker's line may come before it.
+    sys.stdout.write(line + "\\n")
+
 api.init(num_cpus=4, include_dashboard=False, log_to_driver={log_to_driver})
 """
 END = """
-print("the script is done")
+say("the script is done")
 sys.stdin.read()
 """
 
@@ -79,7 +84,7 @@ def speaks():
     print("to standard error", file=sys.stderr)
     return os.getpid()
 
-print("the pid is", api.get(speaks.remote()))
+say(f"the pid is {api.get(speaks.remote())}")
 """
     with listening(source, tmp_path) as listener:
         (pid,) = listener.wait_for(r"the pid is (\d+)")
@@ -104,7 +109,8 @@ class Named:
         return os.getpid()
 
 speaker, named = Speaker.remote(), Named.remote()
-print("the pids are", *api.get([speaker.speak.remote(), named.speak.remote()]))
+pids = api.get([speaker.speak.remote(), named.speak.remote()])
+say(f"the pids are {pids[0]} {pids[1]}")
 """
     with listening(source, tmp_path) as listener:
         (pids,) = listener.wait_for(r"the pids are (\d+) (\d+)")
@@ -190,7 +196,7 @@ def dies():
 try:
     api.get(dies.remote())
 except api.exceptions.WorkerCrashedError:
-    print("died")
+    say("died")
 """
     with listening(source, tmp_path) as listener:
         listener.wait_for("died")

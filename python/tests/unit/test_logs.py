@@ -122,6 +122,18 @@ def test_prefixes_are_coloured_on_request(capsys, monkeypatch):
     assert capsys.readouterr().out == "\x1b[36m(pid=17)\x1b[0m text\n"
 
 
+def test_a_line_and_its_end_are_one_piece(monkeypatch):
+    class Pieces(io.StringIO):
+        def write(self, piece):
+            pieces.append(piece)
+            return super().write(piece)
+
+    pieces = []
+    monkeypatch.setattr(sys, "stdout", Pieces())
+    Printer(None)(1, 17, False, ["one", "two"])
+    assert pieces == ["(pid=17) one\n", "(pid=17) two\n"]
+
+
 def test_a_closed_output_does_not_matter(monkeypatch):
     closed = io.StringIO()
     closed.close()
