@@ -83,6 +83,8 @@ pub enum Wakeup {
     ReleasePages,
     /// A draining node looks again for objects that others should keep.
     HandOver,
+    /// A draining node has been empty for long enough to say so.
+    Emptied,
     /// An object that somebody wants to read should have been sealed by now.
     Unsealed,
     /// An actor that somebody asked for should have been made by now.

@@ -1,4 +1,5 @@
-//! Nodes that are to be emptied: nothing new is placed there, and when their time is up they are dead.
+//! Nodes that are to be emptied: nothing new is placed there. One that was given a time is dead when it is up, or
+//! when nothing is left there.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -73,9 +74,22 @@ impl Head {
             }
         }
         for id in late {
-            self.spare_restarts(id, out);
-            self.node_dies(id, out);
+            self.drained_node_dies(id, out);
         }
+    }
+
+    /// Nothing is left on a node, so it need not wait for its time. What one says that has not told this head
+    /// everything was meant for the head before, which may have placed something there since.
+    pub(super) fn node_emptied(&mut self, id: NodeId, order: u64, out: &mut Outbox) {
+        let Some(node) = self.nodes.get(id) else { return };
+        if node.leaves.is_some() && node.known && node.has_heard(order) {
+            self.drained_node_dies(id, out);
+        }
+    }
+
+    fn drained_node_dies(&mut self, id: NodeId, out: &mut Outbox) {
+        self.spare_restarts(id, out);
+        self.node_dies(id, out);
     }
 
     /// Actors that may restart at all go on elsewhere, and that this node goes is not counted against
@@ -192,6 +206,42 @@ mod tests {
         assert_eq!(state(last.id), (ActorState::Restarting, 0));
         let cause = ActorDeath::Process(Death::NodeDied { node: NodeId(2) });
         assert_eq!(state(mortal.id).0, ActorState::Dead { cause });
+    }
+
+    #[test]
+    fn a_node_that_was_given_a_time_goes_when_it_is_empty() {
+        let buried = |effects: &[Effect]| effects.contains(&Effect::Forget { node: NodeId(2) });
+        let says = |head: &mut Harness, order| {
+            let from = ProcessId::daemon(NodeId(2));
+            head.tell(Input::Received { via: NodeId(2), from, message: Message::Emptied { order } })
+        };
+        let mut head = three();
+        let actor = on_second(1, 0);
+        head.create(&actor);
+        assert!(!buried(&says(&mut head, 1)), "nobody wants it to go");
+        ask(&mut head, 2, drain(None));
+        assert!(!buried(&says(&mut head, 1)), "it is to stay");
+        ask(&mut head, 2, drain(Some(600)));
+        assert!(!buried(&says(&mut head, 0)), "an actor is on its way there");
+        assert!(buried(&says(&mut head, 1)));
+    }
+
+    #[test]
+    fn what_was_said_to_the_former_head_is_not_enough() {
+        let mut head = Harness::durable();
+        let nodes = [head.join(), head.join(), head.join()];
+        ask(&mut head, 2, drain(Some(600)));
+        head.write_all();
+        let mut second = head.restart();
+        let node = nodes[1];
+        second.tell(Input::NodeReturns { connection: 2, node });
+        second.daemon_says(node, Message::Emptied { order: 0 });
+        second.write_all();
+        assert!(!second.let_out.contains(&Effect::Forget { node }), "{:?}", second.let_out);
+        second.daemon_says(node, Message::NodeState { state: Box::new(state(node)) });
+        second.daemon_says(node, Message::Emptied { order: 0 });
+        second.write_all();
+        assert!(second.let_out.contains(&Effect::Forget { node }), "{:?}", second.let_out);
     }
 
     #[test]

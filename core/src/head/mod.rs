@@ -346,6 +346,7 @@ impl Head {
             Message::NodeReport { report, order } if report.node == node => {
                 self.node_report(*report, order, out)
             }
+            Message::Emptied { order } => self.node_emptied(node, order, out),
             Message::NodeState { state } if state.report.node == node => self.node_state(node, *state, out),
             Message::ActorReport { actor, incarnation, event } => {
                 self.actor_report(node, actor, incarnation, event, out);

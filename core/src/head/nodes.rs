@@ -121,6 +121,11 @@ impl Node {
         self.orders
     }
 
+    /// Whether nothing that it was ordered to start after this order is on its way to it.
+    pub(super) fn has_heard(&self, order: u64) -> bool {
+        self.orders == order
+    }
+
     /// What it was ordered to set aside goes back, and whether a report knew of the order does not
     /// matter any more.
     pub(super) fn given_back(&mut self, resources: &Resources, order: Option<u64>) {

@@ -588,6 +588,11 @@ pub enum Message {
     },
     /// Node to head: I am here, and nothing has changed.
     Heartbeat,
+    /// Node to head: I was to be emptied until some time, and nothing is left here. I can go now.
+    Emptied {
+        /// The last order to start something that this takes into account, 0 for none.
+        order: u64,
+    },
     /// Node to a head that has just taken over: everything that you cannot know.
     NodeState {
         /// The node.

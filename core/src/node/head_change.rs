@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 
 use super::Node;
+use super::drain::Emptiness;
 use super::outbox::Outbox;
 use super::processes::Role;
 use crate::ids::ProcessId;
@@ -17,6 +18,7 @@ impl Node {
         self.head = epoch;
         // If it is still to be emptied the new head says so.
         self.draining = None;
+        self.emptiness = Emptiness::default();
         self.changed = true;
         self.reporter.ordered(0);
         let state = Box::new(self.state());

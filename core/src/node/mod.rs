@@ -50,6 +50,7 @@ use serde::{Deserialize, Serialize};
 
 use self::actors::Actor;
 use self::aside::Aside;
+use self::drain::Emptiness;
 use self::drivers::Job;
 use self::leases::{Leases, Wanted};
 use self::ledger::Ledger;
@@ -402,6 +403,7 @@ pub struct Node {
     stopped: bool,
     /// The head has it emptied.
     draining: Option<Drain>,
+    emptiness: Emptiness,
     /// Forks under way.
     forks: BTreeMap<OperationId, ProcessId>,
     reporter: Reporter,
@@ -433,6 +435,7 @@ impl Node {
             changed: false,
             stopped: false,
             draining: None,
+            emptiness: Emptiness::default(),
             forks: BTreeMap::new(),
             reporter: Reporter::default(),
             head: 0,
@@ -618,6 +621,7 @@ impl Node {
         self.store.settle(out, &mut self.deadlines);
         self.tell_owners(out);
         self.report(out);
+        self.tell_if_emptied(out);
     }
 }
 

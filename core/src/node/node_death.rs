@@ -36,7 +36,9 @@ impl Node {
 
     /// The head has declared this node dead: whatever it does now counts for nothing.
     pub(super) fn fenced(&mut self, out: &mut Outbox) {
-        self.stop(format!("node {} was declared dead", self.config.node.0), out);
+        let drained = self.draining.as_ref().is_some_and(|drain| drain.grace.is_some());
+        let why = if drained { "was drained" } else { "was declared dead" };
+        self.stop(format!("node {} {why}", self.config.node.0), out);
     }
 
     /// The head was stopped in order, and nothing of the cluster is kept for another one.

@@ -44,6 +44,10 @@ impl Node {
         match message {
             Message::PullObject { object } => self.store.pull_object(from, object, out),
             Message::PullEnded { object } => self.store.pull_ended(from, object, out),
+            // It goes, too, and may have told the head already that nothing is left here.
+            Message::KeepObject { object, .. } if self.draining.is_some() => {
+                out.send(ProcessId::daemon(from), Message::ObjectKept { object, attempt: None });
+            }
             Message::KeepObject { object, job } => self.store.keep_object(from, object, job, out),
             Message::ObjectKept { object, attempt } => self.store.object_kept(from, object, attempt),
             Message::PullReady { object, attempt, size, primary } => {

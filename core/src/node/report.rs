@@ -37,6 +37,11 @@ impl Reporter {
         self.order = order;
     }
 
+    /// The last order of the head to start something, 0 for none.
+    pub(super) fn order(&self) -> u64 {
+        self.order
+    }
+
     /// The time for the next report has come.
     pub(super) fn due(&mut self) {
         self.not_before = Time(0);

@@ -1,5 +1,5 @@
 //! Invariant 5 of nodes: a head tells of a node's death only if the node is gone, or has been silent or
-//! without a connection for as long as that takes, or was drained and had its time. Slow is not dead.
+//! without a connection for as long as that takes, or was drained and had its time or nothing left. Slow is not dead.
 
 use shoal_core::Span;
 use shoal_core::head::Config;
@@ -20,7 +20,8 @@ impl Property for Deaths {
     }
 
     fn observe(&mut self, _: &World, observation: &Observation) -> Check {
-        let Observation::Fact(Fact::NodeBuried { node, lives: true, silent, cut, drained }) = observation
+        let Observation::Fact(Fact::NodeBuried { node, lives: true, empty, silent, cut, drained }) =
+            observation
         else {
             return Ok(());
         };
@@ -28,7 +29,7 @@ impl Property for Deaths {
         if *silent >= nearly(silence_grace) || cut.is_some_and(|cut| cut >= nearly(reconnect_grace)) {
             return Ok(());
         }
-        if drained.iter().any(|(since, grace)| *since >= nearly(*grace)) {
+        if drained.iter().any(|(since, grace)| *empty || *since >= nearly(*grace)) {
             return Ok(());
         }
         Err(format!("a head tells of {node:?}'s death, of which it has heard {silent:?} ago (cut: {cut:?})"))

@@ -183,7 +183,7 @@ impl<C: Content> Cluster<C> {
             node::Effect::Send { to, message } => {
                 self.note_redirect(&message);
                 self.note_reader_sent_on(&message);
-                self.note_handover(&message);
+                self.note_drain(&message);
                 let from = ProcessId::daemon(id);
                 self.send_from_daemon(id, Envelope { from, to, message });
             }

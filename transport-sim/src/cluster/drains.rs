@@ -2,6 +2,7 @@
 
 use shoal_core::ids::{NodeId, ProcessId, RequestId};
 use shoal_core::message::{Drain, Message, Query};
+use shoal_core::node::Inspection;
 use shoal_core::{Span, Time};
 
 use super::{Cluster, Envelope, Event, micros};
@@ -48,6 +49,22 @@ impl<C: Content> Cluster<C> {
             let at = self.now() + LOOKS_EVERY;
             self.schedule(at, Event::CallOff(node));
         }
+    }
+
+    /// Whether nothing runs on a node, waits there or is kept by it alone.
+    pub(super) fn is_empty(&self, node: NodeId) -> bool {
+        let Some(daemon) = self.nodes.get(&node) else { return true };
+        let Inspection { leases, bundles, held, claimants, workers, store, pulls, offers, .. } =
+            daemon.node.inspect();
+        let serves = |(_, state): &(ProcessId, &str)| !["starting", "idle", "exiting"].contains(state);
+        leases.is_empty()
+            && bundles.is_empty()
+            && held.is_empty()
+            && claimants.is_empty()
+            && !workers.iter().any(serves)
+            && store.kept == 0
+            && pulls.is_empty()
+            && offers.is_empty()
     }
 
     /// The time of faults is over, and of drains, too.

@@ -59,6 +59,8 @@ pub enum Fact {
         node: NodeId,
         /// Its daemon runs.
         lives: bool,
+        /// Nothing runs on it, waits there or is kept by it alone.
+        empty: bool,
         /// For how long this head had heard nothing of it.
         silent: Span,
         /// For how long this head had known that the connection was gone, if it was.

@@ -347,7 +347,8 @@ impl<C: Content> Cluster<C> {
                         let (silent, cut) = process.missed(now, node);
                         let drained = self.ending.get(&node).into_iter().flatten();
                         let drained = drained.map(|(since, grace)| (now - *since, *grace)).collect();
-                        self.facts.push(Fact::NodeBuried { node, lives, silent, cut, drained });
+                        let empty = self.is_empty(node);
+                        self.facts.push(Fact::NodeBuried { node, lives, empty, silent, cut, drained });
                     }
                     self.declared_dead.insert(node);
                     self.head_forgets(address, node);

@@ -27,6 +27,8 @@ pub const DIED_WITH_DEVICES: &str = "a process died while it used numbered devic
 pub const SENT_ON: &str = "a node that wanted a copy was sent to another that was copying";
 /// A draining node need not keep it any more.
 pub const HANDED_OVER: &str = "a draining node handed an object over";
+/// It need not wait for its time.
+pub const EMPTIED: &str = "a draining node said that it was empty";
 /// A head finds that the one before was placing something.
 pub const HEAD_CAME_DURING_PLACEMENT: &str = "a head came while an actor or a group was placed";
 
@@ -45,9 +47,12 @@ impl<C: Content> Cluster<C> {
         }
     }
 
-    pub(super) fn note_handover(&mut self, message: &Message) {
+    pub(super) fn note_drain(&mut self, message: &Message) {
         if matches!(message, Message::ObjectKept { attempt: Some(_), .. }) {
             self.count(HANDED_OVER);
+        }
+        if matches!(message, Message::Emptied { .. }) {
+            self.count(EMPTIED);
         }
     }
 

@@ -155,6 +155,12 @@ impl Store {
         }
     }
 
+    /// Whether others keep everything that was made here, and nothing is being made, copied or read.
+    pub(in crate::node) fn is_emptied(&self) -> bool {
+        let is_still = self.unsealed.is_empty() && self.pulls.table.is_empty() && self.copied.is_empty();
+        is_still && self.offers().next().is_none() && !self.objects.values().any(Object::is_kept)
+    }
+
     /// A node is dead: it keeps nothing of what it was asked to.
     pub(super) fn successor_gone(&mut self, node: NodeId) {
         self.handover.asked.retain(|_, (to, _)| *to != node);
@@ -278,6 +284,20 @@ mod tests {
         assert_eq!([1, 2, 3].map(|node| keeps(&cluster, node)), [30 - AT_ONCE as u64, 0, AT_ONCE as u64]);
         cluster.pass(PAUSE);
         assert_eq!(cluster.fetches(), []);
+    }
+
+    #[test]
+    fn a_node_that_drains_takes_nothing_from_one_that_does_not_know() {
+        let mut cluster = Cluster::new(3, 64 * MIB);
+        let objects: Vec<ObjectId> = (1..=4).map(|number| object(1, number)).collect();
+        objects.iter().for_each(|object| cluster.put(afar(1, 1), *object, 1_000));
+        drain(&mut cluster, 2, true);
+        drain(&mut cluster, 1, true);
+        for _ in 0..8 {
+            cluster.finish_all();
+            cluster.pass(PAUSE);
+        }
+        assert_eq!([1, 2, 3].map(|node| keeps(&cluster, node)), [0, 0, 4]);
     }
 
     #[test]

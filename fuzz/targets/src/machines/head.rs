@@ -19,6 +19,7 @@ const HEARD: &[&str] = &[
     "RegisterJob",
     "NodeReport",
     "NodeState",
+    "Emptied",
     "ProcessEnded",
     "ActorReport",
     "CreateActor",
