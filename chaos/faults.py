@@ -6,21 +6,25 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from chaos.hosts import Host, Hosts
+from shoal import _daemon
 from shoal.cluster_utils import Cluster, ClusterNode
 
 # Longer than any node may be silent before it is declared dead.
 DEAD_SECONDS = 15.0
 FENCED_SECONDS = 90.0
 """A node that was declared dead and hears of it ends within this time."""
+CALLED_OFF = 0.3
+"""So many drains are called off."""
 
 
-WEIGHTS = {"worker": 5, "node": 3, "head": 3, "blink": 3, "slow": 2, "partition": 1}
+WEIGHTS = {"worker": 5, "node": 3, "head": 3, "blink": 3, "slow": 2, "drain": 2, "partition": 1}
 """How often each happens, beside the others. A partition takes as long as five of the others."""
 
 
@@ -63,6 +67,7 @@ class Victim:
             "worker": self.kill_worker,
             "node": self.kill_node,
             "head": self.kill_head,
+            "drain": self.drain_node,
         }
         if not self._hosts.why_loopback:
             found["blink"] = self.cut_briefly
@@ -87,9 +92,7 @@ class Victim:
     def kill_node(self) -> str:
         """Kill a node's daemon; another one comes in its place."""
         node = self._chance.choice(self.others)
-        host = self._where.pop(node.pid)
-        self.cluster.remove_node(node, allow_graceful=False)
-        return f"killed node {node.node_id}, {self._replace(node, host)}"
+        return f"killed node {node.node_id}, {self._replace(node)}"
 
     def kill_head(self) -> str:
         """Kill the head and the node that it is on, and start it again from its log."""
@@ -100,6 +103,29 @@ class Victim:
         self._pause(2.0)
         head = self._add(self._head_host, num_cpus=1, port=self._port)
         return f"killed the head, now on node {head.node_id}"
+
+    def drain_node(self) -> str:
+        """Have a node emptied: it ends by itself when its time is up or nothing is left, or the drain is called off."""
+        node = self._chance.choice(self.others)
+        if self._chance.random() < CALLED_OFF:
+            self._ask_to_drain(node)
+            pause = self._pause(4.0)
+            self._ask_to_drain(node, "--cancel")
+            return f"drained node {node.node_id} for {pause:.1f} s"
+        grace = self._chance.uniform(0, 10)
+        start = time.monotonic()
+        self._ask_to_drain(node, f"--deadline={grace:.1f}")
+        self._must_end(node, f"was to drain within {grace:.1f} s")
+        took = time.monotonic() - start
+        said = f"drained node {node.node_id} within {grace:.1f} s, it ended after {took:.1f} s"
+        return f"{said}, {self._replace(node)}"
+
+    def _ask_to_drain(self, node: ClusterNode, *arguments: str) -> None:
+        temp = f"--temp-dir={self.cluster.temp_directory}"
+        command = [*_daemon.command(), "drain-node", str(node.node_id), temp, *arguments]
+        answer = subprocess.run(command, capture_output=True, check=False, text=True)
+        if answer.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {answer.stderr.strip()}")
 
     def cut_briefly(self) -> str:
         """Unplug a node's cable for less time than anybody is declared dead after."""
@@ -132,16 +158,21 @@ class Victim:
         pause = DEAD_SECONDS + self._pause(3.0)
         time.sleep(DEAD_SECONDS)
         host.heal()
+        self._must_end(node, f"was cut off for {pause:.1f} s")
+        return f"cut node {node.node_id} off for {pause:.1f} s until it was dead, {self._replace(node)}"
+
+    def _must_end(self, node: ClusterNode, why: str) -> None:
+        """Wait until a node has ended by itself."""
         deadline = time.monotonic() + FENCED_SECONDS
         while not node.has_ended():
             if time.monotonic() > deadline:
-                raise Survivor(f"node {node.node_id} was cut off for {pause:.1f} s and goes on")
+                raise Survivor(f"node {node.node_id} {why} and goes on")
             time.sleep(0.1)
-        del self._where[node.pid]
-        self.cluster.remove_node(node, allow_graceful=False)
-        return f"cut node {node.node_id} off for {pause:.1f} s until it was dead, {self._replace(node, host)}"
 
-    def _replace(self, node: ClusterNode, host: Host) -> str:
+    def _replace(self, node: ClusterNode) -> str:
+        """Kill a node's daemon, if it has not ended by itself, and start another one on its host."""
+        host = self._where.pop(node.pid)
+        self.cluster.remove_node(node, allow_graceful=False)
         self._pause(2.0)
         number = self.others.index(node)
         self.others[number] = self._add(host, num_cpus=2)

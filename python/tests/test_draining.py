@@ -10,6 +10,10 @@ from harness import PATIENCE_SECONDS, Gate, Tally, api, number_of, on, submodule
 pytestmark = [pytest.mark.shoal_only(reason="the command is Shoal's"), pytest.mark.timeout(120)]
 
 
+SIZE = 1 << 20
+COUNT = 40
+
+
 @api.remote(num_cpus=0)
 def where(value=None):
     return number_of(api.get_runtime_context().get_node_id()), value
@@ -70,6 +74,20 @@ def test_a_node_that_drains_takes_nothing_new_and_is_ended_in_time(start_nodes, 
     assert "not in the cluster" in again.stderr
 
 
+def test_a_node_that_has_nothing_left_does_not_wait_for_its_time(start_nodes):
+    cluster, (a, b) = start_nodes({"num_cpus": 1, "resources": {"a": 1}}, {"num_cpus": 1, "resources": {"b": 1}})
+    actor = Counter.options(**on("a")).remote(0)
+    kept = api.get(actor.put.remote(SIZE, 7), timeout=PATIENCE_SECONDS)[0]
+    assert command(cluster, "drain-node", str(a.node_id), "--deadline=3600").returncode == 0
+    wait_until(lambda: a.status()["store"]["kept"] == 0, what="another node to keep the object")
+    # The actor is of use for as long as there is a handle.
+    assert api.get(actor.add.remote(), timeout=PATIENCE_SECONDS) == 1
+    del actor
+    wait_until(a.has_ended, what="the empty node to end by itself")
+    assert {number_of(n["NodeID"]) for n in api.nodes() if n["Alive"]} == {1, b.node_id}
+    assert api.get(kept, timeout=PATIENCE_SECONDS) == bytes([7]) * SIZE
+
+
 def test_a_drain_can_be_called_off(start_nodes):
     cluster, (a,) = start_nodes({"num_cpus": 1, "resources": {"a": 1}})
     assert command(cluster, "drain-node", str(a.node_id)).returncode == 0
@@ -78,10 +96,6 @@ def test_a_drain_can_be_called_off(start_nodes):
     assert command(cluster, "drain-node", str(a.node_id), "--cancel").returncode == 0
     assert "draining" not in command(cluster, "status").stdout
     assert api.get(waits, timeout=PATIENCE_SECONDS) == (a.node_id, 1)
-
-
-SIZE = 1 << 20
-COUNT = 40
 
 
 def test_what_a_drained_node_keeps_outlives_it(start_nodes):

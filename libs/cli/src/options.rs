@@ -196,8 +196,8 @@ pub(crate) struct DrainOptions {
     /// The node's number, as `shoal status` shows it.
     #[arg(value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) node: u32,
-    /// When so much time has passed the node is ended, and what still ran there goes on elsewhere
-    /// [default: it is left to drain].
+    /// The node ends as soon as nothing is left there. When so much time has passed it ends in any case, and what
+    /// still ran there goes on elsewhere [default: it is left to drain, and stays].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) deadline: Option<Duration>,
     /// Why, for those who look.
