@@ -83,6 +83,8 @@ pub enum Mutant {
     KeepDevices,
     /// A draining node hands over what it has when the drain begins, and nothing that it gets later.
     HandOverOnce,
+    /// A head that was elected counts the daemon of the one before as dead, which may have lost its office only.
+    BuryPredecessor,
     /// No heir is told of the copies that there are of what it inherits, nor of those that were being made.
     ForgetOrphanedCopy,
 }
@@ -117,7 +119,8 @@ impl Mutant {
     ];
 
     /// Those that take several nodes to be seen.
-    pub const OF_CLUSTERS: [Mutant; 16] = [
+    pub const OF_CLUSTERS: [Mutant; 17] = [
+        Mutant::BuryPredecessor,
         Mutant::HandOverOnce,
         Mutant::QuietArrival,
         Mutant::StaleGrant,

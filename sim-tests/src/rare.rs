@@ -17,7 +17,7 @@ pub const CONSUMER_GONE: &str = "a generator's consumer died";
 pub const OUTLIVED_ITS_OWNER: &str = "an object was read whose owner was dead";
 
 /// What a run of some thousands of seeds must have reached.
-pub const STATES: [&str; 16] = [
+pub const STATES: [&str; 17] = [
     REBUILDING,
     REBUILDING_FROM_REBUILT,
     CANCELLED_RETRY,
@@ -33,6 +33,7 @@ pub const STATES: [&str; 16] = [
     of_cluster::SENT_ON,
     of_cluster::HANDED_OVER,
     of_cluster::EMPTIED,
+    of_cluster::LOST_OFFICE,
     of_cluster::HEAD_CAME_DURING_PLACEMENT,
 ];
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use shoal_core::Span;
 use shoal_core::resources::Resources;
-use shoal_transport_sim::cluster::{HostSettings, Loss, Settings};
+use shoal_transport_sim::cluster::{HostSettings, Loss, Residence, Settings};
 use shoal_transport_sim::{Delays, Fault, FaultKind, LogFate, Random};
 
 use crate::workloads;
@@ -82,6 +82,9 @@ impl Scenario {
         }
         if cluster.hosts.len() > 1 && random.chance(200) {
             draw_drains(&mut random, &mut cluster, &mut faults, &mut drivers);
+        }
+        if cluster.durable && cluster.hosts.len() > 1 && random.chance(300) {
+            draw_residence(&mut random, &mut cluster, &mut faults);
         }
         Scenario { seed, cluster, faults, drivers }
     }
@@ -230,6 +233,23 @@ fn draw_drains(random: &mut Random, cluster: &mut Settings, faults: &mut Vec<Fau
             let (workload, seed) = (String::from(workloads::OF_DRAINS), random.draw());
             driver.items.push(Item { workload, seed });
         }
+    }
+}
+
+/// Heads live in daemons, as they do in products, and often come and go.
+fn draw_residence(random: &mut Random, cluster: &mut Settings, faults: &mut Vec<Fault>) {
+    cluster.residence = *random.pick(&[Residence::Daemon, Residence::Elected]);
+    if cluster.head_host >= cluster.hosts.len() {
+        cluster.head_host = 0;
+    }
+    for _ in 0..random.below(4) {
+        let at_micros = 1 + random.skewed(cluster.heal_at_micros);
+        faults.push(if cluster.residence == Residence::Elected && random.chance(600) {
+            let (choice, micros) = (random.draw() >> 32, random.skewed(10_000_000));
+            Fault::SecondHead { at_micros, choice, micros }
+        } else {
+            Fault::HeadCrash { at_micros, log: LogFate::Kept, micros: 0 }
+        });
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Effect, Head, Key, Outbox};
 use crate::ids::NodeId;
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::{Message, NodeSummary};
+use crate::mutants::Mutant;
 use crate::resources::Resources;
 
 /// A head that comes this late to look for silent nodes was held up.
@@ -76,7 +77,7 @@ impl Head {
     /// The last head lived in the daemon of this node, which nobody hears of any more. Where heads are elected it
     /// may be there all the same, and have lost no more than its office.
     pub(super) fn former_host_is_missed(&mut self, host: NodeId, out: &mut Outbox) {
-        if !self.config.elected {
+        if !self.config.elected || Mutant::BuryPredecessor.is_active() {
             return self.node_dies(host, out);
         }
         let Some(node) = self.nodes.get_mut(host) else { return };

@@ -57,12 +57,18 @@ impl<C: Content> Cluster<C> {
         if reachable.is_empty() {
             return self.greet_in(host);
         }
-        let head = *self.random.pick(&reachable);
+        let head = self.head_at_home(host).unwrap_or_else(|| *self.random.pick(&reachable));
         let connection = self.next_greeting;
         self.next_greeting += 1;
         self.greetings.insert(connection, Greeting { host, life, head, node });
         let most = self.handshake_micros(host, head);
         self.schedule_in(most, Event::Greeted(connection));
+    }
+
+    /// The head in the daemon of this machine, which looks no further.
+    fn head_at_home(&self, host: usize) -> Option<ProcessId> {
+        let at_home = self.heads.iter().find(|(_, head)| head.host == host)?;
+        (!self.settings.residence.is_apart()).then_some(*at_home.0)
     }
 
     /// How long one half of a handshake takes at most.

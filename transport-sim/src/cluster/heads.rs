@@ -9,7 +9,7 @@ use shoal_core::session::Acknowledging;
 use shoal_core::{Effects, Machine, Span, Time};
 
 use super::contact::{Greeting, Welcome};
-use super::{Cluster, Envelope, Event, Fact, micros, rare};
+use super::{Cluster, Envelope, Event, Fact, Residence, micros, rare};
 use crate::{Content, LogFate, Way};
 
 /// A head that runs.
@@ -139,11 +139,22 @@ impl<C: Content> Cluster<C> {
         };
         let address = ProcessId::new(NodeId(0), self.heads_started);
         self.heads_started += 1;
+        let (began, home) = (self.now(), self.node_of(host));
         let log = own_log.as_mut().unwrap_or(&mut self.log);
         log.holder = Some(address);
         let mut config = head::Config::new(self.random.draw());
         config.durable = self.settings.durable;
         config.view_every = Span::from_micros(self.settings.view_micros);
+        let former_host = log.rows.get(&Key::Meta).and_then(|row| match row {
+            Row::Meta(meta) => meta.host,
+            _ => None,
+        });
+        let mut cut = BTreeMap::new();
+        if self.settings.residence == Residence::Elected {
+            config.elected = true;
+            config.home = home;
+            cut.extend(former_host.filter(|former| Some(*former) != home).map(|former| (former, began)));
+        }
         let rows: Vec<(Key, Row)> = log.rows.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
         let places = rare::is_placing(&rows);
         let process = HeadProcess {
@@ -153,9 +164,9 @@ impl<C: Content> Cluster<C> {
             cluster: log.cluster,
             paused_until: Time(0),
             timer: None,
-            began: self.now(),
+            began,
             heard: BTreeMap::new(),
-            cut: BTreeMap::new(),
+            cut,
             earlier: BTreeMap::new(),
             writes: BTreeMap::new(),
             own_log,
@@ -182,6 +193,7 @@ impl<C: Content> Cluster<C> {
     fn crash_head_with(&mut self, head: ProcessId, log: LogFate) {
         let Some(host) = self.heads.get(&head).map(|head| head.host) else { return };
         self.head_ends(head);
+        self.crash_home(host);
         self.schedule_in(self.settings.restart_micros, Event::HeadBoot { host, log });
     }
 
@@ -189,6 +201,7 @@ impl<C: Content> Cluster<C> {
     pub(super) fn replace_head(&mut self, fate: LogFate, micros_long: u64) {
         let fate = match fate {
             _ if !self.settings.durable => LogFate::Lost,
+            _ if !self.settings.residence.is_apart() => LogFate::Kept,
             // While a right head is there whoever finds an old log is not the next one, but a second.
             LogFate::Old if self.heads.len() > 1 => LogFate::Kept,
             LogFate::Old if self.old_log.as_ref().is_none_or(|old| old.epoch >= self.log.epoch) => {
@@ -220,15 +233,30 @@ impl<C: Content> Cluster<C> {
         if self.heads[&first].own_log.is_some() {
             return;
         }
+        let host = match self.settings.residence {
+            Residence::Apart => Some((choice % self.hosts.len() as u64) as usize),
+            // They cannot both have the log.
+            Residence::Daemon => None,
+            Residence::Elected => self.electable(choice),
+        };
+        let Some(host) = host else { return };
         self.count("two heads at once");
-        let host = (choice % self.hosts.len() as u64) as usize;
         self.head_boots(host, LogFate::Kept);
         let at = self.now() + micros(micros_long);
         self.schedule(at, Event::HeadEnds { head: first, next: None });
     }
 
+    /// A machine with a member that is not the head already.
+    fn electable(&self, choice: u64) -> Option<usize> {
+        let has_head = |host: usize| self.heads.values().any(|head| head.host == host);
+        let fits: Vec<usize> =
+            (0..self.hosts.len()).filter(|host| self.node_of(*host).is_some() && !has_head(*host)).collect();
+        let index = choice.checked_rem(fits.len() as u64)?;
+        fits.get(index as usize).copied()
+    }
+
     pub(super) fn head_is_ended(&mut self, head: ProcessId, next: Option<usize>) {
-        self.head_ends(head);
+        self.head_retires(head);
         match next {
             Some(host) => self.next_head_boots(host, LogFate::Kept),
             None => self.ensure_head(),
@@ -240,9 +268,17 @@ impl<C: Content> Cluster<C> {
     }
 
     pub(super) fn next_head_boots(&mut self, host: usize, fate: LogFate) {
-        if !self.has_right_head() {
-            self.head_boots(host, fate);
+        if self.has_right_head() {
+            return;
         }
+        let elected = match self.settings.residence {
+            Residence::Elected => {
+                let choice = self.random.draw();
+                self.electable(choice)
+            }
+            Residence::Apart | Residence::Daemon => None,
+        };
+        self.head_boots(elected.unwrap_or(host), fate);
     }
 
     /// Somebody sees to it that there is a head that has the log.
@@ -357,7 +393,7 @@ impl<C: Content> Cluster<C> {
                 head::Effect::Call { .. } => {}
                 head::Effect::StepDown => {
                     self.count("a head stepped down");
-                    self.head_ends(address);
+                    self.head_retires(address);
                     self.ensure_head();
                     break;
                 }
@@ -399,6 +435,10 @@ impl<C: Content> Cluster<C> {
         if !self.has_end(way) {
             self.add_end(way, Acknowledging::WhenHandled);
         }
+        let at_home = self.heads.get(&head).is_some_and(|process| process.host == greeting.host);
+        if at_home && self.settings.durable && !self.settings.residence.is_apart() {
+            self.schedule(self.now(), Event::Head(head, head::Input::Hosted { node }));
+        }
         let welcome = Welcome { greeting, admitted: Some((node, epoch)) };
         let most = self.handshake_micros(greeting.host, head);
         self.schedule_in(most, Event::Welcome(Box::new(welcome)));
@@ -425,6 +465,14 @@ impl<C: Content> Cluster<C> {
         let log = process.own_log.as_mut().unwrap_or(&mut self.log);
         let result = log.write(address, write);
         self.tell_head(address, head::Input::Finished { operation, result });
+    }
+
+    /// A head acts no more. A daemon that it lived in goes on.
+    fn head_retires(&mut self, address: ProcessId) {
+        if let Some(host) = self.heads.get(&address).map(|head| head.host) {
+            self.note_former_host(host);
+        }
+        self.head_ends(address);
     }
 
     /// A head is gone. What it was writing may be in the log or not.

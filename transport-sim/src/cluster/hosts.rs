@@ -111,11 +111,11 @@ impl<C: Content> Cluster<C> {
 
     /// A machine loses power: everything on it is gone at once, and nobody is told.
     pub fn crash_host(&mut self, host: usize) {
-        let heads: Vec<ProcessId> =
-            self.heads.iter().filter(|(_, head)| head.host == host).map(|(address, _)| *address).collect();
-        for head in heads {
-            self.crash_head(head);
-        }
+        self.crash_heads_on(host);
+        self.crash_what_is_up(host);
+    }
+
+    fn crash_what_is_up(&mut self, host: usize) {
         match self.hosts[host].state {
             HostState::Member(node) => self.crash_node(node),
             HostState::Joining => self.daemon_is_down(host),
@@ -155,5 +155,21 @@ impl<C: Content> Cluster<C> {
         self.hosts[host].state = HostState::Down;
         self.hosts[host].life += 1;
         self.boot_in(host, self.settings.restart_micros);
+        if !self.settings.residence.is_apart() {
+            self.crash_heads_on(host);
+        }
+    }
+
+    fn crash_heads_on(&mut self, host: usize) {
+        let on_it = self.heads.iter().filter(|(_, head)| head.host == host);
+        let heads: Vec<ProcessId> = on_it.map(|(address, _)| *address).collect();
+        heads.into_iter().for_each(|head| self.crash_head(head));
+    }
+
+    /// The daemon that a head lives in ends with it.
+    pub(super) fn crash_home(&mut self, host: usize) {
+        if !self.settings.residence.is_apart() {
+            self.crash_what_is_up(host);
+        }
     }
 }

@@ -47,7 +47,7 @@ use self::links::{Connection, End};
 pub use self::process::Process;
 pub(crate) use self::programs::micros;
 pub use self::programs::{Call, Programs};
-pub use self::settings::{HostSettings, Loss, Settings};
+pub use self::settings::{HostSettings, Loss, Residence, Settings};
 
 /// Something that will happen.
 #[derive(Debug)]

@@ -29,6 +29,8 @@ pub const SENT_ON: &str = "a node that wanted a copy was sent to another that wa
 pub const HANDED_OVER: &str = "a draining node handed an object over";
 /// It need not wait for its time.
 pub const EMPTIED: &str = "a draining node said that it was empty";
+/// It has lost no more than its office, and the next head must not count it as dead.
+pub const LOST_OFFICE: &str = "a daemon went on without the head that lived in it";
 /// A head finds that the one before was placing something.
 pub const HEAD_CAME_DURING_PLACEMENT: &str = "a head came while an actor or a group was placed";
 
@@ -44,6 +46,12 @@ impl<C: Content> Cluster<C> {
     pub(super) fn note_reader_sent_on(&mut self, message: &Message) {
         if matches!(message, Message::PullElsewhere { .. }) {
             self.count(SENT_ON);
+        }
+    }
+
+    pub(super) fn note_former_host(&mut self, host: usize) {
+        if !self.settings.residence.is_apart() && self.node_of(host).is_some() {
+            self.count(LOST_OFFICE);
         }
     }
 

@@ -13,6 +13,9 @@ pub struct Settings {
     /// The machine that the first head runs on. It may be one of `hosts` or one beyond them, on which no
     /// daemon runs.
     pub head_host: usize,
+    /// Where heads live.
+    #[serde(skip_serializing_if = "Residence::is_apart")]
+    pub residence: Residence,
     /// The head keeps a log; otherwise it lives and dies with its machine.
     pub durable: bool,
     /// What dead processes owned is inherited by stewards; otherwise it is lost.
@@ -67,6 +70,7 @@ impl Default for Settings {
         };
         Settings {
             head_host: 0,
+            residence: Residence::Apart,
             durable: false,
             stewards: true,
             detour_per_mille: 0,
@@ -89,6 +93,26 @@ impl Default for Settings {
             loss: Loss::default(),
             hosts: vec![HostSettings::default()],
         }
+    }
+}
+
+/// Where heads live. Without a log there is nothing to go on from, and it makes no difference.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Residence {
+    /// In processes of their own: what becomes of nodes is no matter of theirs.
+    #[default]
+    Apart,
+    /// In the daemon of a node, and both end together. The next one comes to the same machine.
+    Daemon,
+    /// Likewise, and heads are elected: any daemon may be the next one's, and one that is not the head any more
+    /// goes on as a node.
+    Elected,
+}
+
+impl Residence {
+    /// Whether heads have processes of their own.
+    pub fn is_apart(&self) -> bool {
+        *self == Residence::Apart
     }
 }
 
