@@ -71,6 +71,8 @@ pub enum Wakeup {
     HoldBack,
     /// A demand that cannot be met here has had its grace period.
     Unschedulable,
+    /// Work that is not to wait for room has waited for a moment.
+    NoRoom,
     /// Guesses about other nodes are given up: work that waits here may fit there.
     Redirect,
     /// A change of what is free is reported.

@@ -29,7 +29,7 @@ pub(crate) fn holds(amounts: &Resources, demand: &Demand) -> bool {
 /// Whether work of this demand may run on a node, whatever resources it has.
 pub(crate) fn admits(node: &NodeSummary, demand: &Demand) -> bool {
     let elsewhere =
-        matches!(demand.strategy, Strategy::Node { node: wanted, soft: false } if wanted != node.node);
+        matches!(demand.strategy, Strategy::Node { node: wanted, soft: false, .. } if wanted != node.node);
     !elsewhere && matches_labels(node, demand)
 }
 
@@ -69,9 +69,10 @@ pub(crate) fn next_in_turn(nodes: impl Iterator<Item = NodeId>, after: NodeId) -
 /// is one. They come in the order of their numbers. Work that is to be spread goes to the least full nodes in turns, `turn` had one last.
 pub(crate) fn choose(nodes: &[&NodeSummary], demand: &Demand, turn: NodeId) -> Option<NodeId> {
     let feasible = || nodes.iter().copied().filter(|node| is_feasible(node, demand));
-    if let Strategy::Node { node: wanted, .. } = demand.strategy
-        && feasible().any(|node| node.node == wanted)
-    {
+    let strategy = &demand.strategy;
+    let wanted = strategy.wants().filter(|wanted| feasible().any(|node| node.node == *wanted));
+    let has_room = |wanted: &NodeId| feasible().any(|node| node.node == *wanted && fits_now(node, demand));
+    if let Some(wanted) = wanted.or_else(|| strategy.prefers().filter(has_room)) {
         return Some(wanted);
     }
     let fitting: Vec<&NodeSummary> = feasible().filter(|node| fits_now(node, demand)).collect();
@@ -83,6 +84,12 @@ pub(crate) fn choose(nodes: &[&NodeSummary], demand: &Demand, turn: NodeId) -> O
     let least = candidates.iter().map(load).min()?;
     let least_full = candidates.iter().filter(|node| load(node) == least);
     next_in_turn(least_full.map(|node| node.node), turn)
+}
+
+/// Why work that is not to wait for room is refused, for people.
+pub(crate) fn no_room_at_once(node: &NodeSummary, needed: &Resources) -> String {
+    let NodeSummary { node, free, .. } = node;
+    format!("it needs {needed} at once, node {} has only {free} free, and it is not to wait", node.0)
 }
 
 /// How full the fullest resource of a node would be with `demand` on top, in thousandths.
@@ -97,7 +104,7 @@ pub(crate) fn load_after(node: &NodeSummary, demand: &Resources) -> i128 {
 /// Why none of these nodes can ever run work of this demand, for people. `home` is who says so.
 pub(crate) fn shortage(nodes: &[&NodeSummary], demand: &Demand, home: &NodeSummary) -> String {
     let bound = match demand.strategy {
-        Strategy::Node { node, soft: false } => Some(node),
+        Strategy::Node { node, soft: false, .. } => Some(node),
         _ => None,
     };
     if let Some(wanted) = bound
@@ -184,10 +191,11 @@ mod tests {
 
     #[test]
     fn work_goes_where_it_fits_and_otherwise_where_it_may_wait_least() {
-        let on = |number, soft| Strategy::Node { node: NodeId(number), soft };
+        let on = |number, soft| Strategy::bound(NodeId(number), soft);
         // (total, free) of nodes 1, 2, …; who had a turn last; CPUs wanted; strategy; chosen.
         type Case<'a> = (&'a [(i64, i64)], u32, i64, Strategy, Option<u32>);
-        let cases: [Case; 16] = [
+        let at_once = |number, soft| Strategy::Node { node: NodeId(number), soft, at_once: true };
+        let cases: [Case; 20] = [
             (&[], 0, 1, Strategy::Hybrid, None),
             (&[(8, 8), (8, 8)], 0, 1, Strategy::Hybrid, Some(1)),
             (&[(8, 5), (8, 8)], 0, 1, Strategy::Hybrid, Some(1)),
@@ -204,6 +212,10 @@ mod tests {
             (&[(8, 0), (8, 8)], 0, 1, on(1, true), Some(1)),
             (&[(8, 8), (8, 8)], 0, 1, on(7, true), Some(1)),
             (&[(8, 8), (8, 8)], 0, 1, on(7, false), None),
+            (&[(8, 8), (8, 8)], 0, 1, at_once(2, true), Some(2)),
+            (&[(8, 8), (8, 0)], 0, 1, at_once(2, true), Some(1)),
+            (&[(8, 8), (8, 8)], 0, 1, at_once(2, false), Some(2)),
+            (&[(8, 8), (8, 8)], 0, 1, at_once(7, false), None),
         ];
         for (index, (nodes, turn, wanted, strategy, expected)) in cases.into_iter().enumerate() {
             let nodes: Vec<NodeSummary> =
@@ -228,7 +240,7 @@ mod tests {
             values: alloc::vec![String::from(value)],
             excludes: false,
         };
-        let on = |number, soft| Strategy::Node { node: NodeId(number), soft };
+        let on = |number, soft| Strategy::bound(NodeId(number), soft);
         let with =
             |labels: &[LabelSelector], strategy| Demand { labels: labels.to_vec(), strategy, ..demand(2) };
         let cases = [
@@ -257,13 +269,13 @@ mod tests {
             text.contains("5 of CPU") && text.contains("more than 4") && text.contains("CPU: 2"),
             "{text}"
         );
-        let hard = Demand { strategy: Strategy::Node { node: NodeId(7), soft: false }, ..demand(1) };
+        let hard = Demand { strategy: Strategy::bound(NodeId(7), false), ..demand(1) };
         assert!(told(&hard).contains("node 7 is not"));
         let selector = |key: &str, values: &[&str]| {
             let values = values.iter().map(|value| String::from(*value)).collect();
             alloc::vec![LabelSelector { key: key.into(), values, excludes: false }]
         };
-        let on = |number| Strategy::Node { node: NodeId(number), soft: false };
+        let on = |number| Strategy::bound(NodeId(number), false);
         let cases = [
             (selector("disk", &[]), Strategy::Hybrid, 1, "has the labels that it needs (disk)"),
             (

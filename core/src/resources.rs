@@ -100,7 +100,37 @@ pub enum Strategy {
         node: NodeId,
         /// Whether another node will do.
         soft: bool,
+        /// The work does not wait until the node has room: it goes elsewhere if `soft`, and else fails.
+        at_once: bool,
     },
+}
+
+impl Strategy {
+    /// On this node, as soon as that has room.
+    pub const fn bound(node: NodeId, soft: bool) -> Strategy {
+        Strategy::Node { node, soft, at_once: false }
+    }
+
+    /// The node where work runs, whatever other nodes have.
+    pub(crate) fn wants(&self) -> Option<NodeId> {
+        match *self {
+            Strategy::Node { node, soft, at_once } if !(soft && at_once) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The node where work runs if that has room, and for which it does not wait.
+    pub(crate) fn prefers(&self) -> Option<NodeId> {
+        match *self {
+            Strategy::Node { node, soft: true, at_once: true } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// Whether work runs on its node at once or never.
+    pub(crate) fn insists(&self) -> bool {
+        matches!(self, Strategy::Node { soft: false, at_once: true, .. })
+    }
 }
 
 /// What a label of a node must be.

@@ -22,7 +22,7 @@ _RESERVED_RESOURCES = {
 _WHOLE_UNIT_RESOURCES = frozenset({"GPU", "TPU", "neuron_cores", "NPU", "HPU", "RBLN", "FURIOSA", "TTNPU", "MBLT"})
 SYSTEM_GROUPS = frozenset({"_ray_system", "_ray_system_error", "_shoal_system"})
 
-Strategy = str | tuple[int, bool] | tuple[bytes, int, bool]
+Strategy = str | tuple[int, bool, bool] | tuple[bytes, int, bool]
 
 
 class Option(NamedTuple):
@@ -327,10 +327,10 @@ def placement(options: Mapping[str, Any], *needs: Mapping[str, float]) -> Strate
     ValueError if that is in a placement group none of whose bundles can ever hold it.
     """
     found = strategy(_scheduling_strategy(options))
-    if isinstance(found, tuple) and len(found) == 3:
-        group, bundle, _ = found
-        for amounts in needs:
-            _check_fits(group, bundle, amounts, _scheduling_strategy(options))
+    match found:
+        case (bytes() as group, bundle, _):
+            for amounts in needs:
+                _check_fits(group, bundle, amounts, _scheduling_strategy(options))
     return found
 
 
@@ -359,7 +359,7 @@ def _captured_handle(group: bytes) -> Any:
 
 
 def strategy(value: Any) -> Strategy:
-    """Where work runs: 'hybrid', 'spread', (node, soft), or (placement group, bundle or -1, whether
+    """Where work runs: 'hybrid', 'spread', (node, soft, at once), or (placement group, bundle or -1, whether
     what it submits runs there, too).
     """
     if value is None and captured_group is not None:

@@ -176,8 +176,8 @@ fn demand(
 }
 
 fn strategy(given: &Bound<'_, PyAny>) -> PyResult<Strategy> {
-    if let Ok((node, soft)) = given.extract::<(u32, bool)>() {
-        return Ok(Strategy::Node { node: NodeId(node), soft });
+    if let Ok((node, soft, at_once)) = given.extract::<(u32, bool, bool)>() {
+        return Ok(Strategy::Node { node: NodeId(node), soft, at_once });
     }
     match given.extract::<String>()?.as_str() {
         "hybrid" => Ok(Strategy::Hybrid),

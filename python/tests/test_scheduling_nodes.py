@@ -132,6 +132,31 @@ def test_work_bound_to_a_node_runs_there_and_waits_for_it(start_nodes, tmp_path)
     assert api.get([holds, *waiting], timeout=PATIENCE_SECONDS) == [a, a, a]
 
 
+def test_work_that_does_not_wait_for_its_node_goes_elsewhere_or_fails(start_nodes, tmp_path):
+    _, nodes = start_nodes({"num_cpus": 1}, {"num_cpus": 1})
+    a = id_of(nodes[0])
+    affinity = strategies.NodeAffinitySchedulingStrategy
+    spills = {"scheduling_strategy": affinity(a, soft=True, _spill_on_unavailable=True)}
+    fails = {"scheduling_strategy": affinity(a, soft=False, _fail_on_unavailable=True)}
+    for nodes_of in (nodes_of_tasks, nodes_of_actors):
+        for given in (spills, fails):
+            # What was there before has left: nobody waits for that here.
+            wait_until(lambda: api.available_resources().get("CPU") == api.cluster_resources()["CPU"])
+            assert nodes_of(given) == [a]
+    wait_until(lambda: api.available_resources().get("CPU") == api.cluster_resources()["CPU"])
+    gate, tally = Gate(tmp_path / "gate"), Tally(tmp_path / "tally")
+    holds = hold.options(**at(a, False)).remote(tally, gate)
+    tally.wait_for(1)
+    assert a not in nodes_of_tasks(spills) + nodes_of_actors(spills)
+    for text in reasons([fails], [fails]):
+        assert not ON_SHOAL or f"node {nodes[0].node_id} has only" in text
+    gate.open()
+    assert api.get(holds, timeout=PATIENCE_SECONDS) == a
+    for wrong in ({"soft": False, "_spill_on_unavailable": True}, {"soft": True, "_fail_on_unavailable": True}):
+        with pytest.raises(ValueError, match="needs soft" if ON_SHOAL else ""):
+            affinity(a, **wrong)
+
+
 def test_a_node_that_is_gone_or_never_was(start_nodes):
     cluster, nodes = start_nodes({"num_cpus": 1}, {"num_cpus": 1})
     dead, small = map(id_of, nodes)

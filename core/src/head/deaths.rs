@@ -146,7 +146,7 @@ mod tests {
         let (restarts, dies_with_node) = (id(on(2, 1), 1), id(on(2, 1), 2));
         let (made_on_1, detached) = (id(on(1, 1), 1), id(on(1, 1), 2));
         let place = |head: &mut Harness, spec: ActorSpec, node: u32| {
-            let strategy = crate::resources::Strategy::Node { node: NodeId(node), soft: true };
+            let strategy = crate::resources::Strategy::bound(NodeId(node), true);
             let spec =
                 ActorSpec { placement: crate::resources::Demand { strategy, ..spec.placement }, ..spec };
             head.create(&spec);

@@ -151,7 +151,7 @@ mod tests {
 
     fn on_second(number: u64, restarts_max: i32) -> ActorSpec {
         let id = ActorId(TaskId { owner: ASKER, number });
-        let strategy = Strategy::Node { node: NodeId(2), soft: true };
+        let strategy = Strategy::bound(NodeId(2), true);
         ActorSpec { restarts_max, placement: Demand { strategy, ..Demand::default() }, ..spec(id) }
     }
 

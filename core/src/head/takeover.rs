@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn on_first(number: u64) -> ActorSpec {
-        let strategy = crate::resources::Strategy::Node { node: NODE, soft: true };
+        let strategy = crate::resources::Strategy::bound(NODE, true);
         let placement = crate::resources::Demand { strategy, ..Default::default() };
         ActorSpec { placement, ..spec(id(number)) }
     }

@@ -435,10 +435,8 @@ mod tests {
         negative.resources.set("CPU", crate::resources::Quantity(-5));
         let (_, effects) = node.request(driver(), &negative);
         assert!(matches!(&sent_to(driver(), &effects)[..], [Message::LeaseRefused { .. }]));
-        let elsewhere = Demand {
-            strategy: Strategy::Node { node: crate::ids::NodeId(7), soft: false },
-            ..Demand::default()
-        };
+        let elsewhere =
+            Demand { strategy: Strategy::bound(crate::ids::NodeId(7), false), ..Demand::default() };
         let (request, _) = node.request(driver(), &elsewhere);
         node.receive(driver(), Message::CancelLeaseRequest { request });
         assert_eq!(node.pass(Span::from_secs(20)), [], "a cancelled request is not refused");

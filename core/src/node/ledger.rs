@@ -303,7 +303,7 @@ impl Ledger {
         if let Some(nonsense) = nonsense(amounts) {
             return Feasibility::Never(nonsense);
         }
-        if let Strategy::Node { node: wanted, soft: false } = demand.strategy
+        if let Strategy::Node { node: wanted, soft: false, .. } = demand.strategy
             && wanted != node
         {
             return Feasibility::Elsewhere(format!("node {} is not in the cluster", wanted.0));
@@ -381,9 +381,9 @@ mod tests {
         let mut negative = Demand::default();
         negative.resources.set("CPU", Quantity(-1));
         assert!(matches!(judge(&negative), Feasibility::Never(_)));
-        let hard = demand(&[], Strategy::Node { node: NodeId(7), soft: false });
+        let hard = demand(&[], Strategy::bound(NodeId(7), false));
         assert!(matches!(judge(&hard), Feasibility::Elsewhere(_)));
-        let soft = demand(&[], Strategy::Node { node: NodeId(7), soft: true });
+        let soft = demand(&[], Strategy::bound(NodeId(7), true));
         assert_eq!(judge(&soft), Feasibility::Here);
     }
 

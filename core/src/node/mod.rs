@@ -592,6 +592,7 @@ impl Node {
             }
             Wakeup::Unschedulable => self.refuse_unschedulable(out),
             Wakeup::RaiseCap => self.raise_cap(),
+            Wakeup::NoRoom => self.refuse_the_insistent(out),
             Wakeup::Redirect => {
                 self.view.expire(out.now);
                 self.changed = true;

@@ -79,10 +79,8 @@ fn demands() -> impl Strategy<Value = Demand> {
         Environment::default(),
         Environment { variables: vec![(String::from("A"), String::from("1"))] },
     ]);
-    let strategy = prop::sample::select(vec![
-        resources::Strategy::Hybrid,
-        resources::Strategy::Node { node: NodeId(2), soft: false },
-    ]);
+    let strategy =
+        prop::sample::select(vec![resources::Strategy::Hybrid, resources::Strategy::bound(NodeId(2), false)]);
     (amounts(), environment, strategy).prop_map(|(resources, environment, strategy)| Demand {
         resources,
         strategy,

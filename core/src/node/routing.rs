@@ -1,9 +1,11 @@
 //! Which node serves a request for a lease: this one if it can, another one by what is known of it.
 
+use alloc::vec::Vec;
+
 use super::Node;
 use super::ledger::{Feasibility, is_light};
 use super::outbox::Outbox;
-use super::queue::{Claim, Claimant};
+use super::queue::{Claim, Claimant, Waiter};
 use crate::ids::{NodeId, ProcessId};
 use crate::machine::{Span, Time, Wakeup};
 use crate::message::{Message, Route};
@@ -16,6 +18,10 @@ const REJECTIONS_MAX: u32 = 8;
 
 /// It does not wait longer if there are guesses: they may be wrong.
 const LOOK_AGAIN: Span = Span::from_secs(1);
+
+/// Work that is not to wait for room waits so long all the same: for leases that their lessees keep for a moment
+/// after their last task.
+const AT_ONCE: Span = Span::from_millis(500);
 
 /// Where a claim goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -62,9 +68,35 @@ impl Node {
             Route::Queue | Route::Fresh | Route::Rejected { .. } => Decision::Nowhere,
         };
         match decision {
-            Decision::Here if self.is_known(claim.pool) => self.queue.push(claim, out.now),
+            Decision::Here if self.is_known(claim.pool) => self.enqueue(claim, out),
             Decision::To(node, route) => self.redirect(&claim, node, route, out),
             Decision::Here | Decision::Nowhere => self.put_aside(claim, out),
+        }
+    }
+
+    /// A claim waits for its turn.
+    fn enqueue(&mut self, claim: Claim, out: &Outbox) {
+        if claim.demand.strategy.insists() {
+            self.deadlines.arm(Wakeup::NoRoom, out.now + AT_ONCE);
+        }
+        self.queue.push(claim, out.now);
+    }
+
+    /// Refuse those who were not to wait for room, and for whom there was none.
+    pub(super) fn refuse_the_insistent(&mut self, out: &mut Outbox) {
+        let mut late = Vec::new();
+        for Waiter { demand, since } in self.queue.waiters().filter(|waiter| waiter.demand.strategy.insists())
+        {
+            let due = since + AT_ONCE;
+            if due > out.now {
+                self.deadlines.arm(Wakeup::NoRoom, due);
+            } else if !self.ledger.lacking(demand).is_empty() {
+                late.push(demand.clone());
+            }
+        }
+        for claim in self.queue.take_all(|_, demand| late.iter().any(|late| **late == *demand)) {
+            let detail = placement::no_room_at_once(&self.summary(), &claim.demand.resources);
+            self.refuse_claim(&claim, detail, out);
         }
     }
 
@@ -76,7 +108,7 @@ impl Node {
             Claimant::Actor { .. } => Decision::Nowhere,
         };
         match decision {
-            Decision::Here if self.is_known(claim.pool) => self.queue.push(claim, out.now),
+            Decision::Here if self.is_known(claim.pool) => self.enqueue(claim, out),
             Decision::To(node, route) => self.redirect(&claim, node, route, out),
             Decision::Here | Decision::Nowhere => return Some(claim),
         }
@@ -86,7 +118,7 @@ impl Node {
     fn decide(&mut self, demand: &Demand, prefer: Option<NodeId>, out: &Outbox) -> Decision {
         let own = self.config.node;
         let here = self.takes(demand);
-        if let Strategy::Node { node, .. } = demand.strategy {
+        if let Some(node) = demand.strategy.wants() {
             if node == own && here {
                 return Decision::Here;
             }
@@ -106,7 +138,7 @@ impl Node {
         let holds = |node: &NodeId| {
             *node != own && self.view.get(*node).is_some_and(|seen| placement::fits_now(seen, demand))
         };
-        if let Some(node) = prefer.filter(holds) {
+        if let Some(node) = demand.strategy.prefers().or(prefer).filter(holds) {
             return self.to(node, here);
         }
         // What only the cap on light work holds up here is not sent away: resources tell nothing of
@@ -152,7 +184,7 @@ impl Node {
         let (view, ledger, now) = (&mut self.view, &self.ledger, out.now);
         let mut targets = alloc::vec::Vec::new();
         let claims = self.queue.take_all(|claimant, demand| {
-            let bound = matches!(demand.strategy, Strategy::Node { .. });
+            let bound = demand.strategy.wants().is_some();
             let lessee = matches!(claimant, Claimant::Lessee { .. });
             if bound || !lessee || ledger.lacking(demand).is_empty() {
                 return false;
@@ -197,8 +229,9 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actor::ActorSpec;
     use crate::machine::Span;
-    use crate::message::NodeSummary;
+    use crate::message::{ActorEvent, NodeSummary};
     use crate::node::Effect;
     use crate::node::harness::*;
     use crate::resources::LabelSelector;
@@ -275,7 +308,7 @@ mod tests {
         let cpu = || demand(&[("CPU", 1.0)]);
         let selector =
             LabelSelector { key: String::from("zone"), values: vec![String::from("b")], excludes: false };
-        let on = |number, soft| Demand { strategy: Strategy::Node { node: NodeId(number), soft }, ..cpu() };
+        let on = |number, soft| Demand { strategy: Strategy::bound(NodeId(number), soft), ..cpu() };
         let fits_nowhere = Demand { labels: vec![selector.clone()], ..demand(&[("CPU", 3.0)]) };
         // What is asked for, the preferred node, where it goes; nothing: it stays here.
         let cases = [
@@ -297,6 +330,41 @@ mod tests {
             assert_eq!((redirected(&effects), refused(&effects)), (expected, 0), "{demand:?}");
             node.receive(driver(), Message::CancelLeaseRequest { request });
         }
+    }
+
+    #[test]
+    fn work_that_is_not_to_wait_for_its_node_goes_elsewhere_or_fails() {
+        let mut node = full();
+        let on = |number, soft| {
+            let strategy = Strategy::Node { node: NodeId(number), soft, at_once: true };
+            Demand { strategy, ..demand(&[("CPU", 1.0)]) }
+        };
+        let request = |node: &mut Harness, demand: &Demand| {
+            let effects = node.request(driver(), demand).1;
+            (redirected(&effects), refused(&effects))
+        };
+        assert_eq!(request(&mut node, &on(1, true)), (vec![(2, Route::IfFree)], 0), "this node is full");
+        assert_eq!(request(&mut node, &on(3, true)), (vec![(3, Route::IfFree)], 0));
+        assert_eq!(request(&mut node, &on(1, false)), (vec![], 0), "leases may be given back in a moment");
+        let effects = node.pass(AT_ONCE);
+        assert_eq!(refused(&effects), 1, "{effects:?}");
+        // Node 3 knows best, and says so itself.
+        assert_eq!(request(&mut node, &on(3, false)), (vec![(3, Route::Queue)], 0));
+        let lessee = afar(2, 7);
+        node.job_started(lessee);
+        node.request_by(lessee, &on(1, false), Route::Queue, None);
+        let effects = node.pass(AT_ONCE);
+        let [Message::LeaseRefused { failure, .. }] = &sent_to(lessee, &effects)[..] else {
+            panic!("{effects:?}")
+        };
+        assert!(alloc::format!("{failure:?}").contains("it is not to wait"), "{failure:?}");
+        let full_actor = ActorSpec { placement: on(1, false), ..spec(actor(1), &[("CPU", 1.0)]) };
+        node.start_actor(&full_actor);
+        let effects = node.pass(AT_ONCE);
+        let [Message::ActorReport { event, .. }] = &sent_to(ProcessId::HEAD, &effects)[..] else {
+            panic!("{effects:?}")
+        };
+        assert!(matches!(event, ActorEvent::Unplaceable { .. }), "{event:?}");
     }
 
     #[test]

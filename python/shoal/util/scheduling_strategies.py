@@ -27,12 +27,15 @@ class NodeAffinitySchedulingStrategy:
     Args:
         node_id: The node, in hexadecimal as `shoal.nodes` tells it.
         soft: Run elsewhere if the node is gone, or can never run it; else the work fails then. While the
-            node is there and busy, the work waits for it either way.
-        _spill_on_unavailable: Not supported.
-        _fail_on_unavailable: Not supported.
+            node is there and busy, the work waits for it either way, unless one of the next two is given.
+        _spill_on_unavailable: Run elsewhere also if the node has no room now. Needs soft=True.
+        _fail_on_unavailable: Fail if the node has no room now, and gets none within half a second
+            (`TaskUnschedulableError`, `ActorUnschedulableError`). Needs soft=False. Calls of one function with equal options share
+            workers: one that finds such a worker busy waits for that, and one that is refused fails those
+            that wait with it.
 
     Raises:
-        ValueError: that is no id of a node.
+        ValueError: that is no id of a node, or two of the arguments exclude each other.
 
     Example:
         >>> import shoal
@@ -61,22 +64,18 @@ class NodeAffinitySchedulingStrategy:
             raise ValueError("_spill_on_unavailable needs soft=True")
         if _fail_on_unavailable and soft:
             raise ValueError("_fail_on_unavailable needs soft=False")
-        if _spill_on_unavailable or _fail_on_unavailable:
-            name = "_spill_on_unavailable" if _spill_on_unavailable else "_fail_on_unavailable"
-            raise NotImplementedError(
-                f"{name} is not supported: work bound to a node waits until there is room for it. "
-                'Leave the strategy out, or use "SPREAD", for work that is to run where there is room at once'
-            )
         try:
             self._number = NodeID.from_hex(node_id).number()
         except ValueError:
             raise ValueError(f"{node_id!r} is not the id of a node") from None
         self.node_id = node_id
         self.soft = bool(soft)
+        self._spill_on_unavailable = bool(_spill_on_unavailable)
+        self._fail_on_unavailable = bool(_fail_on_unavailable)
 
-    def to_core(self) -> tuple[int, bool]:
-        """The node's number, and whether another node will do."""
-        return self._number, self.soft
+    def to_core(self) -> tuple[int, bool, bool]:
+        """The node's number, whether another node will do, and whether the work is not to wait for room there."""
+        return self._number, self.soft, self._spill_on_unavailable or self._fail_on_unavailable
 
 
 class PlacementGroupSchedulingStrategy:

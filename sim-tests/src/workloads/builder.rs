@@ -211,7 +211,9 @@ impl Builder {
             None | Some(Place::Anywhere) => {}
             Some(Place::Spread) => demand.strategy = Strategy::Spread,
             Some(Place::Node { number, soft }) => {
-                demand.strategy = Strategy::Node { node: NodeId(number), soft };
+                // Half of those that may go elsewhere do so if there is no room.
+                let at_once = soft && number.is_multiple_of(2);
+                demand.strategy = Strategy::Node { node: NodeId(number), soft, at_once };
             }
             Some(Place::Zone(value)) => demand.labels.push(LabelSelector {
                 key: String::from(ZONE),

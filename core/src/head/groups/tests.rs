@@ -252,7 +252,7 @@ fn what_leases_hold_is_asked_for_in_time_and_what_others_have_is_not() {
     refused(&mut head, 2, 3, 1);
     assert_eq!(passes(&mut head, Span::from_millis(100)), [reserve(2, 3, 2, &[(0, 2)])], "once more");
     // An actor that runs is not a lease.
-    let strategy = Strategy::Node { node: NodeId(2), soft: false };
+    let strategy = Strategy::bound(NodeId(2), false);
     let running = resources(&[("CPU", 3)]);
     let placement = Demand { resources: running.clone(), strategy, ..Demand::default() };
     head.create(&ActorSpec { placement, running, ..actor_spec(actor(1, 7)) });
