@@ -66,7 +66,8 @@ impl Head {
     /// Nodes whose time is up are dead.
     pub(super) fn drain_due(&mut self, out: &mut Outbox) {
         let mut late = Vec::new();
-        for (id, node) in self.nodes.alive() {
+        let homes = self.homes();
+        for (id, node) in self.nodes.alive().filter(|(id, _)| !homes.contains(&Some(*id))) {
             match node.leaves {
                 Some(due) if due <= out.now => late.push(id),
                 Some(due) => self.deadlines.arm(Wakeup::DrainOver, due),
@@ -82,9 +83,15 @@ impl Head {
     /// everything was meant for the head before, which may have placed something there since.
     pub(super) fn node_emptied(&mut self, id: NodeId, order: u64, out: &mut Outbox) {
         let Some(node) = self.nodes.get(id) else { return };
-        if node.leaves.is_some() && node.known && node.has_heard(order) {
+        if node.leaves.is_some() && node.known && node.has_heard(order) && !self.homes().contains(&Some(id)) {
             self.drained_node_dies(id, out);
         }
+    }
+
+    /// The nodes with which this head would end. One that was elected may live on a node that was to go: that stays
+    /// for as long as it does.
+    fn homes(&self) -> [Option<NodeId>; 2] {
+        [self.meta.host, self.config.home]
     }
 
     fn drained_node_dies(&mut self, id: NodeId, out: &mut Outbox) {
@@ -224,6 +231,24 @@ mod tests {
         ask(&mut head, 2, drain(Some(600)));
         assert!(!buried(&says(&mut head, 0)), "an actor is on its way there");
         assert!(buried(&says(&mut head, 1)));
+    }
+
+    #[test]
+    fn a_head_that_was_elected_on_a_draining_node_stays_there() {
+        let mut head = Harness::durable();
+        let nodes = [head.join(), head.join(), head.join()];
+        ask(&mut head, 2, drain(Some(3)));
+        head.write_all();
+        let mut second = head.elected(nodes[1]);
+        for node in nodes {
+            second.returns(node, Vec::new());
+        }
+        second.tell(Input::Hosted { node: nodes[1] });
+        second.write_all();
+        second.daemon_says(nodes[1], Message::Emptied { order: 0 });
+        second.pass(Span::from_secs(5));
+        second.write_all();
+        assert!(!second.let_out.contains(&Effect::Forget { node: nodes[1] }), "{:?}", second.let_out);
     }
 
     #[test]

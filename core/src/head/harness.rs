@@ -72,7 +72,7 @@ pub(super) fn state(node: NodeId) -> NodeState {
         bundles: Vec::new(),
         drivers: Vec::new(),
         jobs: Vec::new(),
-        nodes: Vec::new(),
+        dead: Vec::new(),
         draining: false,
     }
 }

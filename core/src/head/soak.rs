@@ -180,7 +180,7 @@ impl World {
             bundles: Vec::new(),
             drivers: node.drivers.iter().map(|(driver, (_, job))| (*driver, *job)).collect(),
             jobs: node.jobs.iter().map(|(job, ended)| (*job, *ended)).collect(),
-            nodes: (1..=NODES).map(NodeId).filter(|other| *other != id).collect(),
+            dead: Vec::new(),
             draining: false,
         };
         let daemon = ProcessId::daemon(id);

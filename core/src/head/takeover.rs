@@ -4,7 +4,7 @@
 //! and the old head had not dealt with comes first, by itself; then the node says what is on it, and
 //! this settles the rest. Nothing is placed on a node before.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::{Head, Outbox};
@@ -25,10 +25,10 @@ impl Head {
             // It is in the picture: this one may be older than what it was told meanwhile.
             return;
         }
-        let NodeState { epoch: _, report, actors, bundles, drivers, jobs, nodes, draining } = state;
+        let NodeState { epoch: _, report, actors, bundles, drivers, jobs, dead, draining } = state;
         node.report(report, 0);
         self.view_changed(id);
-        self.settle_news(id, &jobs, &nodes, out);
+        self.settle_news(id, &jobs, &dead, out);
         self.settle_bundles(id, bundles, out);
         self.settle_drivers(id, drivers, out);
         self.settle_actors(id, actors, out);
@@ -36,21 +36,22 @@ impl Head {
         self.place_unplaced(out);
     }
 
-    /// Jobs and nodes that it believes to be there and that are not.
-    fn settle_news(&self, id: NodeId, jobs: &[(JobId, bool)], nodes: &[NodeId], out: &mut Outbox) {
-        // What was said of a node came before what was said of later ones, so it lacks no news of
-        // those that it does not name, but perhaps of the last ones.
-        let last = nodes.iter().copied().fold(id, NodeId::max);
-        for (node, heir) in self.nodes.dead().filter(|(node, _)| *node > last || nodes.contains(node)) {
+    /// Jobs and nodes that are gone, as far as it has not heard so. One that came to the last head may have been told
+    /// of nothing at all before that was gone itself.
+    fn settle_news(&self, id: NodeId, jobs: &[(JobId, bool)], dead: &[NodeId], out: &mut Outbox) {
+        let heard: BTreeSet<NodeId> = dead.iter().copied().collect();
+        for (node, heir) in self.nodes.dead().filter(|(node, _)| !heard.contains(node)) {
             out.send_to_node(id, Message::NodeDied { node, heir });
         }
-        for (job, knows) in jobs {
-            if self.jobs.is_over(*job) && !knows {
-                out.send_to_node(id, Message::JobEnded { job: *job });
+        let heard: BTreeSet<JobId> = jobs.iter().filter(|(_, knows)| *knows).map(|(job, _)| *job).collect();
+        for (job, _) in self.jobs.iter().filter(|(job, row)| row.ended && !heard.contains(job)) {
+            out.send_to_node(id, Message::JobEnded { job });
+        }
+        for job in jobs.iter().map(|(job, _)| *job).filter(|job| !self.jobs.is_known(*job)) {
+            if !heard.contains(&job) {
+                out.send_to_node(id, Message::JobEnded { job });
             }
-            if !self.jobs.is_known(*job) {
-                out.send_to_node(id, Message::JobForgotten { job: *job });
-            }
+            out.send_to_node(id, Message::JobForgotten { job });
         }
     }
 
@@ -269,20 +270,25 @@ mod tests {
             head.tell(Input::NodeLost { node });
         }
         head.pass(Span::from_secs(2));
+        // This one is let in, and what it is told then is lost with the head.
+        let late = head.join();
         head.write_all();
         let mut second = head.restart();
         second.tell(Input::NodeReturns { connection: 2, node: NODE });
+        second.tell(Input::NodeReturns { connection: 3, node: late });
         second.write_all();
-        // It does not know the third node at all.
-        let (jobs, nodes) = (vec![(JobId(1), false), (JobId(2), false)], vec![NodeId(2), dead[0]]);
+        let jobs = vec![(JobId(1), false), (JobId(2), false)];
         let drivers = vec![(process(2), Some(JobId(2)))];
-        let state = NodeState { drivers, jobs, nodes, ..state(NODE) };
-        let told = second.daemon_says(NODE, Message::NodeState { state: Box::new(state) });
+        let some = NodeState { drivers, jobs, dead: vec![dead[0]], ..state(NODE) };
+        let told = second.daemon_says(NODE, Message::NodeState { state: Box::new(some) });
         let died = |node| (DAEMON, Message::NodeDied { node, heir: NODE });
         let job = JobId(1);
         let over =
             [Message::JobEnded { job }, Message::JobForgotten { job }].map(|message| (DAEMON, message));
-        assert_eq!(told, [died(dead[0]), died(dead[1]), over[0].clone(), over[1].clone()]);
+        assert_eq!(told, [died(dead[1]), over[0].clone(), over[1].clone()]);
+        let told = second.daemon_says(late, Message::NodeState { state: Box::new(state(late)) });
+        let to = ProcessId::daemon(late);
+        assert_eq!(told, dead.map(|node| (to, Message::NodeDied { node, heir: NODE })));
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub struct NodeState {
     /// The jobs that it knows, and whether it knows that they have ended. Those that are over are told
     /// of again: the news may have been lost with the former head.
     pub jobs: Vec<(JobId, bool)>,
-    /// The other nodes that it counts as alive; likewise.
-    pub nodes: Vec<NodeId>,
+    /// The nodes of whose deaths it has heard. Of the others it is told again.
+    pub dead: Vec<NodeId>,
     /// Whether it was told that it is to be emptied.
     pub draining: bool,
 }

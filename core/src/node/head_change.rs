@@ -42,7 +42,7 @@ impl Node {
             bundles: self.ledger.set_aside(),
             drivers: drivers.collect(),
             jobs: self.jobs.iter().map(|(id, job)| (*id, job.ended)).collect(),
-            nodes: self.view.nodes().map(|node| node.node).collect(),
+            dead: self.view.dead().collect(),
             draining: self.draining.is_some(),
         }
     }
@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn a_new_head_is_told_what_runs_here_and_an_old_one_nothing() {
         let mut node = Harness::with_driver(&[("CPU", 2.0)]);
-        node.view(&[summary(2, &[])]);
+        node.view(&[summary(2, &[]), summary(3, &[])]);
+        node.node_died(3);
         node.start_actor(&spec(actor(1), &[]));
         let process = node.fork_next().0;
         let constructed = Message::ActorConstructed { actor: actor(1), incarnation: 0, failed: None };
@@ -90,7 +91,7 @@ mod tests {
         let waiting = ActorPresence { actor: actor(2), incarnation: 0, process: None };
         assert_eq!(state.actors, [alive, waiting]);
         assert_eq!(state.drivers, [(driver(), Some(JOB))]);
-        assert_eq!((&state.jobs[..], &state.nodes[..]), (&[(JOB, false)][..], &[NodeId(2)][..]));
+        assert_eq!((&state.jobs[..], &state.dead[..]), (&[(JOB, false)][..], &[NodeId(3)][..]));
         assert_eq!(state.report.free, resources(&[("CPU", 1.0)]));
         for process in [driver(), process, ProcessId::steward(NODE)] {
             assert_eq!(sent_to(process, &effects), [Message::HeadChanged { epoch: 3 }]);

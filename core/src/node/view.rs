@@ -114,6 +114,11 @@ impl View {
         unnamed || self.dead.contains_key(&node)
     }
 
+    /// The nodes of whose deaths this one has heard.
+    pub(super) fn dead(&self) -> impl Iterator<Item = NodeId> {
+        self.dead.keys().copied()
+    }
+
     /// Whose steward owns what the processes of a dead node owned, if that node died while this one
     /// lived.
     pub(super) fn heir(&self, node: NodeId) -> Option<NodeId> {
