@@ -30,9 +30,9 @@ class NodeAffinitySchedulingStrategy:
             node is there and busy, the work waits for it either way, unless one of the next two is given.
         _spill_on_unavailable: Run elsewhere also if the node has no room now. Needs soft=True.
         _fail_on_unavailable: Fail if the node has no room now, and gets none within half a second
-            (`TaskUnschedulableError`, `ActorUnschedulableError`). Needs soft=False. Calls of one function with equal options share
-            workers: one that finds such a worker busy waits for that, and one that is refused fails those
-            that wait with it.
+            (`TaskUnschedulableError`, `ActorUnschedulableError`). Needs soft=False. Calls of one function
+            with equal options share workers: one that finds such a worker busy waits for that, and one that
+            is refused fails those that wait with it.
 
     Raises:
         ValueError: that is no id of a node, or two of the arguments exclude each other.
