@@ -143,8 +143,6 @@ def test_labels():
         (lambda: strategies.NodeAffinitySchedulingStrategy("zz", soft=True), ValueError),
         (lambda: strategies.NodeAffinitySchedulingStrategy(NODE, False, True), ValueError),
         (lambda: strategies.NodeAffinitySchedulingStrategy(NODE, True, False, True), ValueError),
-        (lambda: strategies.NodeAffinitySchedulingStrategy(NODE, True, True), NotImplementedError),
-        (lambda: strategies.NodeAffinitySchedulingStrategy(NODE, False, False, True), NotImplementedError),
     ],
 )
 def test_impossible_strategies(make, error):
