@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_core::head::{self, Head, Key, Meta, Row, WriteResult};
 use shoal_core::ids::{NodeId, OperationId, ProcessId};
-use shoal_core::message::NodeSummary;
+use shoal_core::message::{Message, NodeSummary};
 use shoal_core::session::Acknowledging;
 use shoal_core::{Effects, Machine, Span, Time};
 
@@ -358,6 +358,10 @@ impl<C: Content> Cluster<C> {
             self.trace.record(now, address, '>', &effect);
             match effect {
                 head::Effect::Send { to, message } => {
+                    // It may have learned from the log what the head before could not tell any more.
+                    if let Message::NodeDied { node, .. } = message {
+                        self.declared_dead.insert(node);
+                    }
                     let way = Way { from: address, to: ProcessId::daemon(to.node()) };
                     self.send_on(way, Envelope { from: ProcessId::HEAD, to, message });
                 }
