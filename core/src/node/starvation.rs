@@ -77,7 +77,8 @@ impl Node {
         let needed = cpus(&demand.resources);
         needed > 0
             && held_for.is_some_and(|starving| {
-                **starving != *demand && cpus(ledger.free()) < cpus(&starving.resources) + needed
+                **starving != *demand
+                    && cpus(ledger.free()) < cpus(&starving.resources).saturating_add(needed)
             })
     }
 }
