@@ -93,6 +93,12 @@ impl Owner {
         locations
     }
 
+    /// Whether an object that was at `node` is not there any more, and somewhere else.
+    pub(super) fn has_moved(&self, object: ObjectId, node: Option<NodeId>) -> bool {
+        let locations = self.locations(object);
+        node.is_some_and(|node| !locations.is_empty() && !locations.contains(&node))
+    }
+
     /// The outcome of an object as a reader on `reader` is told it: the bytes are there, or where the fewest
     /// were sent.
     pub(super) fn outcome_for(&mut self, object: ObjectId, reader: NodeId) -> Option<Outcome> {

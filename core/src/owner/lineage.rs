@@ -174,6 +174,10 @@ impl Owner {
             // The bytes here cannot be read; another node has them.
             self.pin(now, object, out);
             self.argument_resolved(object, out);
+        } else if self.is_owned(object) && self.has_moved(object, asked_at) {
+            // It was copied to another node after this one was told where it lay.
+            self.pin(now, object, out);
+            self.argument_resolved(object, out);
         } else if self.is_owned(object) {
             self.lost(now, object, "no node has a copy of it any more", out);
         } else {

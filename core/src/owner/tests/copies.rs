@@ -55,6 +55,30 @@ fn finish(owner: &mut Harness, task: TaskId, attempt: u32, results: &[NodeId]) -
     owner.receive(process(2), completion)
 }
 
+/// As where a node that drains hands the object over and is gone, while it is copied from there.
+#[test]
+fn what_was_copied_elsewhere_while_its_owner_waits_for_it_is_not_lost() {
+    let mut owner = Harness::new(1);
+    let object = put(&mut owner, NodeId(2));
+    let pin = |effects: &[Effect]| {
+        sent(effects, DAEMON).contains(&Message::Pin { object, locations: vec![NodeId(3)] })
+    };
+    owner.tell(Input::Need { object });
+    copied(&mut owner, object, NodeId(3), 0);
+    node_died(&mut owner, NodeId(2));
+    let failed = |detail: &str| {
+        let failure = Failure::ObjectLost { object, detail: detail.into() };
+        Message::PinFailed { object, failure }
+    };
+    let effects = owner.receive(DAEMON, failed("node 2, which had it, died"));
+    assert!(pin(&effects), "{effects:?}");
+    // Where it is now it is not found either.
+    let effects = owner.receive(DAEMON, failed("it is not there"));
+    let told =
+        effects.iter().any(|effect| matches!(effect, Effect::Changed { object: lost } if *lost == object));
+    assert!(told && !pin(&effects), "{effects:?}");
+}
+
 #[test]
 fn readers_are_given_the_copies_in_turn_and_their_own_nodes_first() {
     let mut owner = Harness::new(1);
